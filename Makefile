@@ -1,0 +1,42 @@
+# Everything goes into .venv; `make demo` and `make test` need nothing but Python 3.11 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: setup demo test lint format lock clean
+
+setup: .venv/.dev  ## what development needs
+
+demo: .venv/.demo  ## tag drawn posters in a bucket of an embedded object store
+	@$(BIN)/python -m genretag.demo
+
+test: .venv/.dev  ## every test
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: .venv/.dev  ## write the versions that are installed now to constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing what scoring needs into .venv"
+	@$(INSTALL) '.[demo]'
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing what training and tests need into .venv"
+	@$(INSTALL) '.[dev]'
+	@touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,133 @@
+"""The model bundle: what training writes and scoring reads, and nothing else is needed.
+
+    bundle.json     labels in order, thresholds by profile, image rule, backbone, metrics, sha256 of each file
+    model.keras     the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
+    openvino.xml    the same network for CPU scoring, with its weights in
+    openvino.bin
+
+`model_version` is a hash over all that decides a prediction, so an altered bundle cannot pass for another.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretag.errors import UsageError, one_line
+from genretag.images import ImageRule
+from genretag.storage import Storage, StorageError, join, resolve
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+KERAS_FILE = "model.keras"
+OPENVINO_FILES = ("openvino.xml", "openvino.bin")
+DEFAULT_PROFILE = "balanced"
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model bundle in memory, files included, so that it can travel to any actor as it is."""
+
+    labels: tuple[str, ...]
+    thresholds: Mapping[str, tuple[float, ...]]  # by profile, in the order of the labels
+    rule: ImageRule
+    backbone: str
+    files: Mapping[str, bytes] = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # metrics, data, training: for people
+
+    @property
+    def model_version(self) -> str:
+        """Twelve hexadecimal digits derived from everything that decides a prediction."""
+        decisive = self._decisive() | {"files": {name: _sha256(data) for name, data in self.files.items()}}
+        return _sha256(json.dumps(decisive, sort_keys=True).encode())[:12]
+
+    def profile(self, name: str = DEFAULT_PROFILE) -> np.ndarray:
+        """The thresholds of a profile, float32 (labels,)."""
+        if name not in self.thresholds:
+            raise UsageError(f"the bundle has no threshold profile {name!r}: it has {', '.join(self.thresholds)}")
+        return np.array(self.thresholds[name], dtype=np.float32)
+
+    def _decisive(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "labels": list(self.labels),
+            "thresholds": {name: list(values) for name, values in self.thresholds.items()},
+            "image": asdict(self.rule),
+            "backbone": self.backbone,
+        }
+
+    def manifest(self) -> dict[str, Any]:
+        """What `bundle.json` says."""
+        files = {name: {"sha256": _sha256(data), "size_bytes": len(data)} for name, data in self.files.items()}
+        return {"model_version": self.model_version} | self._decisive() | dict(self.facts) | {"files": files}
+
+
+def write_bundle(bundle: Bundle, location: str, storage: Storage) -> None:
+    """Writes a bundle to a folder or prefix, `bundle.json` last: while it is missing, there is no bundle."""
+    base = resolve(location)
+    for name, data in bundle.files.items():
+        storage.put(join(base, name), data)
+    text = json.dumps(bundle.manifest(), indent=1, ensure_ascii=False)
+    storage.put(join(base, MANIFEST), text.encode())
+
+
+def load_bundle(location: str, storage: Storage) -> Bundle:
+    """Reads a bundle and checks every file of it.
+
+    Raises `UsageError` where there is none, a file is missing or altered, or the format is a later one.
+    """
+    base = resolve(location)
+    manifest = _read_manifest(base, storage)
+    try:
+        expected = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        bundle = Bundle(
+            labels=tuple(manifest["labels"]),
+            thresholds={name: tuple(values) for name, values in manifest["thresholds"].items()},
+            rule=ImageRule(**manifest["image"]),
+            backbone=manifest["backbone"],
+            files={name: _read_checked(base, name, sha256, storage) for name, sha256 in expected.items()},
+            facts={key: manifest[key] for key in ("metrics", "calibration", "data", "training") if key in manifest},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        problem = one_line(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{base}/{MANIFEST} is not a bundle's manifest ({problem}): train or copy it again") from error
+    if any(len(values) != len(bundle.labels) for values in bundle.thresholds.values()) or (
+        bundle.model_version != manifest["model_version"]
+    ):
+        raise UsageError(f"{base}/{MANIFEST} was altered since it was written: train or copy the bundle again")
+    return bundle
+
+
+def _read_manifest(base: str, storage: Storage) -> dict[str, Any]:
+    try:
+        data = storage.get(join(base, MANIFEST)).data
+    except StorageError as error:
+        raise UsageError(f"no model bundle at {base}: {error}") from error
+    try:
+        manifest = json.loads(bytes(data))
+    except ValueError as error:
+        raise UsageError(f"{base}/{MANIFEST} is not JSON: train or copy the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise UsageError(f"{base}/{MANIFEST} is of another format: this genretag reads version {FORMAT_VERSION}")
+    return manifest
+
+
+def _read_checked(base: str, name: str, sha256: str, storage: Storage) -> bytes:
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"{base}/{MANIFEST} names a file outside the bundle: {one_line(name)!r}")
+    try:
+        data = bytes(storage.get(join(base, name)).data)
+    except StorageError as error:
+        raise UsageError(f"the bundle at {base} lacks {name}: train or copy it again ({error})") from error
+    if _sha256(data) != sha256:
+        raise UsageError(f"{base}/{name} was altered since the bundle was written: train or copy it again")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

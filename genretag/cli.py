@@ -1,0 +1,223 @@
+"""The `genretag` command: reads settings, calls the library, turns its errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed and worth a retry, 2 a person must act, 130 interrupted.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from genretag.cli_settings import settings_sources
+from genretag.errors import JobError, UsageError
+from genretag.tagging.settings import TagSettings
+from genretag.training.settings import TrainSettings
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+TOP = 3  # genres that `predict` prints of each poster
+
+app = App(
+    name="genretag",
+    help="Tag images at scale: train a multi-label classifier, score an image bucket, query the Parquet.",
+    exit_on_error=False,
+    print_error=False,
+    result_action="return_value",
+)
+Flat = Parameter(name="*")
+
+
+@dataclass(frozen=True)
+class Common:
+    """Where and how loudly a command runs."""
+
+    endpoint_url: str | None = None
+    """S3 endpoint, where it is not AWS; AWS_ENDPOINT_URL does the same."""
+    address: str | None = None
+    """Ray cluster to run on, as RAY_ADDRESS; a local Ray is started when there is none."""
+    quiet: bool = False
+    """Print nothing but results and errors."""
+    verbose: Annotated[bool, Parameter(alias="-v")] = False
+    """Show Ray's own messages too."""
+
+
+@app.command
+def tag(
+    images: str,
+    output: str,
+    *,
+    model: str | None = None,
+    settings: Annotated[TagSettings | None, Flat] = None,
+    common: Annotated[Common | None, Flat] = None,
+) -> None:
+    """Score all images that OUTPUT does not hold yet, and write predictions as Parquet.
+
+    Example: genretag tag s3://films/posters s3://films/genres
+
+    Parameters
+    ----------
+    images
+        A folder, an s3:// prefix, or a .csv or .parquet manifest with a `uri` column.
+    output
+        A folder or an s3:// prefix; `predictions/`, `failures/` and `runs/` appear in it.
+    model
+        A model bundle; the one that ships with genretag when not given.
+    """
+    from genretag.storage import Storage
+    from genretag.tagging.night import tag as run
+
+    settings, common = settings or TagSettings(), common or Common()
+    _start_logging(common)
+    record = run(
+        images,
+        output,
+        settings,
+        Storage(common.endpoint_url),
+        model=model,
+        address=common.address,
+        quiet=common.quiet,
+        verbose=common.verbose,
+    )
+    print(  # noqa: T201
+        f"{record.scored} posters scored, {record.failed} failed, {record.already_scored} already scored, "
+        f"{record.already_failed} failed before, {record.listed} listed: {record.output}/runs/{record.run_id}/run.json"
+    )
+    for reason, count in record.failures.items():
+        print(f"  {count} x {reason}")  # noqa: T201
+
+
+@app.command
+def train(
+    *,
+    labels: str,
+    images: str,
+    output: str,
+    checkpoints: str | None = None,
+    overwrite: bool = False,
+    settings: Annotated[TrainSettings | None, Flat] = None,
+    common: Annotated[Common | None, Flat] = None,
+) -> None:
+    """Train a multi-label classifier data-parallel, and write a model bundle.
+
+    Example: genretag train --labels films.csv --images s3://films/posters --output s3://films/models/1
+
+    Parameters
+    ----------
+    labels
+        A CSV: an id column, and either one column of 0 and 1 per label or one column with all labels.
+    images
+        A folder or an s3:// prefix; an image's name less its ending is its id.
+    output
+        Where the bundle goes: a folder or an s3:// prefix.
+    checkpoints
+        Where workers leave checkpoints, shared by all nodes; a local temporary folder when not given.
+    overwrite
+        Replace a bundle that is there already.
+    """
+    from genretag.storage import Storage
+    from genretag.training.job import train as run
+
+    settings, common = settings or TrainSettings(), common or Common()
+    _start_logging(common)
+    bundle = run(
+        labels,
+        images,
+        output,
+        settings,
+        Storage(common.endpoint_url),
+        checkpoints=checkpoints,
+        overwrite=overwrite,
+        address=common.address,
+        quiet=common.quiet,
+        verbose=common.verbose,
+    )
+    _print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def predict(*posters: str, model: str | None = None, common: Annotated[Common | None, Flat] = None) -> None:
+    """Print the three most probable genres of a few posters.
+
+    Example: genretag predict endgame.jpg fast.jpg
+
+    Parameters
+    ----------
+    posters
+        Image files or s3:// objects.
+    model
+        A model bundle; the one that ships with genretag when not given.
+    """
+    from genretag.prediction import predict as run
+    from genretag.storage import Storage
+
+    common = common or Common()
+    if not posters:
+        raise UsageError("name at least one poster: genretag predict POSTER...")
+    results = run(list(posters), Storage(common.endpoint_url), model=model, top=TOP)
+    for poster, result in zip(posters, results, strict=True):
+        if isinstance(result, str):
+            print(f"{poster}: {result}", file=sys.stderr)  # noqa: T201
+        else:
+            print(f"{poster}: " + ", ".join(f"{genre} {p:.2f}" for genre, p in result))  # noqa: T201
+    if any(isinstance(result, str) for result in results):
+        raise SystemExit(EXIT_USAGE)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+) -> Any:
+    """Read the settings file and run the command.
+
+    Parameters
+    ----------
+    config
+        A TOML file with a table for each command, such as [tag]; flags and GENRETAG_* come first.
+    """
+    app.config = settings_sources(app, config)
+    return app(tokens)
+
+
+def _start_logging(common: Common) -> None:
+    level = logging.WARNING if common.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if not common.verbose:
+        for noisy in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", "model", *next(iter(metrics.values()))["model"])
+    for split, rows in metrics.items():
+        for name in ("null", "model"):
+            table.add_row(split, name, *(str(value) for value in rows[name].values()))
+    Console().print(table)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line (the process's own when not given) and exits with its code where it is not 0."""
+    try:
+        app.meta(arguments)
+    except (CycloptsError, UsageError) as error:
+        code, message = EXIT_USAGE, str(error)
+    except JobError as error:
+        code, message = EXIT_FAILED, str(error)
+    except KeyboardInterrupt:
+        code, message = (
+            EXIT_INTERRUPTED,
+            "stopped; what was finished is kept, the same command goes on from there",
+        )
+    else:
+        return
+    print(f"genretag: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

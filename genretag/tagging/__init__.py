@@ -1,0 +1,1 @@
+"""Inventory -> worklist -> fetch and decode -> predict -> part files -> run record."""

@@ -1,0 +1,174 @@
+"""One night, from the inventory to the published run record."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from typing import Any
+
+from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from genretag.engines import require_engine
+from genretag.errors import JobError, UsageError, one_line
+from genretag.progress import open_board, watch
+from genretag.ray_session import ray_session
+from genretag.storage import Storage, StorageError, resolve
+from genretag.tagging.inventory import read_inventory
+from genretag.tagging.part_files import Part, PartFiles
+from genretag.tagging.pipeline import scored_dataset
+from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
+from genretag.tagging.run_record import RunRecord, make_record, prove_writable, publish
+from genretag.tagging.schema import Night
+from genretag.tagging.settings import TagSettings
+from genretag.tagging.worklist import Worklist, make_worklist
+
+logger = logging.getLogger(__name__)
+
+
+def tag(
+    images: str,
+    output: str,
+    settings: TagSettings,
+    storage: Storage,
+    *,
+    model: str | None = None,
+    address: str | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> RunRecord:
+    """Scores all posters of `images` that `output` does not hold yet, and returns the published record.
+
+    Raises `UsageError` where a person must act, `JobError` where a run failed that may be tried again;
+    part files that were finished stay, and the next run goes on from them.
+    """
+    images, output = resolve(images), resolve(output)
+    started, clock = datetime.now(UTC), _Clock()
+    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    night = _name_the_night(bundle, settings, started)
+    if settings.engine:
+        require_engine(settings.engine)
+    with clock.phase("inventory"):
+        inventory = read_inventory(images, storage, leave_out=output)
+    with clock.phase("worklist"):
+        worklist = _worklist(inventory, output, night, settings, storage)
+    _require_writable(night, images, output, storage)
+    parts: list[Part] = []
+    engine = None
+    if len(worklist.posters):
+        with ray_session(address, verbose=verbose) as cluster, clock.phase("score"):
+            plan = plan_actors(cluster, settings)
+            parts = _score(worklist, output, night, bundle, plan, settings, storage, quiet)
+            engine = plan.engine
+    record = make_record(night, (images, output), worklist, parts, settings, engine, started, clock.seconds)
+    if record.failed > settings.allowed_failures(len(worklist.posters)):
+        raise _too_many_failures(record.failed, len(worklist.posters), output)
+    publish(record, storage)
+    return record
+
+
+def _name_the_night(bundle: Bundle, settings: TagSettings, started: datetime) -> Night:
+    return Night(
+        run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        dt=date.fromisoformat(settings.date) if settings.date else started.date(),
+        model_version=bundle.model_version,
+        labels=bundle.labels,
+        profile=settings.profile,
+        thresholds=tuple(bundle.profile(settings.profile).tolist()),
+    )
+
+
+def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
+    try:
+        worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
+    except (OSError, StorageError) as error:
+        raise UsageError(f"cannot read what {output} holds already: {one_line(error)}") from error
+    logger.info(
+        "%d objects listed, %d already scored, %d failed before, %d to score",
+        worklist.listed,
+        worklist.already_scored,
+        worklist.already_failed,
+        len(worklist.posters),
+    )
+    return worklist
+
+
+def _require_writable(night: Night, images: str, output: str, storage: Storage) -> None:
+    try:
+        prove_writable(night, output, images, storage)
+    except StorageError as error:
+        raise UsageError(f"cannot write to the output {output}: {error}") from error
+
+
+def _score(
+    worklist: Worklist,
+    output: str,
+    night: Night,
+    bundle: Bundle,
+    plan: ActorPlan,
+    settings: TagSettings,
+    storage: Storage,
+    quiet: bool,
+) -> list[Part]:
+    """Runs the worklist through the two actor stages into part files."""
+    posters = worklist.posters
+    board = open_board()
+    dataset = scored_dataset(posters, bundle, plan, settings, storage, board)
+    sink = PartFiles(output, storage, night, settings.rows_per_file_for(len(posters)))
+    with watch(board, _describer(len(posters)), quiet=quiet):
+        try:
+            dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
+        except Exception as error:
+            raise _explained(error, board, len(posters), output) from error
+    return sink.parts
+
+
+def _explained(error: Exception, board: Any, posters: int, output: str) -> Exception:
+    """What to tell of a failed job: its own cause where we know it, else Ray's error as it is."""
+    import ray
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UsageError | StorageError | JobError) and not isinstance(cause, ray.exceptions.RayError):
+            break
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, StorageError):
+        return JobError(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
+    if isinstance(cause, JobError):
+        values, _ = ray.get(board.read.remote(0))
+        return _too_many_failures(values["failed"], posters, output)
+    return cause if isinstance(cause, UsageError) else error
+
+
+def _too_many_failures(failed: int, posters: int, output: str) -> JobError:
+    return JobError(
+        f"{failed} of {posters} posters failed, more than the error budget allows: see {output}/failures, "
+        "then raise --error-budget or mend the cause and run again with --retry-failed"
+    )
+
+
+def _describer(posters: int) -> Callable[[dict[str, Any]], str]:
+    started = time.monotonic()
+
+    def describe(values: dict[str, Any]) -> str:
+        scored, failed = values.get("scored", 0), values.get("failed", 0)
+        done, rate = scored + failed, (scored + failed) / max(time.monotonic() - started, 1e-9)
+        if not done:
+            return f"tagging {posters:,} posters: starting the actors"
+        left = f"{(posters - done) / rate:.0f} s left" if done < posters else "writing"
+        return f"tagging {done:,} of {posters:,} posters, {rate:.0f}/s, {failed:,} failed, {left}"
+
+    return describe
+
+
+class _Clock:
+    """Seconds by phase, for the run record."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started

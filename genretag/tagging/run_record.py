@@ -1,0 +1,107 @@
+"""The record of a night: `runs/<run_id>/run.json`. It is written last, so where it stands, the night is complete."""
+
+import json
+import platform
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from genretag.errors import JobError
+from genretag.storage import Storage, join
+from genretag.tagging.part_files import Part
+from genretag.tagging.schema import Night
+from genretag.tagging.settings import TagSettings
+from genretag.tagging.worklist import Worklist
+
+VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What happened in one night. Counts are of distinct objects."""
+
+    run_id: str
+    dt: str
+    images: str
+    output: str
+    model_version: str
+    profile: str
+    engine: str | None  # none when there was nothing to score
+    started_at: str
+    finished_at: str
+    seconds: dict[str, float]
+    listed: int
+    duplicates: int
+    already_scored: int
+    already_failed: int
+    scored: int
+    failed: int
+    failures: dict[str, int]  # by "stage: reason"
+    files: list[str]
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+def make_record(
+    night: Night,
+    places: tuple[str, str],
+    worklist: Worklist,
+    parts: list[Part],
+    settings: TagSettings,
+    engine: str | None,
+    started: datetime,
+    seconds: dict[str, float],
+) -> RunRecord:
+    """Adds up what the write tasks counted, and checks that every listed object is accounted for.
+
+    `places` are the images and the output. Raises `JobError` where the count does not come out.
+    """
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(part.reasons)
+    record = RunRecord(
+        run_id=night.run_id,
+        dt=night.dt.isoformat(),
+        images=places[0],
+        output=places[1],
+        model_version=night.model_version,
+        profile=night.profile,
+        engine=engine,
+        started_at=started.isoformat(),
+        finished_at=datetime.now(UTC).isoformat(),
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        listed=worklist.listed,
+        duplicates=worklist.duplicates,
+        already_scored=worklist.already_scored,
+        already_failed=worklist.already_failed,
+        scored=sum(part.scored for part in parts),
+        failed=sum(part.failed for part in parts),
+        failures=dict(reasons.most_common()),
+        files=sorted(file for part in parts for file in part.files),
+        settings=asdict(settings),
+        versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
+    )
+    accounted = record.already_scored + record.already_failed + record.scored + record.failed
+    if accounted != record.listed:
+        raise JobError(
+            f"{record.listed} objects were listed but {accounted} accounted for: the night is not published; "
+            "run the same command again"
+        )
+    return record
+
+
+def publish(record: RunRecord, storage: Storage) -> None:
+    """Writes the record: from now on the night counts as complete."""
+    text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
+    storage.put(join(record.output, "runs", record.run_id, "run.json"), text.encode())
+
+
+def prove_writable(night: Night, output: str, images: str, storage: Storage) -> None:
+    """Leaves a note that a run has started, and so finds out early whether the output can be written.
+
+    Raises `StorageError`.
+    """
+    note = {"run_id": night.run_id, "images": images, "model_version": night.model_version}
+    storage.put(join(output, "runs", night.run_id, "started.json"), json.dumps(note, indent=1).encode())

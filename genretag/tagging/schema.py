@@ -1,0 +1,103 @@
+"""The columns that land in the output, and the tables made from scored and failed rows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from genretag.labels import column_names
+
+FAILURES = pa.schema(
+    [
+        pa.field("poster_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("failed_at", pa.timestamp("us", "UTC"), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Night:
+    """Who says so: the run, the night that it belongs to, and the model with its labels and thresholds."""
+
+    run_id: str
+    dt: date
+    model_version: str
+    labels: tuple[str, ...]
+    profile: str
+    thresholds: tuple[float, ...]
+
+
+def predictions_schema(night: Night) -> pa.Schema:
+    """One row per poster and model version; labels, thresholds and version also in the key-value metadata."""
+    names = column_names(night.labels)
+    metadata = {
+        "genretag.labels": json.dumps(night.labels),
+        "genretag.thresholds": json.dumps(night.thresholds),
+        "genretag.profile": night.profile,
+        "genretag.model_version": night.model_version,
+    }
+    return pa.schema(
+        [
+            pa.field("poster_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("etag", pa.string(), nullable=False),
+            pa.field("genres", pa.list_(pa.string()), nullable=False),
+            *[pa.field(f"is_{name}", pa.bool_(), nullable=False) for name in names],
+            *[pa.field(f"p_{name}", pa.float32(), nullable=False) for name in names],
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("model_version", pa.string(), nullable=False),
+            pa.field("run_id", pa.string(), nullable=False),
+            pa.field("scored_at", pa.timestamp("us", "UTC"), nullable=False),
+        ],
+        metadata=metadata,
+    )
+
+
+def predictions_table(rows: pa.Table, night: Night) -> pa.Table:
+    """Makes the output's rows of scored ones (`probabilities`: fixed-size lists of float32)."""
+    schema = predictions_schema(night)
+    column = rows["probabilities"].combine_chunks()
+    probabilities = column.flatten().to_numpy().reshape(len(rows), len(night.labels))
+    predicted = probabilities >= np.array(night.thresholds, dtype=np.float32)
+    values = {
+        "genres": genre_lists(night.labels, probabilities, predicted),
+        "model_version": pa.repeat(night.model_version, len(rows)),
+        "run_id": pa.repeat(night.run_id, len(rows)),
+        "scored_at": rows["at"],
+        **{name: rows[name] for name in ("poster_id", "uri", "etag", "width", "height")},
+    }
+    for index, name in enumerate(column_names(night.labels)):
+        values[f"is_{name}"] = pa.array(predicted[:, index])
+        values[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
+    return pa.table([values[field.name] for field in schema], schema=schema)
+
+
+def genre_lists(labels: Sequence[str], probabilities: np.ndarray, predicted: np.ndarray) -> pa.ListArray:
+    """The predicted labels of each poster, most probable first: float (N, L), bool (N, L) -> N lists."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    chosen = np.take_along_axis(predicted, order, axis=1)
+    offsets = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(list(labels)).take(pa.array(order[chosen])))
+
+
+def failures_table(rows: pa.Table, night: Night) -> pa.Table:
+    """Makes the output's rows of failed ones."""
+    values = {
+        "model_version": pa.repeat(night.model_version, len(rows)),
+        "run_id": pa.repeat(night.run_id, len(rows)),
+        "failed_at": rows["at"],
+    }
+    columns = [values.get(field.name) or rows[field.name] for field in FAILURES]
+    return pa.table(columns, schema=FAILURES)

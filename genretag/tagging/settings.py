@@ -1,0 +1,55 @@
+"""The settings of a tagging run."""
+
+from dataclasses import dataclass
+
+from genretag.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TagSettings:
+    """How to tag. What is not set is chosen from the CPUs and GPUs that are found."""
+
+    engine: str | None = None
+    """Runtime of the network: openvino (CPU) or tensorflow (GPU). Chosen by the device when not set."""
+    profile: str = "balanced"
+    """Which of the bundle's threshold profiles decides the genres."""
+    batch_size: int = 32
+    """Posters in one call of the engine; its shape is fixed, the last batch is padded."""
+    fetch_actors: int | None = None
+    """Actors that fetch and decode."""
+    fetch_threads: int = 6
+    """Posters that one such actor has in flight."""
+    predict_actors: int | None = None
+    """Actors that run the network: one for each GPU, or for every few CPUs."""
+    rows_per_file: int | None = None
+    """Posters in one part file. Larger files are read faster; smaller ones lose less work when a job dies.
+    By default a twentieth of the worklist, between 1,000 and 50,000."""
+    error_budget: float = 0.05
+    """Share of the worklist that may fail before the job does; 100 posters may fail in any case."""
+    retry_failed: bool = False
+    """Try posters again that failed on an earlier night and have not changed since."""
+    date: str | None = None
+    """The night that the output belongs to, YYYY-MM-DD; today in UTC when not set."""
+
+    def __post_init__(self) -> None:
+        from datetime import date
+
+        for name in ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "rows_per_file"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if not 0 <= self.error_budget <= 1:
+            raise UsageError(f"error_budget is a share between 0 and 1, not {self.error_budget}")
+        if self.date is not None:
+            try:
+                date.fromisoformat(self.date)
+            except ValueError as error:
+                raise UsageError(f"date must be YYYY-MM-DD, not {self.date!r}") from error
+
+    def allowed_failures(self, posters: int) -> int:
+        """How many posters of a worklist may fail."""
+        return max(100, int(self.error_budget * posters))
+
+    def rows_per_file_for(self, posters: int) -> int:
+        """How many posters go into one part file of a worklist."""
+        return self.rows_per_file or min(max(posters // 20, 1_000), 50_000)

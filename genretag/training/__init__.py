@@ -1,0 +1,1 @@
+"""Labelled posters -> Ray Train workers -> model bundle."""

@@ -1,0 +1,29 @@
+"""Trained weights -> the files of a bundle: the Keras model, and the same network for OpenVINO."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretag.bundle import KERAS_FILE, OPENVINO_FILES
+from genretag.modeling.network import build_network, scoring_network
+from genretag.training.settings import TrainSettings
+
+
+def bundle_files(weights: list[np.ndarray], settings: TrainSettings, temperature: float = 1.0) -> dict[str, bytes]:
+    """Returns the files of a network that gives sigmoid(logits / temperature)."""
+    labels = len(weights[-1])
+    network = build_network(settings.backbone, labels, settings.height, settings.width)
+    network.set_weights(weights)
+    scoring = scoring_network(network, np.full(labels, 1 / temperature), np.zeros(labels))
+    with tempfile.TemporaryDirectory() as folder:
+        scoring.save(Path(folder) / KERAS_FILE)
+        _save_openvino(scoring, Path(folder) / OPENVINO_FILES[0])
+        return {name: (Path(folder) / name).read_bytes() for name in (KERAS_FILE, *OPENVINO_FILES)}
+
+
+def _save_openvino(network: Any, file: Path) -> None:
+    import openvino
+
+    openvino.save_model(openvino.convert_model(network), file, compress_to_fp16=True)

@@ -1,0 +1,203 @@
+"""One training run, from the labels to the written bundle."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from genretag.bundle import DEFAULT_PROFILE, MANIFEST, Bundle, write_bundle
+from genretag.errors import JobError, UsageError, one_line
+from genretag.images import ImageRule
+from genretag.modeling.calibration import fit_temperature
+from genretag.modeling.metrics import null_probabilities, summary
+from genretag.modeling.thresholds import balanced_thresholds, global_threshold
+from genretag.progress import open_board, watch
+from genretag.ray_session import Cluster, ray_session
+from genretag.storage import Storage, StorageError, join, resolve
+from genretag.training.evaluation import score_labelled
+from genretag.training.export import bundle_files
+from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
+from genretag.training.posters import labelled_dataset
+from genretag.training.settings import TrainSettings
+from genretag.training.worker import read_checkpoint, train_worker
+
+RUN_NOTE = "training.json"  # settings and epochs, for people; no part of what decides a prediction
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    labels: str,
+    images: str,
+    output: str,
+    settings: TrainSettings,
+    storage: Storage,
+    *,
+    checkpoints: str | None = None,
+    overwrite: bool = False,
+    address: str | None = None,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> Bundle:
+    """Trains on the labelled posters and writes the bundle to `output`.
+
+    `checkpoints` is where workers leave theirs: shared by all nodes, local and temporary when not given.
+    Raises `UsageError` where a person must act, `JobError` where the workers failed too often.
+    """
+    output = resolve(output)
+    splits = read_labelled_posters(labels, images, settings, storage)
+    _claim(output, settings, splits, storage, overwrite)
+    with ray_session(address, verbose=verbose) as cluster, tempfile.TemporaryDirectory() as folder:
+        weights, history = _fit(splits, settings, storage, checkpoints or folder, quiet)
+        bundle = _finish(weights, splits, settings, cluster, storage)
+    storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": history}))
+    write_bundle(bundle, output, storage)
+    return bundle
+
+
+def _claim(
+    output: str,
+    settings: TrainSettings,
+    splits: dict[str, LabelledPosters],
+    storage: Storage,
+    overwrite: bool,
+) -> None:
+    """Finds out before the hours of training whether the bundle can be written."""
+    try:
+        if not overwrite and _exists(join(output, MANIFEST), storage):
+            raise UsageError(f"there is a bundle at {output}: name another place, or pass --overwrite")
+        posters = {name: len(part) for name, part in splits.items()}
+        storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "posters": posters}))
+    except StorageError as error:
+        raise UsageError(f"cannot write the bundle to {output}: {error}") from error
+
+
+def _exists(uri: str, storage: Storage) -> bool:
+    try:
+        storage.stat(uri)
+    except StorageError as error:
+        if error.reason == "not_found":
+            return False
+        raise
+    return True
+
+
+def _fit(
+    splits: dict[str, LabelledPosters],
+    settings: TrainSettings,
+    storage: Storage,
+    checkpoints: str,
+    quiet: bool,
+) -> tuple[list[np.ndarray], list[dict[str, float]]]:
+    """Runs the data-parallel workers; returns the weights of the best epoch and the history of all."""
+    import ray.train
+    from ray.train.tensorflow import TensorflowTrainer
+
+    rule = ImageRule(settings.height, settings.width)
+    board = open_board()
+    trainer = TensorflowTrainer(
+        train_worker,
+        train_loop_config={
+            "settings": settings,
+            "prevalence": splits["train"].labelled.multi_hot.mean(axis=0),
+            "posters": len(splits["train"]),
+            "board": board,
+        },
+        datasets={
+            name: labelled_dataset(splits[name].uris, splits[name].labelled.multi_hot, rule, storage, settings.seed)
+            for name in ("train", "validation")
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker, "GPU": int(settings.gpu)},
+        ),
+        run_config=_run_config(settings, checkpoints, storage),
+    )
+    with watch(board, _describer(settings, len(splits["train"])), quiet=quiet):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise JobError(f"training failed: {one_line(error, 1000)}") from error
+    best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
+    _, history = read_checkpoint(result.checkpoint)
+    weights, _ = read_checkpoint(best)
+    return weights, history
+
+
+def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> Any:
+    import pyarrow.fs
+    import ray.train
+
+    filesystem, path = storage.filesystem(resolve(checkpoints))
+    return ray.train.RunConfig(
+        name=f"train-{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
+        storage_path=path,
+        storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+        failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+        checkpoint_config=ray.train.CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute="macro_map", checkpoint_score_order="max"
+        ),
+    )
+
+
+def _finish(
+    weights: list[np.ndarray],
+    splits: dict[str, LabelledPosters],
+    settings: TrainSettings,
+    cluster: Cluster,
+    storage: Storage,
+) -> Bundle:
+    """Calibrates and chooses thresholds on validation posters, then measures on validation and test."""
+    labels = splits["train"].labelled.labels
+    rule = ImageRule(settings.height, settings.width)
+    raw = Bundle(labels, {}, rule, settings.backbone, bundle_files(weights, settings))
+    truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage)
+    p = np.clip(uncalibrated.astype(np.float64), 1e-7, 1 - 1e-7)
+    temperature = fit_temperature(truth, np.log(p / (1 - p)))
+    calibrated = Bundle(labels, {}, rule, settings.backbone, bundle_files(weights, settings, temperature))
+
+    scored = {name: score_labelled(splits[name], calibrated, cluster, storage) for name in ("validation", "test")}
+    thresholds = balanced_thresholds(*scored["validation"])
+    null = {name: null_probabilities(splits["train"].labelled.multi_hot, len(scored[name][0])) for name in scored}
+    null_thresholds = np.full(len(labels), global_threshold(scored["validation"][0], null["validation"]))
+    metrics = {
+        name: {
+            "model": summary(truth, probabilities, thresholds),
+            "null": summary(truth, null[name], null_thresholds),
+        }
+        for name, (truth, probabilities) in scored.items()
+    }
+    return Bundle(
+        labels=labels,
+        thresholds={DEFAULT_PROFILE: tuple(round(float(value), 4) for value in thresholds)},
+        rule=rule,
+        backbone=settings.backbone,
+        files=calibrated.files,
+        facts={
+            "metrics": metrics,
+            "calibration": {"temperature": round(temperature, 4)},
+            "data": {name: {"posters": len(p), "fingerprint": p.fingerprint} for name, p in splits.items()},
+            "training": {"trained_at": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(settings),
+        },
+    )
+
+
+def _describer(settings: TrainSettings, posters: int) -> Callable[[dict[str, Any]], str]:
+    epochs = settings.head_epochs + settings.epochs
+
+    def describe(values: dict[str, Any]) -> str:
+        if "epoch" not in values:
+            return f"training on {posters:,} posters: starting {settings.workers} workers"
+        return f"training: epoch {values['epoch']}/{epochs}, {values['posters']:,} of {posters:,} posters"
+
+    return describe
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,130 @@
+"""What the tests share: one Ray, one S3 server, one small trained model, drawn posters, the real set if there."""
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from genretag import cli
+from genretag.demo.posters import draw_posters, labels_csv
+from genretag.demo.s3_server import running_s3_server
+from genretag.ray_session import ray_session
+from genretag.storage import Storage
+from genretag.training.job import train
+from genretag.training.settings import TrainSettings
+
+REPOSITORY = Path(__file__).parents[1]
+REAL_POSTERS = REPOSITORY.parent / "shared" / "posters"
+SMALL_MODEL = TrainSettings(
+    height=96, width=64, head_epochs=1, epochs=1, batch_size=16, head_learning_rate=0.01, min_positives=5
+)
+"""Two workers, two epochs, tiny pictures: trained in a minute."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside():
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GENRETAG_", "RAY_ADDRESS"))]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A SeaweedFS on the loopback address; its credentials and endpoint are in the environment."""
+    with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        os.environ.update(server.environment())
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server):
+    """The URI of an empty bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3_server.create_bucket(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server):  # after the S3 server: Ray's workers inherit its environment
+    """One Ray for all tests that run jobs in this process."""
+    with ray_session() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def storage():
+    return Storage()
+
+
+@pytest.fixture(scope="session")
+def drawn_posters():
+    """160 drawn posters with labels, all whole."""
+    return list(draw_posters(160, seed=7))
+
+
+@pytest.fixture(scope="session")
+def poster_folder(drawn_posters, tmp_path_factory):
+    """The drawn posters as files, below `posters/`; `labels.csv` stands beside it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for poster in drawn_posters:
+        file = folder / poster.key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(poster.data)
+    (folder / "labels.csv").write_text(labels_csv(drawn_posters))
+    return folder / "posters"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
+    """The path of a bundle that two data-parallel workers trained for two epochs on the drawn posters."""
+    output = tmp_path_factory.mktemp("bundle") / "small"
+    train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Storage())
+    return str(output)
+
+
+@pytest.fixture
+def few_posters(poster_folder, tmp_path):
+    """A folder of its own with twelve whole posters."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in sorted(poster_folder.rglob("*.*"))[:12]:
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def command(capfd):
+    """Runs a `genretag` command in this process; returns its exit code, its output and its error output."""
+
+    def run(*arguments):
+        try:
+            cli.main([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def process():
+    """Runs a `genretag` command in a process of its own."""
+
+    def run(*arguments, **options):
+        line = [sys.executable, "-m", "genretag.cli", *(str(argument) for argument in arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_posters():
+    """The folder of real labelled posters; tests that need it are skipped where it is absent."""
+    if not (REAL_POSTERS / "train.csv").exists():
+        pytest.skip("the real posters (../shared/posters) are not here")
+    return REAL_POSTERS

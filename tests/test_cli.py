@@ -1,0 +1,192 @@
+"""Every mistake gets one clear line, exit code 2 and no traceback, and nothing is left half-written."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genretag.bundle import DEFAULT_BUNDLE
+from genretag.storage import join
+
+
+@pytest.fixture
+def refused(command):
+    """Runs a command that must be refused, and returns its one line."""
+
+    def run(*arguments):
+        code, out, err = command(*arguments)
+        lines = [line for line in err.splitlines() if line.startswith("genretag: ")]
+        assert (code, out, len(lines)) == (2, "", 1), (code, out, err)
+        assert "Traceback" not in err
+        return lines[0].removeprefix("genretag: ")
+
+    return run
+
+
+def test_a_missing_folder(refused, tmp_path):
+    line = refused("tag", tmp_path / "nothing", tmp_path / "out")
+
+    assert line == f"cannot read the images: {tmp_path}/nothing is not a folder"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_folder(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    line = refused("tag", tmp_path / "empty", tmp_path / "out")
+
+    assert line.startswith(f"there is no image at {tmp_path}/empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bucket_without_access(refused, bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+
+    assert "refuses these credentials" in refused("tag", bucket, tmp_path / "out")
+
+
+def test_a_missing_bucket(refused, s3_server, tmp_path):
+    assert "does not exist" in refused("tag", "s3://there-is-no-such-bucket", tmp_path / "out")
+
+
+def test_an_output_that_is_not_writable(refused, few_posters, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    line = refused("tag", few_posters, tmp_path / "file" / "out")
+
+    assert line.startswith(f"cannot write to the output {tmp_path}/file/out")
+
+
+def test_an_output_bucket_that_does_not_exist(refused, few_posters, s3_server):
+    assert refused("tag", few_posters, "s3://there-is-no-such-bucket/out").startswith("cannot write to the output")
+
+
+def test_an_unknown_flag(refused):
+    assert refused("tag", "a", "b", "--batchsize", "3") == ("Unknown option: --batchsize. Did you mean --batch-size?")
+
+
+def test_an_unknown_command(refused):
+    assert 'Unknown command "tga". Did you mean "tag"?' in refused("tga")
+
+
+def test_a_value_of_the_wrong_kind(refused):
+    assert refused("tag", "a", "b", "--batch-size", "many").startswith("Invalid value for --batch-size")
+    assert refused("tag", "a", "b", "--batch-size", "0") == "batch_size must be at least 1, not 0"
+    assert refused("tag", "a", "b", "--date", "yesterday") == "date must be YYYY-MM-DD, not 'yesterday'"
+
+
+def test_an_unknown_variable_in_the_environment(refused, monkeypatch):
+    monkeypatch.setenv("GENRETAG_TAG_BATCHSIZE", "3")
+
+    assert "did you mean GENRETAG_TAG_BATCH_SIZE?" in refused("tag", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tag]\nbatchsize = 3\n", "batch-size"),
+        ("[tga]\nbatch_size = 3\n", "unknown table [tga]"),
+        ("[tag\n", "is not TOML"),
+    ],
+)
+def test_a_wrong_settings_file(refused, tmp_path, text, says):
+    (tmp_path / "nightly.toml").write_text(text)
+
+    assert says in refused("tag", "a", "b", "--config", tmp_path / "nightly.toml")
+
+
+def test_a_missing_settings_file(refused, tmp_path):
+    assert "cannot read the settings file" in refused("tag", "a", "b", "--config", tmp_path / "nightly.toml")
+
+
+def test_flags_come_before_the_environment_and_that_before_the_file(refused, few_posters, tmp_path, monkeypatch):
+    (tmp_path / "nightly.toml").write_text(
+        f'[tag]\nimages = "{few_posters}"\noutput = "{tmp_path}/out"\nprofile = "from-file"\n'
+    )
+    nightly = ("tag", "--config", tmp_path / "nightly.toml")
+
+    assert "no threshold profile 'from-file'" in refused(*nightly)
+    monkeypatch.setenv("GENRETAG_TAG_PROFILE", "from-environment")
+    assert "no threshold profile 'from-environment'" in refused(*nightly)
+    assert "no threshold profile 'from-flag'" in refused(*nightly, "--profile", "from-flag")
+
+
+def test_a_bundle_that_was_altered(refused, few_posters, tmp_path):
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle")
+    (tmp_path / "bundle" / "openvino.bin").write_bytes(b"other weights")
+
+    line = refused("tag", few_posters, tmp_path / "out", "--model", tmp_path / "bundle")
+
+    assert "openvino.bin was altered" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_without_the_needed_columns(refused, few_posters, tmp_path):
+    (tmp_path / "labels.csv").write_text("title,year\nHeat,1995\n")
+
+    line = refused(
+        "train", "--labels", tmp_path / "labels.csv", "--images", few_posters, "--output", tmp_path / "bundle"
+    )
+
+    assert str(tmp_path / "labels.csv") in line
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_csv_of_other_images(refused, few_posters, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,labels\n" + "".join(f"film{n},Drama|War\n" for n in range(50)))
+
+    line = refused(
+        "train", "--labels", tmp_path / "labels.csv", "--images", few_posters, "--output", tmp_path / "bundle"
+    )
+
+    assert "is the name of an image" in line
+
+
+def test_settings_of_training_that_cannot_work(refused):
+    train = ("train", "--labels", "a", "--images", "b", "--output", "c")
+
+    assert "no backbone 'lite9'" in refused(*train, "--backbone", "lite9")
+    assert "cannot be shared by 3 workers" in refused(*train, "--workers", "3")
+
+
+def test_predict_without_a_poster(refused):
+    assert refused("predict") == "name at least one poster: genretag predict POSTER..."
+
+
+def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_folder):
+    before = (Path(small_bundle) / "bundle.json").read_bytes()
+
+    line = refused(
+        "train", "--labels", poster_folder.parent / "labels.csv", "--images", poster_folder,
+        "--output", small_bundle, "--min-positives", "5",
+    )  # fmt: skip
+
+    assert "there is a bundle at" in line
+    assert (Path(small_bundle) / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tag", "--help"], ["train", "--help"], ["predict", "--help"]])
+def test_help_shows_an_example(command, arguments):
+    code, out, _ = command(*arguments)
+
+    assert code == 0
+    assert "Usage: genretag" in out
+    assert len(arguments) == 1 or f"Example: genretag {arguments[0]}" in out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from genretag.cli import main; main(['--help']); "
+        "sys.exit(','.join({'ray', 'tensorflow', 'keras', 'openvino', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+
+
+def test_a_job_prints_what_it_did_and_where(command, ray_cluster, few_posters, bucket, small_bundle):
+    code, out, _ = command("tag", few_posters, join(bucket, "genres"), "--model", small_bundle, "--quiet")
+
+    assert code == 0
+    assert out.startswith("12 posters scored, 0 failed, 0 already scored, 0 failed before, 12 listed: s3://")

@@ -1,0 +1,98 @@
+"""Network, metrics, calibration and thresholds: small literal cases."""
+
+import numpy as np
+import pytest
+
+from genretag.modeling import augmentation, calibration, metrics, network, thresholds
+
+TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=np.uint8)
+PROBABILITIES = np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.3, 0.1, 0.2], [0.85, 0.0, 0.1]])
+
+
+def test_average_precision_by_hand():
+    first, second, third = metrics.average_precisions(TRUTH, PROBABILITIES)
+
+    assert first == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert second == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert np.isnan(third), "a label with no positives has no average precision"
+    assert metrics.macro_map(TRUTH, PROBABILITIES) == pytest.approx(5 / 6)
+
+
+def test_cross_entropy_is_finite_for_probabilities_of_zero_and_one():
+    assert metrics.binary_cross_entropy(np.array([[1, 0]]), np.array([[1.0, 0.0]])) == pytest.approx(0, abs=1e-6)
+    assert metrics.binary_cross_entropy(np.array([[1]]), np.array([[0.5]])) == pytest.approx(np.log(2))
+
+
+def test_a_hit_is_a_true_label_among_the_first_k():
+    assert metrics.hit_at(1, TRUTH, PROBABILITIES) == 0.5
+    assert metrics.hit_at(3, TRUTH, PROBABILITIES) == 0.75, "a poster without labels cannot be hit"
+
+
+def test_the_null_model_says_the_prevalence_whatever_the_poster():
+    assert metrics.null_probabilities(TRUTH, 2).tolist() == [[0.5, 0.5, 0.0]] * 2
+
+
+def test_a_temperature_above_one_is_found_where_the_network_was_too_sure():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4000, 5))
+    truth = (generator.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+
+    assert calibration.fit_temperature(truth, logits) == pytest.approx(1.0, abs=0.05)
+    assert calibration.fit_temperature(truth, logits * 3) == pytest.approx(3.0, abs=0.15)
+
+
+def test_the_best_threshold_lies_half_way_between_the_scores_that_it_parts():
+    truth = np.array([1, 1, 0, 0])
+
+    assert thresholds.best_f1_threshold(truth, np.array([0.9, 0.6, 0.4, 0.1])) == pytest.approx(0.5)
+
+
+def test_equal_scores_are_not_parted():
+    truth = np.array([1, 0, 0, 0])
+
+    assert thresholds.best_f1_threshold(truth, np.full(4, 0.3)) == pytest.approx(0.15), "all or none"
+
+
+def test_a_rare_label_stays_near_the_global_threshold():
+    generator = np.random.default_rng(1)
+    common = (generator.random(2000) < 0.5).astype(np.uint8)
+    truth = np.stack([common, np.eye(1, 2000, dtype=np.uint8)[0]], axis=1)
+    probabilities = np.stack([np.where(common, 0.6, 0.4), np.where(truth[:, 1], 0.95, 0.9)], axis=1)
+
+    everyone = thresholds.global_threshold(truth, probabilities)
+    first, rare = thresholds.balanced_thresholds(truth, probabilities)
+
+    assert first == pytest.approx(0.5, abs=0.03)
+    assert abs(rare - everyone) < 0.02, "one positive is nothing to go by"
+
+
+def test_calibration_is_folded_into_the_network():
+    plain = network.build_network("lite0", 2, 32, 32)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    slope, offset = np.array([0.5, 2.0]), np.array([0.1, -1.0])
+    logits = plain.predict(images, verbose=0)
+
+    probabilities = network.scoring_network(plain, slope, offset).predict(images, verbose=0)
+
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-(logits * slope + offset))), rtol=1e-5)
+
+
+def test_a_fresh_head_answers_with_the_prevalence():
+    plain = network.build_network("lite0", 2, 32, 32)
+    network.set_prior(plain, np.array([0.2, 0.7]))
+
+    logits = plain.predict(np.zeros((1, 32, 32, 3), dtype=np.uint8), verbose=0)
+
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), [[0.2, 0.7]], rtol=1e-5)
+
+
+def test_augmentation_changes_pictures_but_not_what_they_are():
+    images = np.full((16, 48, 32, 3), 100, dtype=np.uint8)
+    images[:, :, :8] = 200
+
+    changed = augmentation.augment(images).numpy()
+
+    assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
+    bright_left = (changed[:, :, :4].mean(axis=(1, 2, 3)) > changed[:, :, -4:].mean(axis=(1, 2, 3))).sum()
+    assert 0 < bright_left < 16, "some are mirrored, some are not"
+    assert np.abs(changed.mean() - images.mean()) < 20, "colour stays mild"

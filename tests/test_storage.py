@@ -1,0 +1,138 @@
+"""Local folders and S3 behave alike behind the one door."""
+
+import pickle
+
+import pytest
+
+from genretag.errors import UsageError
+from genretag.storage import Storage, StorageError, join, resolve
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    """The URI of an empty place, in a folder and in a bucket."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    return join(request.getfixturevalue("bucket"), "some/prefix")
+
+
+def listed(storage, place):
+    return sorted((info for page in storage.list(place) for info in page), key=lambda info: info.uri)
+
+
+def test_what_was_put_is_listed_and_got(storage, place):
+    storage.put(join(place, "1987/a.jpg"), b"first")
+    storage.put(join(place, "b.jpg"), b"second!")
+
+    found = listed(storage, place)
+
+    assert [(info.uri, info.size_bytes) for info in found] == [
+        (join(place, "1987/a.jpg"), 5),
+        (join(place, "b.jpg"), 7),
+    ]
+    fetched = storage.get(found[1].uri)
+    assert (bytes(fetched.data), fetched.etag) == (b"second!", found[1].etag)
+    assert storage.stat(found[1].uri) == found[1]
+
+
+def test_the_etag_changes_with_the_content(storage, place):
+    uri = join(place, "a.jpg")
+    storage.put(uri, b"old")
+    before = storage.stat(uri).etag
+    storage.put(uri, b"new content")
+
+    assert storage.stat(uri).etag != before
+
+
+def test_keys_of_every_kind_come_back_as_they_are(storage, place):
+    keys = ["with space.jpg", "100%.jpg", "a+b.jpg", "hash#1.jpg", "ünïcödé 映画.jpg", "%41.jpg", "a&b=c;d'e.jpg"]
+    for key in keys:
+        storage.put(join(place, key), key.encode())
+
+    assert {info.uri for info in listed(storage, place)} == {join(place, key) for key in keys}
+    for key in keys:
+        assert bytes(storage.get(join(place, key)).data) == key.encode()
+
+
+def test_a_missing_object_is_not_found(storage, place):
+    for call in (storage.get, storage.stat):
+        with pytest.raises(StorageError) as error:
+            call(join(place, "nothing.jpg"))
+        assert error.value.reason == "not_found"
+
+
+def test_a_large_object_is_refused_before_it_is_read(storage, place):
+    storage.put(join(place, "large.jpg"), b"x" * 1000)
+
+    with pytest.raises(StorageError, match="1000 bytes, more than the limit of 999") as error:
+        storage.get(join(place, "large.jpg"), max_bytes=999)
+    assert error.value.reason == "too_many_bytes"
+
+
+def test_fsspec_opens_the_same_places(storage, place):
+    storage.put(join(place, "a.txt"), b"hello")
+
+    filesystem, path = storage.filesystem(join(place, "a.txt"))
+
+    assert filesystem.cat_file(path) == b"hello"
+
+
+def test_wrong_credentials_are_refused_in_words(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
+
+    with pytest.raises(StorageError) as error:
+        listed(Storage(), bucket)
+    assert error.value.reason == "access_denied"
+    assert "not-the-secret" not in str(error.value)
+
+
+def test_a_missing_bucket_is_not_found(s3_server, storage):
+    with pytest.raises(StorageError) as error:
+        listed(storage, "s3://there-is-no-such-bucket/prefix")
+    assert error.value.reason == "not_found"
+
+
+def test_no_credentials_at_all_say_what_to_set(s3_server, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+
+    with pytest.raises(UsageError, match="AWS_ACCESS_KEY_ID"):
+        listed(Storage(), "s3://films/posters")
+
+
+def test_hidden_files_links_to_nowhere_and_folders_are_not_listed(storage, tmp_path):
+    (tmp_path / ".hidden.jpg").write_bytes(b"x")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "seen.jpg").write_bytes(b"x")
+
+    assert [info.uri for info in listed(storage, str(tmp_path))] == [str(tmp_path / "seen.jpg")]
+
+
+def test_a_failed_local_put_leaves_nothing_behind(storage, tmp_path):
+    (tmp_path / "taken").mkdir()
+
+    with pytest.raises(StorageError):
+        storage.put(str(tmp_path / "taken"), b"a file where a folder is")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+def test_locations_become_uris(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert resolve("posters") == f"{tmp_path}/posters"
+    assert resolve("s3://films/posters/") == "s3://films/posters"
+    with pytest.raises(UsageError, match="only local paths and s3://"):
+        resolve("ftp://films/posters")
+    with pytest.raises(UsageError, match="names no bucket"):
+        resolve("s3://")
+
+
+def test_it_travels_to_another_process_without_its_clients(bucket):
+    storage = Storage()
+    storage.put(join(bucket, "a.jpg"), b"x")
+
+    assert pickle.loads(pickle.dumps(storage)).stat(join(bucket, "a.jpg")).size_bytes == 1

@@ -1,0 +1,253 @@
+"""The main job: real Ray, real S3, real posters; every object ends as exactly one row, whatever happens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from genretag.bundle import load_bundle, write_bundle
+from genretag.demo.posters import draw_posters
+from genretag.errors import JobError, UsageError
+from genretag.storage import Storage, join
+from genretag.tagging.night import tag
+from genretag.tagging.settings import TagSettings
+
+BROKEN = {"empty.jpg": b"", "page.jpg": b"<html><body>Not found</body></html>", "notes.txt": b"no picture at all"}
+
+
+@pytest.fixture
+def run(ray_cluster, small_bundle):
+    """Tags in the shared Ray with the small model; keyword arguments are settings."""
+
+    def run(images, output, model=small_bundle, **settings):
+        return tag(str(images), str(output), TagSettings(**settings), Storage(), model=model, quiet=True)
+
+    return run
+
+
+def rows(output, kind="predictions"):
+    """All rows of an output, by Parquet files alone, as a warehouse reads them; local or in a bucket."""
+    filesystem, path = Storage().filesystem(join(str(output), kind))
+    filesystem.invalidate_cache()
+    if not filesystem.exists(path):
+        return []
+    return pa.dataset.dataset(path, filesystem=filesystem).to_table().to_pylist()
+
+
+def test_each_poster_becomes_one_row_and_each_broken_one_a_failure(run, few_posters, tmp_path):
+    for name, data in BROKEN.items():
+        (few_posters / name).write_bytes(data)
+
+    record = run(few_posters, tmp_path / "out")
+
+    assert (record.listed, record.scored, record.failed, record.already_scored) == (15, 12, 3, 0)
+    assert record.failures == {"decode: not_an_image": 2, "decode: empty": 1}
+    scored = rows(tmp_path / "out")
+    assert sorted(row["uri"] for row in scored) == sorted(
+        str(file) for file in few_posters.iterdir() if file.name not in BROKEN
+    )
+    failed = {row["poster_id"]: row for row in rows(tmp_path / "out", "failures")}
+    assert failed.keys() == {"empty", "page", "notes"}
+    assert (failed["page"]["stage"], failed["page"]["reason"], failed["page"]["size"]) == ("decode", "not_an_image", 35)
+    assert json.loads((tmp_path / "out" / "runs" / record.run_id / "run.json").read_text())["scored"] == 12
+
+
+def test_the_columns_are_flat_and_typed_and_say_what_the_design_says(run, small_bundle, few_posters, tmp_path):
+    record = run(few_posters, tmp_path / "out", date="2026-11-20")
+
+    file = tmp_path / "out" / "predictions" / "dt=2026-11-20" / f"part-{record.run_id}-00000.parquet"
+    schema = pyarrow.parquet.read_schema(file)
+    labels = load_bundle(small_bundle, Storage()).labels
+    columns = [label.lower().replace("-", "_") for label in labels]
+    assert {field.name: str(field.type) for field in schema} == (
+        {"poster_id": "string", "uri": "string", "etag": "string", "genres": "list<element: string>"}
+        | {f"is_{name}": "bool" for name in columns}
+        | {f"p_{name}": "float" for name in columns}
+        | {"width": "int32", "height": "int32", "model_version": "string", "run_id": "string"}
+        | {"scored_at": "timestamp[us, tz=UTC]"}
+    )
+    assert json.loads(schema.metadata[b"genretag.labels"]) == list(labels)
+    assert len(json.loads(schema.metadata[b"genretag.thresholds"])) == len(labels)
+    assert schema.metadata[b"genretag.model_version"].decode() == record.model_version
+
+
+def test_genres_probabilities_and_multi_hot_columns_agree(run, small_bundle, few_posters, tmp_path):
+    run(few_posters, tmp_path / "out")
+
+    bundle = load_bundle(small_bundle, Storage())
+    for row in rows(tmp_path / "out"):
+        named = {label: label.lower().replace("-", "_") for label in bundle.labels}
+        predicted = [label for label, column in named.items() if row[f"is_{column}"]]
+        by_probability = sorted(predicted, key=lambda label: -row[f"p_{named[label]}"])
+        assert row["genres"] == by_probability
+        for label, threshold in zip(bundle.labels, bundle.profile(), strict=True):
+            assert row[f"is_{named[label]}"] == (row[f"p_{named[label]}"] >= threshold)
+
+
+def test_a_second_run_adds_nothing(run, few_posters, tmp_path):
+    (few_posters / "empty.jpg").write_bytes(b"")
+    run(few_posters, tmp_path / "out")
+    before = rows(tmp_path / "out")
+
+    again = run(few_posters, tmp_path / "out")
+
+    assert (again.listed, again.already_scored, again.already_failed, again.scored) == (13, 12, 1, 0)
+    assert rows(tmp_path / "out") == before
+
+
+def test_a_changed_object_is_scored_again_and_a_new_one_too(run, few_posters, tmp_path):
+    run(few_posters, tmp_path / "out")
+    first, second = sorted(few_posters.iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    (few_posters / "new.jpg").write_bytes(second.read_bytes())
+
+    record = run(few_posters, tmp_path / "out")
+
+    assert (record.scored, record.already_scored) == (2, 11)
+    assert sorted(row["uri"] for row in rows(tmp_path / "out") if row["run_id"] == record.run_id) == sorted(
+        [str(first), str(few_posters / "new.jpg")]
+    )
+
+
+def test_a_new_model_version_scores_everything_again(run, small_bundle, few_posters, tmp_path):
+    bundle = load_bundle(small_bundle, Storage())
+    other = replace(bundle, thresholds={"balanced": tuple(0.9 for _ in bundle.labels)})
+    write_bundle(other, str(tmp_path / "other"), Storage())
+    run(few_posters, tmp_path / "out")
+
+    record = run(few_posters, tmp_path / "out", model=str(tmp_path / "other"))
+
+    assert (record.scored, record.already_scored) == (12, 0)
+    assert {row["model_version"] for row in rows(tmp_path / "out")} == {bundle.model_version, other.model_version}
+
+
+def test_failed_posters_are_tried_again_on_request(run, few_posters, tmp_path):
+    (few_posters / "empty.jpg").write_bytes(b"")
+    run(few_posters, tmp_path / "out")
+
+    record = run(few_posters, tmp_path / "out", retry_failed=True)
+
+    assert (record.scored, record.failed, record.already_scored) == (0, 1, 12)
+
+
+def test_a_bucket_is_tagged_into_a_bucket(run, bucket, storage, drawn_posters):
+    posters = [*drawn_posters[:30], *(p for p in draw_posters(40, seed=3, broken_share=0.3) if p.broken)]
+    keys = [f"films/odd name {i} & 100%/{poster.key}" for i, poster in enumerate(posters)]
+    for key, poster in zip(keys, posters, strict=True):
+        storage.put(join(bucket, key), poster.data)
+
+    record = run(join(bucket, "films"), join(bucket, "genres"), rows_per_file=10)
+
+    assert (record.listed, record.scored, record.failed) == (len(posters), 30, len(posters) - 30)
+    got = [row["uri"] for kind in ("predictions", "failures") for row in rows(join(bucket, "genres"), kind)]
+    assert sorted(got) == sorted(join(bucket, key) for key in keys)
+    assert run(join(bucket, "films"), join(bucket, "genres")).scored == 0
+
+
+def test_duckdb_reads_the_bucket(run, bucket, storage, drawn_posters):
+    for poster in drawn_posters[:8]:
+        storage.put(join(bucket, poster.key), poster.data)
+    run(join(bucket, "posters"), join(bucket, "genres"))
+
+    database = duckdb.connect()
+    database.register_filesystem(storage.filesystem(bucket)[0])
+    found = database.sql(
+        f"select count(*), count(distinct poster_id), min(width) > 0, bool_and(p_horror between 0 and 1) "
+        f"from read_parquet('{bucket}/genres/predictions/**/*.parquet')"
+    ).fetchone()
+    assert found == (8, 8, True, True)
+
+
+def test_an_object_that_is_gone_is_a_failure_row(run, few_posters, tmp_path):
+    present = sorted(few_posters.iterdir())[0]
+    (tmp_path / "manifest.csv").write_text(f"uri\n{present}\n{few_posters}/gone.jpg\n")
+
+    record = run(tmp_path / "manifest.csv", tmp_path / "out")
+
+    assert (record.scored, record.failed) == (1, 1)
+    assert rows(tmp_path / "out", "failures")[0]["reason"] == "not_found"
+
+
+def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters, tmp_path):
+    for number in range(101):
+        (few_posters / f"bad{number}.jpg").write_bytes(b"not a poster")
+
+    with pytest.raises(JobError, match=r"posters failed, more than the error budget allows"):
+        run(few_posters, tmp_path / "out", error_budget=0.0)
+
+    assert not list((tmp_path / "out").glob("runs/*/run.json")), "the night is not published"
+    record = run(few_posters, tmp_path / "out", error_budget=1.0)
+    assert record.listed == 113
+    assert record.scored + record.already_scored == 12
+
+
+def test_an_output_among_the_images_is_not_tagged(run, few_posters):
+    run(few_posters, few_posters / "genres")
+
+    assert run(few_posters, few_posters / "genres").listed == 12
+
+
+def test_both_engines_give_the_same_answers(run, few_posters, tmp_path):
+    pytest.importorskip("tensorflow")
+    run(few_posters, tmp_path / "openvino", engine="openvino")
+    run(few_posters, tmp_path / "tensorflow", engine="tensorflow")
+
+    for ours, theirs in zip(
+        *(sorted(rows(tmp_path / name), key=lambda row: row["uri"]) for name in ("openvino", "tensorflow")), strict=True
+    ):
+        for column in (name for name in ours if name.startswith("p_")):
+            assert ours[column] == pytest.approx(theirs[column], abs=0.03), "bfloat16 against float32"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"profile": "precise"}, "no threshold profile 'precise'"),
+        ({"engine": "torch"}, "no engine 'torch': choose from"),
+    ],
+)
+def test_settings_that_cannot_work_say_so_before_anything_is_written(run, few_posters, tmp_path, settings, says):
+    with pytest.raises(UsageError, match=says):
+        run(few_posters, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_bundle, tmp_path):
+    """kill -9 while part files are being written; the run after it leaves each poster exactly once."""
+    images = tmp_path / "images"
+    images.mkdir()
+    files = sorted(file for file in poster_folder.rglob("*") if file.is_file())
+    for number in range(1500):
+        os.link(files[number % len(files)], images / f"{number}.jpg")
+    command = [sys.executable, "-m", "genretag.cli", "tag", str(images), str(tmp_path / "out"), "--model", small_bundle]
+    job = subprocess.Popen([*command, "--rows-per-file", "256"], stderr=subprocess.PIPE, start_new_session=True)
+    parts = tmp_path / "out" / "predictions"
+    _await(lambda: job.poll() is not None or len(list(parts.rglob("*.parquet"))) >= 2)
+    assert job.poll() is None, f"the job ended before it could be killed: {job.stderr.read().decode()}"
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    held = len(rows(tmp_path / "out"))
+
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+
+    assert 512 <= held < 1500
+    scored = [row["uri"] for row in rows(tmp_path / "out")]
+    assert len(scored) == len(set(scored)) == 1500
+    record = json.loads(next(Path(tmp_path / "out").glob("runs/*/run.json")).read_text())
+    assert record["already_scored"] + record["scored"] == record["listed"] == 1500, again.stderr
+
+
+def _await(condition, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
