@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed and worth a retry, 2 a person must act, 130 interru
 
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from genretag.cli_settings import settings_sources
 from genretag.errors import JobError, UsageError
+from genretag.session import Session
 from genretag.tagging.settings import TagSettings
 from genretag.training.settings import TrainSettings
 
@@ -29,20 +29,6 @@ app = App(
 Flat = Parameter(name="*")
 
 
-@dataclass(frozen=True)
-class Common:
-    """Where and how loudly a command runs."""
-
-    endpoint_url: str | None = None
-    """S3 endpoint, where it is not AWS; AWS_ENDPOINT_URL does the same."""
-    address: str | None = None
-    """Ray cluster to run on, as RAY_ADDRESS; a local Ray is started when there is none."""
-    quiet: bool = False
-    """Print nothing but results and errors."""
-    verbose: Annotated[bool, Parameter(alias="-v")] = False
-    """Show Ray's own messages too."""
-
-
 @app.command
 def tag(
     images: str,
@@ -50,7 +36,7 @@ def tag(
     *,
     model: str | None = None,
     settings: Annotated[TagSettings | None, Flat] = None,
-    common: Annotated[Common | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
 ) -> None:
     """Score all images that OUTPUT does not hold yet, and write predictions as Parquet.
 
@@ -65,21 +51,11 @@ def tag(
     model
         A model bundle; the one that ships with genretag when not given.
     """
-    from genretag.storage import Storage
     from genretag.tagging.night import tag as run
 
-    settings, common = settings or TagSettings(), common or Common()
-    _start_logging(common)
-    record = run(
-        images,
-        output,
-        settings,
-        Storage(common.endpoint_url),
-        model=model,
-        address=common.address,
-        quiet=common.quiet,
-        verbose=common.verbose,
-    )
+    settings, session = settings or TagSettings(), session or Session()
+    _start_logging(session)
+    record = run(images, output, settings, session, model)
     print(  # noqa: T201
         f"{record.scored} posters scored, {record.failed} failed, {record.already_scored} already scored, "
         f"{record.already_failed} failed before, {record.listed} listed: {record.output}/runs/{record.run_id}/run.json"
@@ -97,7 +73,7 @@ def train(
     checkpoints: str | None = None,
     overwrite: bool = False,
     settings: Annotated[TrainSettings | None, Flat] = None,
-    common: Annotated[Common | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
 ) -> None:
     """Train a multi-label classifier data-parallel, and write a model bundle.
 
@@ -116,29 +92,17 @@ def train(
     overwrite
         Replace a bundle that is there already.
     """
-    from genretag.storage import Storage
     from genretag.training.job import train as run
 
-    settings, common = settings or TrainSettings(), common or Common()
-    _start_logging(common)
-    bundle = run(
-        labels,
-        images,
-        output,
-        settings,
-        Storage(common.endpoint_url),
-        checkpoints=checkpoints,
-        overwrite=overwrite,
-        address=common.address,
-        quiet=common.quiet,
-        verbose=common.verbose,
-    )
+    settings, session = settings or TrainSettings(), session or Session()
+    _start_logging(session)
+    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
 
 
 @app.command
-def predict(*posters: str, model: str | None = None, common: Annotated[Common | None, Flat] = None) -> None:
+def predict(*posters: str, model: str | None = None, session: Annotated[Session | None, Flat] = None) -> None:
     """Print the three most probable genres of a few posters.
 
     Example: genretag predict endgame.jpg fast.jpg
@@ -151,12 +115,11 @@ def predict(*posters: str, model: str | None = None, common: Annotated[Common | 
         A model bundle; the one that ships with genretag when not given.
     """
     from genretag.prediction import predict as run
-    from genretag.storage import Storage
 
-    common = common or Common()
+    session = session or Session()
     if not posters:
         raise UsageError("name at least one poster: genretag predict POSTER...")
-    results = run(list(posters), Storage(common.endpoint_url), model=model, top=TOP)
+    results = run(list(posters), session.storage, model=model, top=TOP)
     for poster, result in zip(posters, results, strict=True):
         if isinstance(result, str):
             print(f"{poster}: {result}", file=sys.stderr)  # noqa: T201
@@ -181,10 +144,10 @@ def launch(
     return app(tokens)
 
 
-def _start_logging(common: Common) -> None:
-    level = logging.WARNING if common.quiet else logging.INFO
+def _start_logging(session: Session) -> None:
+    level = logging.WARNING if session.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    if not common.verbose:
+    if not session.verbose:
         for noisy in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -193,10 +156,10 @@ def _print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "model", *next(iter(metrics.values()))["model"])
-    for split, rows in metrics.items():
-        for name in ("null", "model"):
-            table.add_row(split, name, *(str(value) for value in rows[name].values()))
+    columns = [(split, name) for split in metrics for name in ("null", "model")]
+    table = Table("", *(f"{split}: {name}" for split, name in columns))
+    for figure in metrics["test"]["model"]:
+        table.add_row(figure, *(str(metrics[split][name][figure]) for split, name in columns))
     Console().print(table)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genretag.errors import UsageError
+from genretag.session import Session
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 OBJECT_STORE_BYTES = 1 << 30  # decoded batches in flight; bounded, so that a laptop keeps its memory
@@ -22,18 +23,19 @@ class Cluster:
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, verbose: bool = False) -> Iterator[Cluster]:
-    """Connects to `address` (or RAY_ADDRESS, or the session that is already there), else starts Ray locally.
+def ray_session(session: Session) -> Iterator[Cluster]:
+    """Connects to `session.address`, RAY_ADDRESS or the Ray that is already there, else starts one here.
 
     Raises `UsageError` where no cluster answers at the address.
     """
+    verbose = session.verbose
     _quieten(verbose)
     import ray
 
     if ray.is_initialized():
         yield _declared()
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = session.address or os.environ.get("RAY_ADDRESS")
     noise: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     try:
         if address:

@@ -13,6 +13,7 @@ from genretag import cli
 from genretag.demo.posters import draw_posters, labels_csv
 from genretag.demo.s3_server import running_s3_server
 from genretag.ray_session import ray_session
+from genretag.session import Session
 from genretag.storage import Storage
 from genretag.training.job import train
 from genretag.training.settings import TrainSettings
@@ -50,7 +51,7 @@ def bucket(s3_server):
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server):  # after the S3 server: Ray's workers inherit its environment
     """One Ray for all tests that run jobs in this process."""
-    with ray_session() as cluster:
+    with ray_session(Session(quiet=True)) as cluster:
         yield cluster
 
 
@@ -81,7 +82,7 @@ def poster_folder(drawn_posters, tmp_path_factory):
 def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
     """The path of a bundle that two data-parallel workers trained for two epochs on the drawn posters."""
     output = tmp_path_factory.mktemp("bundle") / "small"
-    train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Storage())
+    train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True))
     return str(output)
 
 

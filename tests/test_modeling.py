@@ -41,29 +41,36 @@ def test_a_temperature_above_one_is_found_where_the_network_was_too_sure():
     assert calibration.fit_temperature(truth, logits * 3) == pytest.approx(3.0, abs=0.15)
 
 
-def test_the_best_threshold_lies_half_way_between_the_scores_that_it_parts():
-    truth = np.array([1, 1, 0, 0])
+def test_the_global_threshold_lies_half_way_between_the_scores_that_it_parts():
+    truth = np.array([[1, 1], [0, 0]])
 
-    assert thresholds.best_f1_threshold(truth, np.array([0.9, 0.6, 0.4, 0.1])) == pytest.approx(0.5)
+    assert thresholds.global_threshold(truth, np.array([[0.9, 0.6], [0.4, 0.1]])) == pytest.approx(0.5)
 
 
 def test_equal_scores_are_not_parted():
-    truth = np.array([1, 0, 0, 0])
+    truth = np.array([[1], [0], [0], [0]])
 
-    assert thresholds.best_f1_threshold(truth, np.full(4, 0.3)) == pytest.approx(0.15), "all or none"
+    assert thresholds.global_threshold(truth, np.full((4, 1), 0.3)) == pytest.approx(0.15), "all or none"
 
 
-def test_a_rare_label_stays_near_the_global_threshold():
+def test_the_expected_f1_by_hand():
+    """Cut after 1, 2, 3, 4 posters, F1 is expected to be .60, .75, .76, .67: three are predicted."""
+    assert thresholds.expected_f1_threshold(np.array([0.4, 0.9, 0.1, 0.6])) == pytest.approx(0.25)
+
+
+def test_balanced_thresholds_are_lower_for_rare_labels_than_one_for_all():
     generator = np.random.default_rng(1)
-    common = (generator.random(2000) < 0.5).astype(np.uint8)
-    truth = np.stack([common, np.eye(1, 2000, dtype=np.uint8)[0]], axis=1)
-    probabilities = np.stack([np.where(common, 0.6, 0.4), np.where(truth[:, 1], 0.95, 0.9)], axis=1)
+    chance = np.stack([generator.beta(2, 2, 3000), generator.beta(1, 30, 3000)], axis=1)
+    truth = (generator.random(chance.shape) < chance).astype(np.uint8)
 
-    everyone = thresholds.global_threshold(truth, probabilities)
-    first, rare = thresholds.balanced_thresholds(truth, probabilities)
+    everyone = thresholds.global_threshold(truth, chance)
+    _, rare = thresholds.balanced_thresholds(truth, chance)
 
-    assert first == pytest.approx(0.5, abs=0.03)
-    assert abs(rare - everyone) < 0.02, "one positive is nothing to go by"
+    assert rare < everyone
+    own = thresholds.expected_f1_threshold(chance[:, 1])
+    assert rare == pytest.approx((own + everyone) / 2)
+    rare_f1 = [metrics.f1_scores(truth[:, 1:], chance[:, 1:] >= t)[1] for t in (rare, everyone)]
+    assert rare_f1[0] > rare_f1[1]
 
 
 def test_calibration_is_folded_into_the_network():

@@ -17,6 +17,7 @@ import pytest
 from genretag.bundle import load_bundle, write_bundle
 from genretag.demo.posters import draw_posters
 from genretag.errors import JobError, UsageError
+from genretag.session import Session
 from genretag.storage import Storage, join
 from genretag.tagging.night import tag
 from genretag.tagging.settings import TagSettings
@@ -29,7 +30,7 @@ def run(ray_cluster, small_bundle):
     """Tags in the shared Ray with the small model; keyword arguments are settings."""
 
     def run(images, output, model=small_bundle, **settings):
-        return tag(str(images), str(output), TagSettings(**settings), Storage(), model=model, quiet=True)
+        return tag(str(images), str(output), TagSettings(**settings), Session(quiet=True), model)
 
     return run
 

@@ -15,6 +15,7 @@ from genretag.engines import open_engine
 from genretag.errors import UsageError
 from genretag.fetching import PosterReader
 from genretag.images import ImageRule
+from genretag.session import Session
 from genretag.storage import Storage, join
 from genretag.training import job, worker
 from genretag.training.labelled_posters import read_labelled_posters
@@ -81,7 +82,7 @@ def test_a_worker_that_dies_is_replaced_and_goes_on_from_the_last_checkpoint(
     deaths = tmp_path / "deaths"
     monkeypatch.setattr(job, "train_worker", _dying_worker(deaths))
 
-    bundle = job.train(labels, str(poster_folder), str(tmp_path / "bundle"), SMALL_MODEL, Storage(), quiet=True)
+    bundle = job.train(labels, str(poster_folder), str(tmp_path / "bundle"), SMALL_MODEL, Session(quiet=True))
 
     assert deaths.read_text() == "killed"
     assert bundle.facts["metrics"]["validation"]["model"]["posters"] > 0

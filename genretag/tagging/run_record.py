@@ -11,6 +11,7 @@ from typing import Any
 from genretag.errors import JobError
 from genretag.storage import Storage, join
 from genretag.tagging.part_files import Part
+from genretag.tagging.resources import ActorPlan
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.worklist import Worklist
@@ -28,7 +29,7 @@ class RunRecord:
     output: str
     model_version: str
     profile: str
-    engine: str | None  # none when there was nothing to score
+    actors: dict[str, Any] | None  # the plan; none when there was nothing to score
     started_at: str
     finished_at: str
     seconds: dict[str, float]
@@ -50,7 +51,7 @@ def make_record(
     worklist: Worklist,
     parts: list[Part],
     settings: TagSettings,
-    engine: str | None,
+    plan: ActorPlan | None,
     started: datetime,
     seconds: dict[str, float],
 ) -> RunRecord:
@@ -59,6 +60,8 @@ def make_record(
     `places` are the images and the output. Raises `JobError` where the count does not come out.
     """
     reasons: Counter[str] = Counter()
+    finished = datetime.now(UTC)
+    total_s = (finished - started).total_seconds()
     for part in parts:
         reasons.update(part.reasons)
     record = RunRecord(
@@ -68,10 +71,10 @@ def make_record(
         output=places[1],
         model_version=night.model_version,
         profile=night.profile,
-        engine=engine,
+        actors=asdict(plan) if plan else None,
         started_at=started.isoformat(),
-        finished_at=datetime.now(UTC).isoformat(),
-        seconds={name: round(value, 3) for name, value in seconds.items()},
+        finished_at=finished.isoformat(),
+        seconds={name: round(value, 3) for name, value in seconds.items()} | {"total": round(total_s, 3)},
         listed=worklist.listed,
         duplicates=worklist.duplicates,
         already_scored=worklist.already_scored,

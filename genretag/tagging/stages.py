@@ -4,6 +4,7 @@ Every poster stays one row from worklist to part file, whatever happens to it: `
 was scored, `reason` when it failed. Pixels travel as one fixed-size binary column, without a copy.
 """
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from genretag.engines import open_engine
-from genretag.errors import Failure, JobError
+from genretag.errors import Failure
 from genretag.fetching import Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.storage import Storage
+
+
+class TooManyFailures(Exception):
+    """The error budget is used up. The job that runs the stages turns this into its own error."""
+
+
+def failure_counts(rows: pa.Table) -> dict[str, int]:
+    """How many rows failed, by `stage: reason`."""
+    pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    return dict(Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None))
 
 
 class FetchDecode:
@@ -73,7 +84,7 @@ class Predict:
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
         probabilities[decoded] = self._engine.predict(self._images(column, decoded))
-        self._report(scored=int(decoded.sum()), failed=int((~decoded).sum()))
+        self._report(int(decoded.sum()), failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
         at = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(rows))
         return rows.drop_columns(["image"]).append_column("probabilities", lists).append_column("at", at)
@@ -85,12 +96,12 @@ class Predict:
         images = pixels[start:stop].reshape(len(column), *self._shape)
         return images if decoded.all() else images[decoded]
 
-    def _report(self, scored: int, failed: int) -> None:
+    def _report(self, scored: int, failures: dict[str, int]) -> None:
         """Tells the board, and ends the job where too many posters failed."""
         import ray
 
-        self._board.add.remote(scored=scored, failed=failed)
-        if failed:
-            values, _ = ray.get(self._board.read.remote(0))
-            if values["failed"] > self._allowed_failures:
-                raise JobError(f"more than {self._allowed_failures} posters failed")
+        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures)
+        if failures:
+            counts, _ = ray.get(self._board.read.remote(0))
+            if counts["failed"] > self._allowed_failures:
+                raise TooManyFailures

@@ -1,6 +1,7 @@
 """Trained weights -> the files of a bundle: the Keras model, and the same network for OpenVINO."""
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,4 +27,7 @@ def bundle_files(weights: list[np.ndarray], settings: TrainSettings, temperature
 def _save_openvino(network: Any, file: Path) -> None:
     import openvino
 
-    openvino.save_model(openvino.convert_model(network), file, compress_to_fp16=True)
+    with warnings.catch_warnings():  # Keras, of the way in which OpenVINO calls a network with one named input
+        warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
+        converted = openvino.convert_model(network)
+    openvino.save_model(converted, file, compress_to_fp16=True)

@@ -18,6 +18,7 @@ from genretag.modeling.metrics import null_probabilities, summary
 from genretag.modeling.thresholds import balanced_thresholds, global_threshold
 from genretag.progress import open_board, watch
 from genretag.ray_session import Cluster, ray_session
+from genretag.session import Session
 from genretag.storage import Storage, StorageError, join, resolve
 from genretag.training.evaluation import score_labelled
 from genretag.training.export import bundle_files
@@ -36,24 +37,21 @@ def train(
     images: str,
     output: str,
     settings: TrainSettings,
-    storage: Storage,
+    session: Session,
     *,
     checkpoints: str | None = None,
     overwrite: bool = False,
-    address: str | None = None,
-    quiet: bool = False,
-    verbose: bool = False,
 ) -> Bundle:
     """Trains on the labelled posters and writes the bundle to `output`.
 
     `checkpoints` is where workers leave theirs: shared by all nodes, local and temporary when not given.
     Raises `UsageError` where a person must act, `JobError` where the workers failed too often.
     """
-    output = resolve(output)
+    output, storage = resolve(output), session.storage
     splits = read_labelled_posters(labels, images, settings, storage)
     _claim(output, settings, splits, storage, overwrite)
-    with ray_session(address, verbose=verbose) as cluster, tempfile.TemporaryDirectory() as folder:
-        weights, history = _fit(splits, settings, storage, checkpoints or folder, quiet)
+    with ray_session(session) as cluster, tempfile.TemporaryDirectory() as folder:
+        weights, history = _fit(splits, settings, session, checkpoints or folder)
         bundle = _finish(weights, splits, settings, cluster, storage)
     storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": history}))
     write_bundle(bundle, output, storage)
@@ -90,9 +88,8 @@ def _exists(uri: str, storage: Storage) -> bool:
 def _fit(
     splits: dict[str, LabelledPosters],
     settings: TrainSettings,
-    storage: Storage,
+    session: Session,
     checkpoints: str,
-    quiet: bool,
 ) -> tuple[list[np.ndarray], list[dict[str, float]]]:
     """Runs the data-parallel workers; returns the weights of the best epoch and the history of all."""
     import ray.train
@@ -109,7 +106,9 @@ def _fit(
             "board": board,
         },
         datasets={
-            name: labelled_dataset(splits[name].uris, splits[name].labelled.multi_hot, rule, storage, settings.seed)
+            name: labelled_dataset(
+                splits[name].uris, splits[name].labelled.multi_hot, rule, session.storage, settings.seed
+            )
             for name in ("train", "validation")
         },
         scaling_config=ray.train.ScalingConfig(
@@ -117,9 +116,9 @@ def _fit(
             use_gpu=settings.gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker, "GPU": int(settings.gpu)},
         ),
-        run_config=_run_config(settings, checkpoints, storage),
+        run_config=_run_config(settings, checkpoints, session.storage),
     )
-    with watch(board, _describer(settings, len(splits["train"])), quiet=quiet):
+    with watch(board, _describer(settings, len(splits["train"])), quiet=session.quiet):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:

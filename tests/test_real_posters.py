@@ -1,0 +1,49 @@
+"""The default model on the real labelled posters: as good as it says, and no poster that it cannot read."""
+
+import re
+
+import pytest
+from conftest import REPOSITORY
+
+from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.modeling.metrics import macro_map, null_probabilities
+from genretag.storage import Storage
+from genretag.training.evaluation import score_labelled
+from genretag.training.labelled_posters import read_labelled_posters
+from genretag.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def splits(real_posters):
+    return read_labelled_posters(
+        str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
+    )
+
+
+def test_the_default_model_is_as_good_as_its_bundle_says(splits, ray_cluster):
+    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
+    test = splits["test"]
+    assert bundle.labels == test.labelled.labels
+    assert bundle.facts["data"]["test"]["fingerprint"] == test.fingerprint, "another split than it was trained on"
+
+    truth, probabilities = score_labelled(test, bundle, ray_cluster, Storage())
+
+    assert len(truth) == len(test), "every real poster can be read"
+    measured = macro_map(truth, probabilities)
+    assert measured >= 0.28
+    assert measured == pytest.approx(bundle.facts["metrics"]["test"]["model"]["macro_map"], abs=0.005)
+    assert macro_map(truth, null_probabilities(splits["train"].labelled.multi_hot, len(truth))) < 0.12
+
+
+def test_the_three_later_posters_get_the_genres_that_the_readme_shows(real_posters, command, monkeypatch):
+    shown = re.findall(r"^(\w+\.jpg): (.+)$", (REPOSITORY / "README.md").read_text(), flags=re.MULTILINE)
+    monkeypatch.chdir(real_posters / "unseen")
+
+    code, out, _ = command("predict", *(name for name, _ in shown))
+
+    assert (code, len(shown)) == (0, 3)
+    for line, (name, genres) in zip(out.splitlines(), shown, strict=True):
+        got = dict(genre.rsplit(" ", 1) for genre in line.removeprefix(f"{name}: ").split(", "))
+        for genre in genres.split(", "):
+            label, probability = genre.rsplit(" ", 1)
+            assert float(got[label]) == pytest.approx(float(probability), abs=0.03), "bfloat16 or not"
