@@ -10,7 +10,7 @@ import stat
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,7 +121,8 @@ class Storage:
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
         client = {"region_name": _region(), "endpoint_url": _endpoint(self.endpoint_url)}
-        return fsspec.filesystem("s3", client_kwargs=client), uri.removeprefix(S3)
+        filesystem = fsspec.filesystem("s3", client_kwargs=client, skip_instance_cache=True)  # or it keeps credentials
+        return filesystem, uri.removeprefix(S3)
 
 
 class _Local:
@@ -180,7 +181,8 @@ class _Local:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise _storage_error(error) from error
 
 

@@ -38,7 +38,6 @@ def run(ray_cluster, small_bundle):
 def rows(output, kind="predictions"):
     """All rows of an output, by Parquet files alone, as a warehouse reads them; local or in a bucket."""
     filesystem, path = Storage().filesystem(join(str(output), kind))
-    filesystem.invalidate_cache()
     if not filesystem.exists(path):
         return []
     return pa.dataset.dataset(path, filesystem=filesystem).to_table().to_pylist()

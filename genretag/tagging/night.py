@@ -22,7 +22,6 @@ from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, prove_writable, publish
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
-from genretag.tagging.stages import TooManyFailures
 from genretag.tagging.worklist import Worklist, make_worklist
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,9 @@ def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, 
     try:
         worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
     except (OSError, StorageError) as error:
-        raise UsageError(f"cannot read what {output} holds already: {one_line(error)}") from error
+        raise UsageError(
+            f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
+        ) from error
     logger.info(
         "%d objects listed, %d already scored, %d failed before, %d to score",
         worklist.listed,
@@ -111,25 +112,22 @@ def _score(
         try:
             dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
-            raise _explained(error, board, len(posters), output) from error
+            raise _explained(error, board, settings.allowed_failures(len(posters)), len(posters), output) from error
     return sink.parts
 
 
-def _explained(error: Exception, board: Any, posters: int, output: str) -> Exception:
-    """What to tell of a failed job: its own cause where we know it, else Ray's error as it is."""
+def _explained(error: Exception, board: Any, allowed: int, posters: int, output: str) -> Exception:
+    """What to tell of a failed job: the error budget, the cause where we know it, else Ray's error as it is."""
     import ray
 
-    cause: BaseException | None = error
-    known = UsageError | StorageError | TooManyFailures
-    while cause is not None and (not isinstance(cause, known) or isinstance(cause, ray.exceptions.RayError)):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, StorageError):
-        return JobError(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
-    if isinstance(cause, TooManyFailures):
-        counts, _ = ray.get(board.read.remote(0))
+    counts, _ = ray.get(board.read.remote(0))
+    if counts.get("failed", 0) > allowed:
         reasons = {name: count for name, count in counts.items() if ": " in name}
         return _too_many_failures(counts["failed"], reasons, posters, output)
-    return cause if isinstance(cause, UsageError) else error
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, StorageError):
+        return JobError(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
+    return error
 
 
 def _too_many_failures(failed: int, reasons: dict[str, int], posters: int, output: str) -> JobError:

@@ -58,5 +58,5 @@ class PartFiles(Datasink[Part]):
         name = join(kind, f"dt={night.dt.isoformat()}", f"part-{night.run_id}-{number:05d}.parquet")
         buffer = pa.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
-        self._storage.put(join(self._output, name), buffer.getvalue())
+        self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
         return name

@@ -31,7 +31,7 @@ def scored_dataset(
         .map_batches(
             FetchDecode,
             fn_constructor_args=(storage, bundle.rule, settings.fetch_threads),
-            compute=ray.data.ActorPoolStrategy(size=plan.fetch_actors),
+            compute=ray.data.ActorPoolStrategy(size=min(plan.fetch_actors, len(blocks))),
             num_cpus=plan.fetch_cpus,
             batch_size=None,
             batch_format="pyarrow",
@@ -46,7 +46,7 @@ def scored_dataset(
                 board,
                 allowed_failures,
             ),
-            compute=ray.data.ActorPoolStrategy(size=plan.predict_actors),
+            compute=ray.data.ActorPoolStrategy(size=min(plan.predict_actors, len(blocks))),
             num_cpus=plan.predict_cpus,
             num_gpus=plan.predict_gpus,
             batch_size=None,

@@ -59,7 +59,6 @@ def make_worklist(
 def _keys(location: str, storage: Storage) -> pyarrow.dataset.Dataset:
     """The key columns of all part files below a location; empty where there is none."""
     filesystem, path = storage.filesystem(location)
-    filesystem.invalidate_cache()
     if not filesystem.exists(path):
         return pyarrow.dataset.dataset(KEY.empty_table())
     return pyarrow.dataset.dataset(path, KEY, format="parquet", filesystem=filesystem)
