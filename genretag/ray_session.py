@@ -28,34 +28,39 @@ def ray_session(session: Session) -> Iterator[Cluster]:
 
     Raises `UsageError` where no cluster answers at the address.
     """
-    verbose = session.verbose
-    _quieten(verbose)
+    if not session.verbose:
+        _quieten()
     import ray
 
     if ray.is_initialized():
         yield _declared()
         return
     address = session.address or os.environ.get("RAY_ADDRESS")
-    noise: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+    _connect(address, session.verbose)
+    _configure_data(session.verbose)
     try:
-        if address:
-            ray.init(address=address, **noise)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=_cpus_here() * LOGICAL_CPUS_PER_CPU,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                **noise,
-            )
-    except (ConnectionError, ValueError) as error:
-        raise UsageError(f"no Ray cluster answers at {address}: start one or leave --address out") from error
-    configure_data(verbose=verbose)
-    try:
-        declared = _declared()
-        yield declared if address else Cluster(_cpus_here(), declared.gpus)
+        yield _declared() if address else Cluster(_cpus_here(), _declared().gpus)
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None, verbose: bool) -> None:
+    import ray
+
+    options: dict[str, Any] = {"address": address}
+    if not address:
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # idle workers, which cost seconds to start
+        options = {
+            "address": "local",
+            "num_cpus": _cpus_here() * LOGICAL_CPUS_PER_CPU,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    try:
+        with _stderr_muted(not verbose):
+            ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}: start one or leave --address out") from error
 
 
 def _cpus_here() -> int:
@@ -69,7 +74,7 @@ def _declared() -> Cluster:
     return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
 
 
-def configure_data(*, verbose: bool) -> None:
+def _configure_data(verbose: bool) -> None:
     """Sets Ray Data's context: no progress bars of its own, and its log only on request."""
     from ray.data import DataContext
 
@@ -81,11 +86,26 @@ def configure_data(*, verbose: bool) -> None:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _quieten(verbose: bool) -> None:
+def _quieten() -> None:
     """Settings that Ray and TensorFlow read when they are imported or started; a user's own stay."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor pool (ray issue 53727)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _stderr_muted(muted: bool) -> Iterator[None]:
+    """Drops what Ray's C++ core writes to the error output while it starts; errors still raise."""
+    if not muted:
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -130,6 +130,17 @@ def test_a_new_model_version_scores_everything_again(run, small_bundle, few_post
     assert {row["model_version"] for row in rows(tmp_path / "out")} == {bundle.model_version, other.model_version}
 
 
+def test_a_model_with_other_labels_needs_an_output_of_its_own(run, small_bundle, few_posters, tmp_path):
+    bundle = load_bundle(small_bundle, Storage())
+    write_bundle(replace(bundle, labels=(*bundle.labels[:-1], "Opera")), str(tmp_path / "other"), Storage())
+    run(few_posters, tmp_path / "out")
+    before = rows(tmp_path / "out")
+
+    with pytest.raises(UsageError, match="a model with other labels"):
+        run(few_posters, tmp_path / "out", model=str(tmp_path / "other"))
+    assert rows(tmp_path / "out") == before
+
+
 def test_failed_posters_are_tried_again_on_request(run, few_posters, tmp_path):
     (few_posters / "empty.jpg").write_bytes(b"")
     run(few_posters, tmp_path / "out")
@@ -160,7 +171,7 @@ def test_duckdb_reads_the_bucket(run, bucket, storage, drawn_posters):
 
     database = duckdb.connect()
     database.register_filesystem(storage.filesystem(bucket)[0])
-    found = database.sql(
+    found = database.execute(
         f"select count(*), count(distinct poster_id), min(width) > 0, bool_and(p_horror between 0 and 1) "
         f"from read_parquet('{bucket}/genres/predictions/**/*.parquet')"
     ).fetchone()

@@ -40,6 +40,7 @@ def main() -> None:
         _say("the next night, nothing is new:  the same command")
         subprocess.run(command, check=True)
         _query(FIRST_GENRES)
+        print("  (The model has learnt from real posters; most of these drawings are documentaries to it.)")  # noqa: T201
         _query(FAILURES)
     _say(f"done in {time.monotonic() - started:.0f} s, nothing is left running. Now your own posters:")
     print("  .venv/bin/genretag tag FOLDER-OR-s3://PREFIX OUTPUT\n  .venv/bin/genretag predict POSTER...")  # noqa: T201

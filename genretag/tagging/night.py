@@ -22,7 +22,7 @@ from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, prove_writable, publish
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
-from genretag.tagging.worklist import Worklist, make_worklist
+from genretag.tagging.worklist import Worklist, held_labels, make_worklist
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ def _name_the_night(bundle: Bundle, settings: TagSettings, started: datetime) ->
 
 def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
     try:
+        labels = held_labels(output, storage)
+        if labels is not None and set(labels) != set(night.labels):
+            raise UsageError(
+                f"{output} holds predictions of a model with other labels, and one table cannot hold both: "
+                "name another output"
+            )
         worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
     except (OSError, StorageError) as error:
         raise UsageError(
@@ -140,15 +146,19 @@ def _too_many_failures(failed: int, reasons: dict[str, int], posters: int, outpu
 
 
 def _describer(posters: int) -> Callable[[dict[str, Any]], str]:
-    started = time.monotonic()
+    first: list[tuple[float, int]] = []  # when posters were first done, and how many: start-up is not part of the rate
 
-    def describe(values: dict[str, Any]) -> str:
-        scored, failed = values.get("scored", 0), values.get("failed", 0)
-        done, rate = scored + failed, (scored + failed) / max(time.monotonic() - started, 1e-9)
+    def describe(counts: dict[str, Any]) -> str:
+        failed = counts.get("failed", 0)
+        done, now = counts.get("scored", 0) + failed, time.monotonic()
         if not done:
             return f"tagging {posters:,} posters: starting the actors"
-        left = f"{(posters - done) / rate:.0f} s left" if done < posters else "writing"
-        return f"tagging {done:,} of {posters:,} posters, {rate:.0f}/s, {failed:,} failed, {left}"
+        first[:] = first or [(now, done)]
+        progress = f"tagging: {done:,} of {posters:,} posters, {failed:,} failed"
+        if done >= posters:
+            return f"{progress}, writing"
+        rate = (done - first[0][1]) / (now - first[0][0]) if now > first[0][0] else 0.0
+        return f"{progress}, {rate:.0f}/s, {(posters - done) / rate:.0f} s left" if rate else progress
 
     return describe
 

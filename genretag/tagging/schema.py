@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from genretag.labels import column_names
 
+LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
+
 FAILURES = pa.schema(
     [
         pa.field("poster_id", pa.string(), nullable=False),
@@ -42,7 +44,7 @@ def predictions_schema(night: Night) -> pa.Schema:
     """One row per poster and model version; labels, thresholds and version also in the key-value metadata."""
     names = column_names(night.labels)
     metadata = {
-        "genretag.labels": json.dumps(night.labels),
+        LABELS_KEY: json.dumps(night.labels),
         "genretag.thresholds": json.dumps(night.thresholds),
         "genretag.profile": night.profile,
         "genretag.model_version": night.model_version,

@@ -3,13 +3,16 @@
 This one rule gives incremental nights, resume after a crash, and scoring again when object or model changed.
 """
 
+import json
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 
-from genretag.storage import Storage, join
+from genretag.storage import Storage, StorageError, join
+from genretag.tagging.schema import LABELS_KEY
 
 KEY = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("model_version", pa.string())])
 
@@ -54,6 +57,26 @@ def make_worklist(
     ).fetchone()
     listed, scored, failed = counted or (0, 0, 0)
     return Worklist(table, listed, len(inventory) - listed, scored, failed)
+
+
+def held_labels(output: str, storage: Storage) -> tuple[str, ...] | None:
+    """The labels of the predictions that the output holds, by its first part file; none where there is none.
+
+    Raises `StorageError` and `OSError` where the output cannot be read.
+    """
+    try:
+        pages = storage.list(join(output, "predictions"))
+        first = next((info.uri for page in pages for info in page if info.uri.endswith(".parquet")), None)
+    except StorageError as error:
+        if error.reason == "not_found":
+            return None
+        raise
+    if first is None:
+        return None
+    filesystem, path = storage.filesystem(first)
+    with filesystem.open(path, "rb") as file:
+        metadata = pyarrow.parquet.read_schema(file).metadata or {}
+    return tuple(json.loads(metadata.get(LABELS_KEY, b"[]")))
 
 
 def _keys(location: str, storage: Storage) -> pyarrow.dataset.Dataset:
