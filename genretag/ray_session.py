@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from genretag.errors import UsageError
 from genretag.session import Session
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
+CONNECT_TIMEOUT_S = 10
 OBJECT_STORE_BYTES = 1 << 30  # decoded batches in flight; bounded, so that a laptop keeps its memory
 
 
@@ -48,7 +50,9 @@ def _connect(address: str | None, verbose: bool) -> None:
     import ray
 
     options: dict[str, Any] = {"address": address}
-    if not address:
+    if address:
+        _require_answer(address)
+    else:
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # idle workers, which cost seconds to start
         options = {
             "address": "local",
@@ -60,7 +64,22 @@ def _connect(address: str | None, verbose: bool) -> None:
         with _stderr_muted(not verbose):
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        raise UsageError(f"no Ray cluster answers at {address}: start one or leave --address out") from error
+        raise _no_answer(address) from error
+
+
+def _require_answer(address: str) -> None:
+    """Knocks at `host:port` first: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # `auto` and the like, which Ray answers at once
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_answer(address) from error
+
+
+def _no_answer(address: str | None) -> UsageError:
+    return UsageError(f"no Ray cluster answers at {address}: start one, or leave --address and RAY_ADDRESS out")
 
 
 def _cpus_here() -> int:
