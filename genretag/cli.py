@@ -25,6 +25,7 @@ app = App(
     exit_on_error=False,
     print_error=False,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 Flat = Parameter(name="*")
 
@@ -127,6 +128,9 @@ def predict(*posters: str, model: str | None = None, session: Annotated[Session 
             print(f"{poster}: " + ", ".join(f"{genre} {p:.2f}" for genre, p in result))  # noqa: T201
     if any(isinstance(result, str) for result in results):
         raise SystemExit(EXIT_USAGE)
+
+
+app.meta.suppress_keyboard_interrupt = False
 
 
 @app.meta.default

@@ -257,6 +257,19 @@ def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_
     assert record["already_scored"] + record["scored"] == record["listed"] == 1500, again.stderr
 
 
+def test_an_interrupted_job_says_how_to_go_on(few_posters, small_bundle, tmp_path):
+    command = [sys.executable, "-m", "genretag.cli", "tag", str(few_posters), str(tmp_path / "out")]
+    job = subprocess.Popen([*command, "--model", small_bundle], stderr=subprocess.PIPE, text=True)
+    assert "12 to score" in job.stderr.readline()
+    _await((tmp_path / "out" / "runs").exists)
+    job.send_signal(signal.SIGINT)
+    _, errors = job.communicate(timeout=60)
+
+    assert job.returncode == 130
+    assert errors.splitlines()[-1].startswith("genretag: stopped; what was finished is kept")
+    assert "Traceback" not in errors
+
+
 def _await(condition, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not condition():
