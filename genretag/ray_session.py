@@ -111,6 +111,7 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor pool (ray issue 53727)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # its default, of which TensorFlow speaks where it is not set
     logging.getLogger("ray").setLevel(logging.ERROR)
 
 
