@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from genretag import noise
 from genretag.errors import UsageError
 from genretag.session import Session
 
@@ -31,7 +32,7 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     Raises `UsageError` where no cluster answers at the address.
     """
     if not session.verbose:
-        _quieten()
+        noise.quieten()
     import ray
 
     if ray.is_initialized():
@@ -61,7 +62,7 @@ def _connect(address: str | None, verbose: bool) -> None:
             "include_dashboard": False,
         }
     try:
-        with _stderr_muted(not verbose):
+        with noise.stderr_muted(not verbose):
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise _no_answer(address) from error
@@ -103,29 +104,3 @@ def _configure_data(verbose: bool) -> None:
     context.print_on_execution_start = verbose
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _quieten() -> None:
-    """Settings that Ray and TensorFlow read when they are imported or started; a user's own stay."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor pool (ray issue 53727)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # its default, of which TensorFlow speaks where it is not set
-    logging.getLogger("ray").setLevel(logging.ERROR)
-
-
-@contextmanager
-def _stderr_muted(muted: bool) -> Iterator[None]:
-    """Drops what Ray's C++ core writes to the error output while it starts; errors still raise."""
-    if not muted:
-        yield
-        return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

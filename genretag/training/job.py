@@ -16,6 +16,7 @@ from genretag.images import ImageRule
 from genretag.modeling.calibration import fit_temperature
 from genretag.modeling.metrics import null_probabilities, summary
 from genretag.modeling.thresholds import balanced_thresholds, global_threshold
+from genretag.noise import stderr_muted
 from genretag.progress import open_board, watch
 from genretag.ray_session import Cluster, ray_session
 from genretag.session import Session
@@ -92,8 +93,9 @@ def _fit(
     checkpoints: str,
 ) -> tuple[list[np.ndarray], list[dict[str, float]]]:
     """Runs the data-parallel workers; returns the weights of the best epoch and the history of all."""
-    import ray.train
-    from ray.train.tensorflow import TensorflowTrainer
+    with stderr_muted(not session.verbose):  # TensorFlow is imported here for the first time
+        import ray.train
+        from ray.train.tensorflow import TensorflowTrainer
 
     rule = ImageRule(settings.height, settings.width)
     board = open_board()
