@@ -1,6 +1,7 @@
 """The `genretag` command: reads settings, calls the library, turns its errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed and worth a retry, 2 a person must act, 130 interrupted.
+Exit codes: 0 done, 1 failed and worth a retry, 2 a person must act, 3 another run holds the
+output, 130 interrupted.
 """
 
 import logging
@@ -11,12 +12,12 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from genretag.cli_settings import settings_sources
-from genretag.errors import JobError, UsageError
+from genretag.errors import JobError, OutputHeldError, UsageError
 from genretag.session import Session
 from genretag.tagging.settings import TagSettings
 from genretag.training.settings import TrainSettings
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 1, 2, 3, 130
 TOP = 3  # genres that `predict` prints of each poster
 
 app = App(
@@ -175,6 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
         code, message = EXIT_USAGE, str(error)
     except JobError as error:
         code, message = EXIT_FAILED, str(error)
+    except OutputHeldError as error:
+        code, message = EXIT_HELD, str(error)
     except KeyboardInterrupt:
         code, message = (
             EXIT_INTERRUPTED,

@@ -11,6 +11,10 @@ class JobError(Exception):
     """The job failed though its input was right; a retry may help. The command exits with code 1."""
 
 
+class OutputHeldError(Exception):
+    """Another run writes to the output: the message says which and since when. The command exits with code 3."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why one poster could not be scored. `stage` is list, fetch, decode or predict; `reason` a stable name."""

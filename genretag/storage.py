@@ -4,6 +4,7 @@ A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as t
 Hot traffic goes through obstore; `filesystem` opens the same places for pyarrow and fsspec.
 """
 
+import fcntl
 import os
 import re
 import stat
@@ -57,6 +58,9 @@ class _Store(Protocol):
     def stat(self, uri: str) -> ObjectInfo: ...
     def get(self, uri: str, max_bytes: int | None) -> Fetched: ...
     def put(self, uri: str, data: bytes) -> None: ...
+    def create(self, uri: str, data: bytes) -> str: ...
+    def replace(self, uri: str, data: bytes, etag: str) -> str: ...
+    def delete(self, uri: str) -> None: ...
 
 
 def resolve(location: str) -> str:
@@ -113,6 +117,24 @@ class Storage:
     def put(self, uri: str, data: bytes) -> None:
         """Writes one object so that a reader sees all of it or nothing. Raises `StorageError`."""
         self._store(uri).put(uri, data)
+
+    def create(self, uri: str, data: bytes) -> str:
+        """Writes an object that must not be there yet, and returns its etag; one of several writers wins.
+
+        Raises `StorageError`, `exists` where it is there already.
+        """
+        return self._store(uri).create(uri, data)
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        """Replaces just this version of an object, and returns the new etag; one of several writers wins.
+
+        Raises `StorageError`, `changed` where the object is of another version or gone.
+        """
+        return self._store(uri).replace(uri, data, etag)
+
+    def delete(self, uri: str) -> None:
+        """Removes an object; none there is no error. Raises `StorageError`."""
+        self._store(uri).delete(uri)
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
         """Returns the fsspec filesystem of a URI and the path in it, for pyarrow datasets and small files."""
@@ -171,18 +193,28 @@ class _Local:
             raise _storage_error(error) from error
 
     def put(self, uri: str, data: bytes) -> None:
-        path = Path(uri)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with _written_aside(uri, data) as temporary:
+            temporary.replace(uri)
+
+    def create(self, uri: str, data: bytes) -> str:
+        with _written_aside(uri, data) as temporary:
+            try:
+                os.link(temporary, uri)  # unlike a rename, it fails where the name is taken
+            except FileExistsError as error:
+                raise StorageError("exists", f"{uri} exists already") from error
+            return self.stat(str(temporary)).etag  # the same file
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        with _written_aside(uri, data) as temporary, _folder_locked(Path(uri).parent):
+            if not Path(uri).exists() or self.stat(uri).etag != etag:
+                raise StorageError("changed", f"{uri} was changed by another writer")
+            temporary.replace(uri)
+            return self.stat(uri).etag
+
+    def delete(self, uri: str) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            Path(uri).unlink(missing_ok=True)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
             raise _storage_error(error) from error
 
 
@@ -238,6 +270,27 @@ class _S3:
         with _storage_errors(uri):
             obstore.put(store, key, data)
 
+    def create(self, uri: str, data: bytes) -> str:
+        import obstore
+
+        store, key = self._open(uri)
+        with _storage_errors(uri):
+            return _plain(obstore.put(store, key, data, mode="create")["e_tag"])
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        import obstore
+
+        store, key = self._open(uri)
+        with _storage_errors(uri):
+            return _plain(obstore.put(store, key, data, mode={"e_tag": f'"{etag}"'})["e_tag"])
+
+    def delete(self, uri: str) -> None:
+        import obstore
+
+        store, key = self._open(uri)
+        with _storage_errors(uri):
+            obstore.delete(store, key)
+
 
 def _open_bucket(bucket: str, endpoint_url: str | None) -> "S3Store":
     import boto3
@@ -283,6 +336,36 @@ def _refuse_large(size_bytes: int, max_bytes: int | None) -> None:
         raise StorageError("too_many_bytes", f"{size_bytes} bytes, more than the limit of {max_bytes}")
 
 
+@contextmanager
+def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
+    """A synced temporary file beside `uri`, to be renamed or linked into place; it is gone afterwards."""
+    path = Path(uri)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    except OSError as error:
+        raise _storage_error(error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process among those of this machine; the kernel lets go of it with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _raise_as_storage_error(error: OSError) -> None:
     raise _storage_error(error) from error
 
@@ -315,6 +398,10 @@ def _s3_error(uri: str, error: Exception) -> StorageError:
     status = int(found[1]) if found else 0
     if isinstance(error, FileNotFoundError | exceptions.NotFoundError) or status == 404:
         return StorageError("not_found", f"{uri} does not exist")
+    if isinstance(error, exceptions.AlreadyExistsError):
+        return StorageError("exists", f"{uri} exists already")
+    if isinstance(error, exceptions.PreconditionError):
+        return StorageError("changed", f"{uri} was changed by another writer")
     denied = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
     if isinstance(error, denied) or status in (401, 403):
         return StorageError("access_denied", f"the store refuses these credentials for {uri}")

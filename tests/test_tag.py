@@ -195,7 +195,7 @@ def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters,
     with pytest.raises(JobError, match=r"posters failed, more than the error budget allows"):
         run(few_posters, tmp_path / "out", error_budget=0.0)
 
-    assert not list((tmp_path / "out").glob("runs/*/run.json")), "the night is not published"
+    assert not (tmp_path / "out" / "runs").exists(), "the night is not published"
     record = run(few_posters, tmp_path / "out", error_budget=1.0)
     assert record.listed == 113
     assert record.scored + record.already_scored == 12
@@ -251,6 +251,7 @@ def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_
     again = subprocess.run(command, check=True, capture_output=True, text=True)
 
     assert 512 <= held < 1500
+    assert not (tmp_path / "out" / "_lock.json").exists(), "the dead run's lock was taken over and let go of"
     scored = [row["uri"] for row in rows(tmp_path / "out")]
     assert len(scored) == len(set(scored)) == 1500
     record = json.loads(next(Path(tmp_path / "out").glob("runs/*/run.json")).read_text())
@@ -261,7 +262,7 @@ def test_an_interrupted_job_says_how_to_go_on(few_posters, small_bundle, tmp_pat
     command = [sys.executable, "-m", "genretag.cli", "tag", str(few_posters), str(tmp_path / "out")]
     job = subprocess.Popen([*command, "--model", small_bundle], stderr=subprocess.PIPE, text=True)
     assert "12 to score" in job.stderr.readline()
-    _await((tmp_path / "out" / "runs").exists)
+    _await((tmp_path / "out" / "_lock.json").exists)
     job.send_signal(signal.SIGINT)
     _, errors = job.communicate(timeout=60)
 

@@ -1,5 +1,6 @@
 """One night, from the inventory to the published run record."""
 
+import _thread
 import logging
 import secrets
 import time
@@ -10,16 +11,17 @@ from typing import Any
 
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.engines import require_engine
-from genretag.errors import JobError, UsageError, one_line
+from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.progress import open_board, watch
 from genretag.ray_session import ray_session
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import read_inventory
+from genretag.tagging.lock import output_lock
 from genretag.tagging.part_files import Part, PartFiles
 from genretag.tagging.pipeline import scored_dataset
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
-from genretag.tagging.run_record import RunRecord, make_record, prove_writable, publish
+from genretag.tagging.run_record import RunRecord, make_record, publish
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.worklist import Worklist, held_labels, make_worklist
@@ -42,20 +44,21 @@ def tag(images: str, output: str, settings: TagSettings, session: Session, model
     night = _name_the_night(bundle, settings, started)
     with clock.phase("inventory"):
         inventory = read_inventory(images, storage, leave_out=output)
-    with clock.phase("worklist"):
-        worklist = _worklist(inventory, output, night, settings, storage)
-    _require_writable(night, images, output, storage)
-    parts: list[Part] = []
-    plan = None
-    if len(worklist.posters):
-        with clock.phase("ray"), ray_session(session) as cluster:
-            plan = plan_actors(cluster, settings)
-            with clock.phase("score"):
-                parts = _score(worklist, output, night, bundle, plan, settings, session)
-    record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
-    if record.failed > settings.allowed_failures(len(worklist.posters)):
-        raise _too_many_failures(record.failed, record.failures, len(worklist.posters), output)
-    publish(record, storage)
+    _require_same_labels(output, night, storage)
+    with _only_writer(output, night, settings, storage):
+        with clock.phase("worklist"):
+            worklist = _worklist(inventory, output, night, settings, storage)
+        parts: list[Part] = []
+        plan = None
+        if len(worklist.posters):
+            with clock.phase("ray"), ray_session(session) as cluster:
+                plan = plan_actors(cluster, settings)
+                with clock.phase("score"):
+                    parts = _score(worklist, output, night, bundle, plan, settings, session)
+        record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
+        if record.failed > settings.allowed_failures(len(worklist.posters)):
+            raise _too_many_failures(record.failed, record.failures, len(worklist.posters), output)
+        publish(record, storage)
     return record
 
 
@@ -70,19 +73,43 @@ def _name_the_night(bundle: Bundle, settings: TagSettings, started: datetime) ->
     )
 
 
-def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
+def _require_same_labels(output: str, night: Night, storage: Storage) -> None:
     try:
         labels = held_labels(output, storage)
-        if labels is not None and set(labels) != set(night.labels):
-            raise UsageError(
-                f"{output} holds predictions of a model with other labels, and one table cannot hold both: "
-                "name another output"
-            )
-        worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
     except (OSError, StorageError) as error:
+        raise _unreadable(output, error) from error
+    if labels is not None and set(labels) != set(night.labels):
         raise UsageError(
-            f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
-        ) from error
+            f"{output} holds predictions of a model with other labels, and one table cannot hold both: "
+            "name another output"
+        )
+
+
+@contextmanager
+def _only_writer(output: str, night: Night, settings: TagSettings, storage: Storage) -> Iterator[None]:
+    """Holds the output's lock; a run that loses it stops writing at once."""
+    lost: list[str] = []
+
+    def stop(reason: str) -> None:
+        lost.append(reason)
+        _thread.interrupt_main()
+
+    try:
+        with output_lock(output, night.run_id, storage, stop, break_lock=settings.break_lock):
+            yield
+    except StorageError as error:
+        raise UsageError(f"cannot write to the output {output}: {error}") from error
+    except KeyboardInterrupt:
+        if lost:
+            raise OutputHeldError(f"{output} was taken over, this run stops: {lost[0]}") from None
+        raise
+
+
+def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
+    try:
+        worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
+    except OSError as error:
+        raise _unreadable(output, error) from error
     logger.info(
         "%d objects listed, %d already scored, %d failed before, %d to score",
         worklist.listed,
@@ -93,11 +120,10 @@ def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, 
     return worklist
 
 
-def _require_writable(night: Night, images: str, output: str, storage: Storage) -> None:
-    try:
-        prove_writable(night, output, images, storage)
-    except StorageError as error:
-        raise UsageError(f"cannot write to the output {output}: {error}") from error
+def _unreadable(output: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
+    )
 
 
 def _score(

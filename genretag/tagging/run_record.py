@@ -99,12 +99,3 @@ def publish(record: RunRecord, storage: Storage) -> None:
     """Writes the record: from now on the night counts as complete."""
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
     storage.put(join(record.output, "runs", record.run_id, "run.json"), text.encode())
-
-
-def prove_writable(night: Night, output: str, images: str, storage: Storage) -> None:
-    """Leaves a note that a run has started, and so finds out early whether the output can be written.
-
-    Raises `StorageError`.
-    """
-    note = {"run_id": night.run_id, "images": images, "model_version": night.model_version}
-    storage.put(join(output, "runs", night.run_id, "started.json"), json.dumps(note, indent=1).encode())

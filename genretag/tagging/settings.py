@@ -28,6 +28,8 @@ class TagSettings:
     """Share of the worklist that may fail before the job does; 100 posters may fail in any case."""
     retry_failed: bool = False
     """Try posters again that failed on an earlier night and have not changed since."""
+    break_lock: bool = False
+    """Take the output over from the run that holds it. Only when you know that it is dead."""
     date: str | None = None
     """The night that the output belongs to, YYYY-MM-DD; today in UTC when not set."""
 

@@ -1,0 +1,182 @@
+"""One writer for one output: a lease in the output itself, renewed while the run lives.
+
+The lease is the object `OUTPUT/_lock.json`. It is created and renewed by conditional writes, so of several runs
+one wins. A run that finds it held stops, unless the holder is dead: its process is gone from this very machine,
+or its last renewal is older than the lease by the store's own clock (nobody else's clock is asked).
+"""
+
+import getpass
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from genretag.errors import OutputHeldError, one_line, quoted
+from genretag.storage import Storage, StorageError, join
+
+LOCK = "_lock.json"
+LEASE_S = 120.0  # how long a run may be silent before another takes its place
+RENEWALS_PER_LEASE = 6  # so that a few lost renewals do no harm
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds an output. `place` names the machine since its last boot and the process namespace."""
+
+    run_id: str
+    host: str
+    user: str
+    place: str
+    pid: int
+    since: str
+    renewals: int = 0
+
+    @staticmethod
+    def this_process(run_id: str) -> "Holder":
+        """The holder that this process would be."""
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        return Holder(run_id, socket.gethostname(), getpass.getuser(), _place(), os.getpid(), since)
+
+    def is_surely_dead(self) -> bool:
+        """Whether its process ran on this very machine and is gone."""
+        if not self.place or self.place != _place():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def __str__(self) -> str:
+        return f"run {one_line(self.run_id, 60)} of {quoted(self.user)} on {quoted(self.host)} since {self.since}"
+
+
+@contextmanager
+def output_lock(
+    output: str,
+    run_id: str,
+    storage: Storage,
+    on_lost: Callable[[str], None],
+    *,
+    break_lock: bool = False,
+    lease_s: float = LEASE_S,
+) -> Iterator[None]:
+    """Holds the output for this run, and lets go of it at the end.
+
+    `on_lost` is called from another thread, with a reason, where the lease was taken away. Raises
+    `OutputHeldError` where another run holds it, `StorageError` where the output cannot be written.
+    """
+    uri = join(output, LOCK)
+    me = Holder.this_process(run_id)
+    etag = _acquire(uri, me, storage, break_lock, lease_s)
+    lease = _Lease(uri, me, etag, storage, on_lost, lease_s)
+    renewing = threading.Thread(target=lease.renew_until_stopped, name="output-lock", daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        lease.stop()
+        renewing.join()
+        lease.release()
+
+
+def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: float) -> str:
+    try:
+        return storage.create(uri, _encode(me))
+    except StorageError as error:
+        if error.reason != "exists":
+            raise
+    holder, etag, silent_s = _read(uri, me, storage)
+    if holder is None or break_lock or holder.is_surely_dead() or silent_s > lease_s:
+        logger.warning("taking the output over from %s", holder or "a lock that cannot be read")
+        try:
+            return storage.replace(uri, _encode(me), etag)
+        except StorageError as error:
+            if error.reason != "changed":
+                raise
+    raise OutputHeldError(
+        f"{uri.removesuffix('/' + LOCK)} is held by {holder}, last sign of life {silent_s:.0f} s ago: "
+        f"wait for its end, or for {lease_s:.0f} s of silence, or pass --break-lock if you know that it is dead"
+    )
+
+
+def _read(uri: str, me: Holder, storage: Storage) -> tuple[Holder | None, str, float]:
+    """The holder, the etag of its lease, and for how long it has been silent by the store's own clock."""
+    clock = f"{uri}.{me.run_id}"
+    try:
+        fetched = storage.get(uri)
+        storage.put(clock, b"")
+        silent = storage.stat(clock).last_modified - storage.stat(uri).last_modified
+        storage.delete(clock)
+    except StorageError as error:
+        if error.reason != "not_found":
+            raise
+        raise OutputHeldError(f"{uri} has just been let go of: run the same command again") from error
+    try:
+        return Holder(**json.loads(bytes(fetched.data))), fetched.etag, silent.total_seconds()
+    except (ValueError, TypeError):
+        return None, fetched.etag, silent.total_seconds()
+
+
+class _Lease:
+    """Renews the lock until it is stopped, or the lock was taken away."""
+
+    def __init__(
+        self, uri: str, me: Holder, etag: str, storage: Storage, on_lost: Callable[[str], None], lease_s: float
+    ) -> None:
+        self._uri, self._me, self._etag, self._storage = uri, me, etag, storage
+        self._on_lost, self._lease_s = on_lost, lease_s
+        self._stopped = threading.Event()
+        self._lost = False
+
+    def renew_until_stopped(self) -> None:
+        failed = 0
+        while not self._stopped.wait(self._lease_s / RENEWALS_PER_LEASE):
+            renewed = Holder(**asdict(self._me) | {"renewals": self._me.renewals + 1})
+            try:
+                self._etag = self._storage.replace(self._uri, _encode(renewed), self._etag)
+                self._me, failed = renewed, 0
+            except StorageError as error:
+                failed += 1
+                if error.reason == "changed" or failed >= RENEWALS_PER_LEASE - 1:
+                    self._lost = True
+                    self._on_lost(f"another run may hold the output now ({error})")
+                    return
+                logger.warning("the output's lock could not be renewed: %s", error)
+
+    def stop(self) -> None:
+        """Ends the renewals."""
+        self._stopped.set()
+
+    def release(self) -> None:
+        """Lets go of the lock where it is still ours."""
+        if self._lost:
+            return
+        try:
+            if self._storage.stat(self._uri).etag == self._etag:
+                self._storage.delete(self._uri)
+        except StorageError as error:
+            logger.warning("the output's lock could not be removed, it ends by itself: %s", error)
+
+
+def _encode(holder: Holder) -> bytes:
+    return json.dumps(asdict(holder), indent=1).encode()
+
+
+def _place() -> str:
+    """This machine since its last boot, and the namespace of its process numbers; empty where that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""

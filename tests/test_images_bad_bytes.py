@@ -1,0 +1,146 @@
+"""Bytes that are no picture, or a broken one, are named with a reason and one clean line, whatever they are."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from image_corpus import FORMATS, NOT_IMAGES, UNSUPPORTED, encode, exif, scene
+from image_decoding import RULE, failure, odd_metadata_is_silent
+from PIL import Image
+
+from genretag import images
+from genretag.images import REASONS, BadImage, DecodedImage, ImageLimits, decode
+
+pytestmark = odd_metadata_is_silent
+
+
+# -- bad bytes and their names -----------------------------------------------------------------------------
+
+
+def test_no_bytes_are_named_empty() -> None:
+    assert failure(b"").reason == "empty"
+
+
+@pytest.mark.parametrize(("name", "data"), NOT_IMAGES.items())
+def test_what_is_not_an_image_is_named_with_what_it_looks_like(name: str, data: bytes) -> None:
+    bad = failure(data)
+    assert bad.reason == "not_an_image"
+    assert bad.message.startswith(f"looks like {name}")
+
+
+@pytest.mark.parametrize(("name", "data"), UNSUPPORTED.items())
+def test_an_image_in_another_format_is_named_unsupported(name: str, data: bytes) -> None:
+    bad = failure(data)
+    assert (bad.reason, bad.message) == ("unsupported_format", f"looks like {name}")
+
+
+@pytest.mark.parametrize("image_format", ["EPS", "ICO", "JPEG2000", "PPM", "TGA", "PDF"])
+def test_no_format_outside_the_list_is_decoded_though_pillow_could(image_format: str) -> None:
+    assert failure(encode(scene(), image_format)).reason in {"unsupported_format", "not_an_image"}
+
+
+def test_a_truncated_jpeg_is_named_truncated() -> None:
+    data = encode(scene(), "JPEG")
+    bad = failure(data[: len(data) // 2])
+    assert bad.reason == "truncated"
+    assert bad.message.startswith("JPEG: ")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}])
+def test_a_jpeg_is_named_truncated_wherever_it_was_cut(options: dict[str, object]) -> None:
+    data = encode(scene(), "JPEG", **options)
+    assert {failure(data[:length]).reason for length in range(2, len(data) - 40, 5)} == {"truncated"}
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
+def test_a_truncated_file_of_another_format_is_named_truncated(image_format: str, part: float) -> None:
+    data = encode(scene(), image_format)
+    assert failure(data[: int(len(data) * part)]).reason == "truncated"
+
+
+@pytest.mark.parametrize("options", [("AVIF", {}), ("TIFF", {"compression": "tiff_lzw"})])
+def test_a_cut_avif_or_compressed_tiff_is_bad_under_either_name(options: tuple[str, dict[str, str]]) -> None:
+    data = encode(scene(), options[0], **options[1])
+    assert failure(data[: len(data) // 2]).reason in {"truncated", "corrupt"}
+
+
+def test_a_png_with_a_damaged_middle_is_named_corrupt() -> None:
+    data = bytearray(encode(scene(), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    bad = failure(bytes(data))
+    assert bad.reason == "corrupt"
+    assert bad.message.startswith("PNG: ")
+
+
+def test_a_jpeg_with_a_broken_header_is_named_corrupt() -> None:
+    data = bytearray(encode(scene(), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = bytes(4)  # 0 x 0 pixels
+    bad = failure(bytes(data))
+    assert (bad.reason, bad.message) == ("corrupt", "JPEG: the header cannot be read")
+
+
+@pytest.mark.parametrize("surprise", [KeyError("x\ny"), RecursionError(), OverflowError("\x1b[31m" + "a" * 999)])
+def test_whatever_pillow_raises_becomes_one_clean_line(surprise: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def surprising(image: Image.Image) -> None:
+        raise surprise
+
+    monkeypatch.setattr(images, "_averageable", surprising)
+    assert failure(encode(scene(), "PNG")).reason == "corrupt"
+
+
+def test_a_message_quotes_hostile_bytes_without_their_control_characters() -> None:
+    bad = BadImage("corrupt", "a\x1b[31m\r\n\tb\u202ec" + "d" * 300)
+    assert bad.message.startswith("a [31m b c")
+    assert bad.message.isprintable()
+    assert len(bad.message) == 200
+
+
+def test_a_bad_image_survives_pickling() -> None:
+    copy = pickle.loads(pickle.dumps(failure(b"")))
+    assert (copy.reason, copy.message, str(copy)) == (
+        "empty",
+        "the object has 0 bytes",
+        "empty: the object has 0 bytes",
+    )
+
+
+# -- properties --------------------------------------------------------------------------------------------
+
+WHOLE_FILES = {image_format: encode(scene(), image_format) for image_format in FORMATS}
+any_bytes = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def decodes_or_names_a_reason(data: bytes) -> None:
+    try:
+        decoded = decode(data, RULE, ImageLimits(max_pixels=1_000_000))
+    except BadImage as bad:
+        assert bad.reason in REASONS
+        assert bad.message.isprintable()
+    else:
+        assert isinstance(decoded, DecodedImage)
+        assert decoded.pixels.shape == (30, 20, 3)
+        assert decoded.pixels.dtype == np.uint8
+        assert min(decoded.width, decoded.height) > 0
+
+
+@any_bytes
+@given(st.binary(max_size=300))
+def test_random_bytes_decode_or_are_named(data: bytes) -> None:
+    decodes_or_names_a_reason(data)
+
+
+@any_bytes
+@given(
+    image_format=st.sampled_from(FORMATS),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=20),
+    keep=st.floats(0.1, 1),
+)
+def test_damaged_files_decode_or_are_named(image_format: str, changes: list[tuple[int, int]], keep: float) -> None:
+    data = bytearray(WHOLE_FILES[image_format])
+    for position, value in changes:
+        data[position % len(data)] = value
+    decodes_or_names_a_reason(bytes(data[: max(1, int(len(data) * keep))]))

@@ -1,0 +1,66 @@
+"""A picture is shown upright as its EXIF says, and EXIF that cannot be read spoils nothing."""
+
+import struct
+import subprocess
+import sys
+
+import pytest
+from image_corpus import ORIENTATION, encode, exif, png_chunk, scene, turned
+from image_decoding import RULE, mean_difference, odd_metadata_is_silent
+from PIL import Image
+
+from genretag.images import decode
+
+pytestmark = odd_metadata_is_silent
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_shown_upright(orientation: int, image_format: str) -> None:
+    options = {} if image_format in ("PNG", "TIFF") else {"quality": 95}
+    decoded = decode(turned(scene(), orientation, image_format, **options), RULE)
+    assert (decoded.width, decoded.height) == (80, 120)
+    assert decoded.pixels.shape == (30, 20, 3)
+    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
+
+
+def test_an_orientation_that_a_png_tells_after_its_pixels_counts() -> None:
+    data = encode(scene().transpose(Image.Transpose.ROTATE_90), "PNG")
+    late = png_chunk(b"eXIf", exif(6).tobytes().removeprefix(b"Exif\0\0"))
+    end = data.rindex(b"IEND") - 4
+    decoded = decode(data[:end] + late + data[end:], RULE)
+    assert (decoded.width, decoded.height) == (80, 120)
+    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 1
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_out_of_range_is_ignored(orientation: int) -> None:
+    decoded = decode(encode(scene(), "JPEG", exif=exif(orientation)), RULE)
+    assert (decode(encode(scene(), "JPEG"), RULE).pixels == decoded.pixels).all()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0garbage!",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",  # a directory far behind the end
+        b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, ORIENTATION, 2, 3, b"up\0\0", 0),  # text, not a number
+    ],
+)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_unreadable_exif_does_not_spoil_a_good_picture(garbage: bytes, image_format: str) -> None:
+    decoded = decode(encode(scene(), image_format, exif=garbage), RULE)
+    assert (decode(encode(scene(), image_format), RULE).pixels == decoded.pixels).all()
+
+
+def test_odd_metadata_does_not_warn() -> None:
+    # An EXIF text far behind the end. In a fresh interpreter, as pytest sets warning filters of its own.
+    odd = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, ORIENTATION, 2, 255, 255, 0)
+    script = (
+        "import sys; from genretag.images import ImageRule, decode;"
+        "print(decode(sys.stdin.buffer.read(), ImageRule(8, 8)).width)"
+    )
+    command = [sys.executable, "-W", "error::UserWarning", "-c", script]
+    done = subprocess.run(command, input=encode(scene(), "JPEG", exif=odd), capture_output=True)
+    assert (done.stdout, done.stderr, done.returncode) == (b"80\n", b"", 0)

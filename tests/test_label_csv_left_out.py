@@ -1,0 +1,73 @@
+"""Rows and labels that a CSV of labels leaves out are counted and reported, with the lines where they stood."""
+
+import pytest
+from label_reading import read
+
+
+def test_a_duplicate_id_is_kept_once_and_reported_with_its_line():
+    labelled, report = read("id,War\na,1\nb,1\na,1\na.jpg,1\n")
+    assert labelled.ids == ("a", "b")
+    assert report.duplicates == [4, 5]
+    assert report.distinct == 2
+    assert report.lines()[1:] == ["rows left out, same poster and labels as an earlier row: 2 (lines 4, 5)"]
+
+
+def test_of_conflicting_duplicates_the_first_counts():
+    labelled, report = read("id,War,Drama\na,1,0\na,0,1\nb,0,1\n")
+    assert labelled.multi_hot.tolist() == [[1, 0], [0, 1]]
+    assert report.conflicting == [3]
+    assert report.duplicates == []
+
+
+def test_lines_are_those_of_the_file_also_after_a_quoted_line_break():
+    _, report = read('id,labels\n"a\nb",War\n\nc,War\nc,War\n')
+    assert report.duplicates == [6]
+
+
+def test_a_row_with_no_label_is_left_out_because_nobody_labelled_it():
+    labelled, report = read("id,War,Drama\na,1,0\nb,0,0\nc,0,1\n")
+    assert labelled.ids == ("a", "c")
+    assert report.unlabelled == [3]
+
+
+def test_a_row_with_no_id_is_left_out():
+    labelled, report = read("id,War\n ,1\nb,1\n")
+    assert labelled.ids == ("b",)
+    assert report.without_id == [2]
+
+
+def test_an_unknown_value_is_reported_with_its_line_and_the_row_left_out():
+    labelled, report = read("id,War,Drama\na,1,0\nb,1,maybe\nc,0,1\n")
+    assert labelled.ids == ("a", "c")
+    assert report.unreadable == {3: "Drama 'maybe'"}
+    assert report.lines()[1:] == ["rows left out, value cannot be read: 1 (lines 3: Drama 'maybe')"]
+
+
+@pytest.mark.parametrize("cell", ["['War'", "[1]", "[__import__('os')]", "[[[['War']]]]", "[" + "-" * 3_000 + "1]"])
+def test_a_list_that_does_not_parse_is_reported_and_never_evaluated(cell):
+    labelled, report = read(f"id,labels\na,War\nb,{cell}\n")
+    assert labelled.ids == ("a",)
+    assert list(report.unreadable) == [3]
+
+
+def test_a_rare_label_is_left_out_and_so_are_posters_with_no_other():
+    labelled, report = read("id,labels\na,War\nb,War|News\nc,News\nd,Short\n", min_positives=2)
+    assert (labelled.ids, labelled.labels) == (("a", "b", "c"), ("News", "War"))
+    assert report.rare_labels == {"Short": 1}
+    assert report.only_rare_labels == [5]
+    assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, 2)
+
+
+def test_rare_is_counted_over_distinct_posters():
+    _, report = read("id,labels\na,War\nb,War\nc,News\nc,News\n", min_positives=2)
+    assert report.rare_labels == {"News": 1}
+
+
+def test_a_long_list_of_lines_is_cut():
+    _, report = read("id,War\n" + "a,1\n" * 18)
+    assert report.lines()[1].endswith("17 (lines 3, 4, 5, 6, 7 and 12 more)")
+
+
+def test_a_report_has_no_control_characters():
+    _, report = read("id,War\x1b[31m\na,1\nb,1\nc,\x1b]0;x\x07\n")
+    assert all(line.isprintable() for line in report.lines())

@@ -1,0 +1,147 @@
+"""One writer for one output, in a folder and in a bucket; a dead holder is replaced, a living one never."""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+
+import pytest
+
+from genretag.errors import OutputHeldError
+from genretag.storage import Storage, StorageError, join
+from genretag.tagging.lock import LOCK, Holder, output_lock
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request, tmp_path):
+    return str(tmp_path / "out") if request.param == "local" else join(request.getfixturevalue("bucket"), "out")
+
+
+def hold(output, run_id="second", **options):
+    return output_lock(output, run_id, Storage(), options.pop("on_lost", pytest.fail), **options)
+
+
+def leave_lock(output, **changes):
+    """Leaves a lock as a run would that can no longer renew it."""
+    holder = replace(Holder.this_process("first"), **changes)
+    return Storage().create(join(output, LOCK), json.dumps(asdict(holder)).encode())
+
+
+def exists(uri):
+    try:
+        return bool(Storage().stat(uri))
+    except StorageError:
+        return False
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_second_run_is_told_who_holds_the_output_and_since_when(output):
+    with hold(output, "first"), pytest.raises(OutputHeldError) as refused:
+        hold(output).__enter__()
+
+    me = Holder.this_process("first")
+    assert f"is held by run first of '{me.user}' on '{me.host}' since {me.since[:10]}" in str(refused.value)
+    assert "--break-lock" in str(refused.value)
+
+
+def test_it_is_let_go_of_at_the_end_and_after_an_error(output):
+    with hold(output, "first"):
+        assert exists(join(output, LOCK))
+    with pytest.raises(ValueError, match="of the job"), hold(output):
+        raise ValueError("of the job")
+
+    assert not exists(join(output, LOCK))
+    assert [info.uri for page in Storage().list(output) for info in page] == []
+
+
+def test_a_holder_whose_process_is_gone_from_this_machine_is_replaced_at_once(output):
+    leave_lock(output, pid=dead_pid())
+
+    with hold(output):
+        assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
+
+
+def test_a_process_number_of_another_machine_says_nothing(output):
+    leave_lock(output, pid=dead_pid(), place="another machine")
+
+    with pytest.raises(OutputHeldError):
+        hold(output).__enter__()
+
+
+def test_a_holder_that_was_silent_for_longer_than_its_lease_is_replaced(output):
+    leave_lock(output, place="another machine")
+
+    with hold(output, lease_s=-1):
+        assert exists(join(output, LOCK))
+
+
+def test_a_lock_is_broken_on_request(output):
+    leave_lock(output)
+
+    with hold(output, break_lock=True):
+        assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
+
+
+def test_of_many_runs_that_take_over_at_once_one_wins(output):
+    leave_lock(output, pid=dead_pid())
+    start, end = threading.Barrier(8), threading.Barrier(8)
+    won, refused = [], []
+
+    def take_over(number):
+        start.wait()
+        try:
+            with hold(output, f"run{number}"):
+                won.append(number)
+                end.wait()
+        except OutputHeldError:
+            refused.append(number)
+            end.wait()
+
+    threads = [threading.Thread(target=take_over, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (len(won), len(refused)) == (1, 7)
+
+
+def test_a_lease_is_renewed_while_the_run_lives(output):
+    with hold(output, lease_s=0.6):
+        first = Storage().stat(join(output, LOCK)).etag
+        renewed = threading.Event()
+        while not renewed.wait(0.02):
+            if Storage().stat(join(output, LOCK)).etag != first:
+                renewed.set()
+        assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
+
+
+def test_a_run_that_was_replaced_is_told_and_leaves_the_new_lock_alone(output):
+    told = threading.Event()
+    with hold(output, "first", lease_s=0.6, on_lost=lambda reason: told.set()), hold(output, break_lock=True):
+        assert told.wait(20)
+        assert exists(join(output, LOCK))
+
+
+def test_a_lock_that_cannot_be_read_is_taken_over(output):
+    Storage().create(join(output, LOCK), b"{")
+
+    with hold(output):
+        assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
+
+
+def test_the_command_ends_with_code_3_and_writes_nothing(command, few_posters, tmp_path):
+    with hold(str(tmp_path / "out"), "nightly"):
+        code, out, err = command("tag", few_posters, tmp_path / "out")
+
+    assert (code, out) == (3, "")
+    line = err.splitlines()[-1]
+    assert line.startswith(f"genretag: {tmp_path}/out is held by run nightly of ")
+    assert "Traceback" not in err
+    assert not list((tmp_path / "out").rglob("*.*"))
