@@ -1,7 +1,7 @@
 """Local paths and object stores behind one small door: list, stat, get, put.
 
 A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as they are, never encoded.
-Hot traffic goes through obstore; `filesystem` opens the same places for pyarrow and fsspec.
+Objects go through obstore; `filesystem` opens the same places, through fsspec, for pyarrow and DuckDB.
 """
 
 import fcntl

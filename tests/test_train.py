@@ -75,14 +75,24 @@ def test_the_saved_model_loads_in_keras_without_custom_objects(small_bundle):
 
 
 def test_a_worker_that_dies_is_replaced_and_goes_on_from_the_last_checkpoint(
-    ray_cluster, poster_folder, tmp_path, monkeypatch
+    ray_cluster, poster_folder, tmp_path, bucket, monkeypatch
 ):
-    """The second worker kills itself in the second epoch; the run still ends with both epochs."""
+    """The second worker kills itself in the second epoch; the run still ends with both epochs.
+
+    The checkpoints are in a bucket, as they are where the workers are on several machines.
+    """
     labels = str(poster_folder.parent / "labels.csv")
     deaths = tmp_path / "deaths"
     monkeypatch.setattr(job, "train_worker", _dying_worker(deaths))
 
-    bundle = job.train(labels, str(poster_folder), str(tmp_path / "bundle"), SMALL_MODEL, Session(quiet=True))
+    bundle = job.train(
+        labels,
+        str(poster_folder),
+        str(tmp_path / "bundle"),
+        SMALL_MODEL,
+        Session(quiet=True),
+        checkpoints=join(bucket, "checkpoints"),
+    )
 
     assert deaths.read_text() == "killed"
     assert bundle.facts["metrics"]["validation"]["model"]["posters"] > 0

@@ -89,6 +89,7 @@ def _require_same_labels(output: str, night: Night, storage: Storage) -> None:
 def _only_writer(output: str, night: Night, settings: TagSettings, storage: Storage) -> Iterator[None]:
     """Holds the output's lock; a run that loses it stops writing at once."""
     lost: list[str] = []
+    held = False
 
     def stop(reason: str) -> None:
         lost.append(reason)
@@ -96,8 +97,11 @@ def _only_writer(output: str, night: Night, settings: TagSettings, storage: Stor
 
     try:
         with output_lock(output, night.run_id, storage, stop, break_lock=settings.break_lock):
+            held = True
             yield
     except StorageError as error:
+        if held:  # it could be written a while ago
+            raise JobError(f"cannot write to {output} any more: {error}; run the same command again") from error
         raise UsageError(f"cannot write to the output {output}: {error}") from error
     except KeyboardInterrupt:
         if lost:
