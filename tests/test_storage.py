@@ -77,6 +77,12 @@ def test_fsspec_opens_the_same_places(storage, place):
     assert filesystem.cat_file(path) == b"hello"
 
 
+def test_an_error_survives_the_way_back_from_a_worker():
+    error = pickle.loads(pickle.dumps(StorageError("access_denied", "no entry")))
+
+    assert (error.reason, str(error)) == ("access_denied", "no entry")
+
+
 def test_wrong_credentials_are_refused_in_words(bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
 

@@ -201,6 +201,24 @@ def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters,
     assert record.scored + record.already_scored == 12
 
 
+def test_an_output_that_cannot_be_written_half_way_fails_the_job_in_words(run, few_posters, tmp_path):
+    (tmp_path / "out" / "predictions").mkdir(parents=True)
+    (tmp_path / "out" / "predictions" / "dt=2026-11-20").symlink_to("nowhere")
+
+    with pytest.raises(JobError, match=r"cannot write to .*/out: .*run the same command again"):
+        run(few_posters, tmp_path / "out", date="2026-11-20")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_an_output_that_holds_something_else_is_not_touched(run, few_posters, tmp_path):
+    (tmp_path / "out" / "predictions").mkdir(parents=True)
+    (tmp_path / "out" / "predictions" / "part-0.parquet").write_bytes(b"not parquet")
+
+    with pytest.raises(UsageError, match=r"cannot read what .* holds already"):
+        run(few_posters, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").rglob("*.*")] == ["part-0.parquet"]
+
+
 def test_an_output_among_the_images_is_not_tagged(run, few_posters):
     run(few_posters, few_posters / "genres")
 

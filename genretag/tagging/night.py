@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.engines import require_engine
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
@@ -76,7 +78,7 @@ def _name_the_night(bundle: Bundle, settings: TagSettings, started: datetime) ->
 def _require_same_labels(output: str, night: Night, storage: Storage) -> None:
     try:
         labels = held_labels(output, storage)
-    except (OSError, StorageError) as error:
+    except (OSError, pa.ArrowException, StorageError) as error:
         raise _unreadable(output, error) from error
     if labels is not None and set(labels) != set(night.labels):
         raise UsageError(
@@ -112,7 +114,7 @@ def _only_writer(output: str, night: Night, settings: TagSettings, storage: Stor
 def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
     try:
         worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise _unreadable(output, error) from error
     logger.info(
         "%d objects listed, %d already scored, %d failed before, %d to score",

@@ -1,0 +1,100 @@
+"""Local paths and object stores behind one small door: list, stat, get, put.
+
+A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as they are, never encoded.
+Objects go through obstore; `filesystem` opens the same places, through fsspec, for pyarrow and DuckDB.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from genretag.errors import UsageError
+from genretag.storage.local import LocalStore
+from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
+from genretag.storage.s3 import S3, S3Client, endpoint, region
+
+__all__ = ["S3", "Fetched", "ObjectInfo", "Storage", "StorageError", "join", "resolve"]
+
+
+def resolve(location: str) -> str:
+    """Makes what a user typed a URI: `s3://` stays (less a last slash), anything else is a local path."""
+    if location.startswith(S3):
+        if not location.removeprefix(S3).strip("/"):
+            raise UsageError(f"{location!r} names no bucket: write s3://BUCKET/PREFIX")
+        return location.rstrip("/")
+    if "://" in location:
+        raise UsageError(f"{location!r}: only local paths and s3:// can be read and written")
+    return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111 - drops `..` and a last slash
+
+
+def join(base: str, *parts: str) -> str:
+    """Appends path parts to a URI."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+class Storage:
+    """All places by their URIs. Cheap to pickle: clients are opened where and when they are first used."""
+
+    def __init__(self, endpoint_url: str | None = None) -> None:
+        self.endpoint_url = endpoint_url
+        self._s3: S3Client | None = None
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str | None]]:
+        return Storage, (self.endpoint_url,)
+
+    def _store(self, uri: str) -> Store:
+        if not uri.startswith(S3):
+            return LocalStore()
+        if self._s3 is None:
+            self._s3 = S3Client(self.endpoint_url)
+        return self._s3
+
+    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
+        """Yields pages of the objects under a prefix or folder, in no promised order. Folder marks are left out.
+
+        Raises `StorageError`: `not_found` (no such folder or bucket), `access_denied`, `unavailable`.
+        """
+        return self._store(uri).list(uri)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Returns one object's etag and size without its bytes. Raises `StorageError`."""
+        return self._store(uri).stat(uri)
+
+    def get(self, uri: str, max_bytes: int | None = None) -> Fetched:
+        """Returns one object; with `max_bytes` a larger one is refused (`too_many_bytes`) before it is read.
+
+        Raises `StorageError`.
+        """
+        return self._store(uri).get(uri, max_bytes)
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Writes one object so that a reader sees all of it or nothing. Raises `StorageError`."""
+        self._store(uri).put(uri, data)
+
+    def create(self, uri: str, data: bytes) -> str:
+        """Writes an object that must not be there yet, and returns its etag; one of several writers wins.
+
+        Raises `StorageError`, `exists` where it is there already.
+        """
+        return self._store(uri).create(uri, data)
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        """Replaces just this version of an object, and returns the new etag; one of several writers wins.
+
+        Raises `StorageError`, `changed` where the object is of another version or gone.
+        """
+        return self._store(uri).replace(uri, data, etag)
+
+    def delete(self, uri: str) -> None:
+        """Removes an object; none there is no error. Raises `StorageError`."""
+        self._store(uri).delete(uri)
+
+    def filesystem(self, uri: str) -> tuple[Any, str]:
+        """Returns the fsspec filesystem of a URI and the path in it, for pyarrow datasets and small files."""
+        import fsspec
+
+        if not uri.startswith(S3):
+            return fsspec.filesystem("file"), uri
+        client = {"region_name": region(), "endpoint_url": endpoint(self.endpoint_url)}
+        filesystem = fsspec.filesystem("s3", client_kwargs=client, skip_instance_cache=True)  # or it keeps credentials
+        return filesystem, uri.removeprefix(S3)

@@ -1,0 +1,128 @@
+"""Plain files as a store: whole or not there, created and replaced by one of several writers."""
+
+import fcntl
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from genretag.errors import one_line
+from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
+
+
+class LocalStore:
+    """Plain files. The etag is made of modification time and size, as nothing cheaper tells a change."""
+
+    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
+        if not os.path.isdir(uri):  # noqa: PTH112 - Path drops what the user may have meant, such as a last slash
+            raise StorageError("not_found", f"{uri} is not a folder")
+        page: list[ObjectInfo] = []
+        for folder, subfolders, names in os.walk(uri, onerror=_raise_as_storage_error):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            for name in sorted(names):
+                info = None if name.startswith(".") else self._stat_listed(f"{folder}/{name}")
+                if info is not None:
+                    page.append(info)
+                if len(page) == PAGE:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    def _stat_listed(self, path: str) -> ObjectInfo | None:
+        try:
+            return self.stat(path)
+        except StorageError as error:  # deleted since, or a dangling link: not there any more
+            if error.reason == "not_found":
+                return None
+            raise
+
+    def stat(self, uri: str) -> ObjectInfo:
+        try:
+            found = os.stat(uri)  # noqa: PTH116
+        except OSError as error:
+            raise _storage_error(error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageError("not_found", f"{uri} is not a file")
+        modified = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
+        return ObjectInfo(uri, f"{found.st_mtime_ns:x}-{found.st_size:x}", found.st_size, modified)
+
+    def get(self, uri: str, max_bytes: int | None) -> Fetched:
+        info = self.stat(uri)
+        refuse_large(info.size_bytes, max_bytes)
+        try:
+            return Fetched(Path(uri).read_bytes(), info.etag)
+        except OSError as error:
+            raise _storage_error(error) from error
+
+    def put(self, uri: str, data: bytes) -> None:
+        with _written_aside(uri, data) as temporary:
+            temporary.replace(uri)
+
+    def create(self, uri: str, data: bytes) -> str:
+        with _written_aside(uri, data) as temporary:
+            try:
+                os.link(temporary, uri)  # unlike a rename, it fails where the name is taken
+            except FileExistsError as error:
+                raise StorageError("exists", f"{uri} exists already") from error
+            return self.stat(str(temporary)).etag  # the same file
+
+    def replace(self, uri: str, data: bytes, etag: str) -> str:
+        with _written_aside(uri, data) as temporary, _folder_locked(Path(uri).parent):
+            if not Path(uri).exists() or self.stat(uri).etag != etag:
+                raise StorageError("changed", f"{uri} was changed by another writer")
+            temporary.replace(uri)
+            return self.stat(uri).etag
+
+    def delete(self, uri: str) -> None:
+        try:
+            Path(uri).unlink(missing_ok=True)
+        except OSError as error:
+            raise _storage_error(error) from error
+
+
+@contextmanager
+def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
+    """A synced temporary file beside `uri`, to be renamed or linked into place; it is gone afterwards."""
+    path = Path(uri)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    except OSError as error:
+        raise _storage_error(error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    """Holds the folder for this process among those of this machine; the kernel lets go of it with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _raise_as_storage_error(error: OSError) -> None:
+    raise _storage_error(error) from error
+
+
+def _storage_error(error: OSError) -> StorageError:
+    kinds: dict[type[OSError], str] = {
+        FileNotFoundError: "not_found",
+        NotADirectoryError: "not_found",
+        PermissionError: "access_denied",
+    }
+    reason = next((name for kind, name in kinds.items() if isinstance(error, kind)), "unavailable")
+    return StorageError(reason, one_line(f"{error.strerror or error}: {error.filename}"))
