@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from genretag import noise
 from genretag.cli_settings import settings_sources
-from genretag.errors import JobError, OutputHeldError, UsageError
+from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.session import Session
 from genretag.tagging.settings import TagSettings
 from genretag.training.settings import TrainSettings
@@ -153,8 +154,7 @@ def _start_logging(session: Session) -> None:
     level = logging.WARNING if session.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     if not session.verbose:
-        for noisy in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        noise.quieten()
 
 
 def _print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     else:
         return
-    print(f"genretag: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"genretag: {one_line(message, 2_000)}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 

@@ -26,7 +26,7 @@ class Failure:
 
 def one_line(text: object, limit: int = 300) -> str:
     """Makes foreign text fit for one line of a log or a table cell: no control characters, bounded length."""
-    line = "".join(c if c.isprintable() else " " for c in " ".join(str(text).split()))
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

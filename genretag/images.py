@@ -15,6 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from genretag.errors import one_line
+
 # What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
 # say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -119,10 +121,8 @@ class BadImage(ValueError):
     """Bytes that give no picture: `reason` is a key of REASONS, `message` one clean line for people."""
 
     def __init__(self, reason: str, message: str) -> None:
-        # The text may quote hostile bytes: no line breaks, terminal codes or direction marks get through.
-        printable = "".join(character if character.isprintable() else " " for character in message)
         self.reason = reason
-        self.message = " ".join(printable.split())[:200]
+        self.message = one_line(message, 200)  # it may quote hostile bytes
         super().__init__(reason, self.message)  # both in args, or the error would not survive pickling
 
     def __str__(self) -> str:

@@ -294,7 +294,7 @@ def _encode(
 
 def _clean(label: str) -> str:
     """A label with composed accents and single spaces, and with nothing in it that does not print."""
-    return " ".join(one_line(unicodedata.normalize("NFC", label), MAX_LABEL_LENGTH + 1).split())
+    return one_line(unicodedata.normalize("NFC", label), MAX_LABEL_LENGTH + 1)
 
 
 def _few(found: Collection[object], most: int = 5) -> str:

@@ -1,15 +1,10 @@
 """A CSV of labels becomes a multi-hot matrix, in each of its three layouts and the usual variants of CSV."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from label_reading import labels_by_id, read
 
 from genretag.label_csv import read_labels
-
-REAL_CSV = Path(__file__).parents[1].parent / "shared" / "posters" / "train.csv"
-
 
 # The three layouts
 
@@ -147,11 +142,8 @@ def test_control_characters_do_not_reach_labels():
 # The real file
 
 
-@pytest.mark.skipif(
-    not REAL_CSV.exists(), reason="the labelled posters (shared/posters beside the repository) are absent"
-)
-def test_the_labelled_posters_of_the_tutorial():
-    labelled, report = read_labels(REAL_CSV.read_bytes(), REAL_CSV.name)
+def test_the_labelled_posters_of_the_tutorial(real_posters):
+    labelled, report = read_labels((real_posters / "train.csv").read_bytes(), "train.csv")
     assert (report.rows, report.distinct, len(report.duplicates)) == (7_254, 7_242, 12)
     assert (report.conflicting, report.disagreements, report.unlabelled, report.unreadable) == ([], [], [], {})
     assert report.rare_labels == {"N/A": 9, "Reality-TV": 2}

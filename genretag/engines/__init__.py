@@ -14,9 +14,6 @@ ENGINES = ("openvino", "tensorflow")
 class Engine(Protocol):
     """A loaded network."""
 
-    name: str
-    precision: str
-
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels); any N, also 0."""
         ...

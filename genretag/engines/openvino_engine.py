@@ -12,8 +12,6 @@ from genretag.engines import padded_batches
 class OpenVINOEngine:
     """Asynchronous requests on a static batch: while one runs, the next is queued."""
 
-    name = "openvino"
-
     def __init__(self, bundle: Bundle, batch_size: int, threads: int) -> None:
         core = openvino.Core()
         xml, weights = (bundle.files[name] for name in OPENVINO_FILES)
@@ -22,7 +20,6 @@ class OpenVINOEngine:
         compiled = core.compile_model(
             model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads}
         )
-        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
         self._requests = openvino.AsyncInferQueue(compiled)

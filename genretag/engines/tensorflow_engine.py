@@ -14,9 +14,6 @@ from genretag.engines import padded_batches
 class TensorFlowEngine:
     """The Keras model as one `tf.function`; XLA on a GPU (on a CPU it is many times slower, so not there)."""
 
-    name = "tensorflow"
-    precision = "f32"
-
     def __init__(self, bundle: Bundle, batch_size: int) -> None:
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:  # share the card with whoever else is on it

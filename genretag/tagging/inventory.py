@@ -4,6 +4,7 @@ import io
 import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -50,11 +51,15 @@ def poster_id_of(uri: str) -> str:
     return stem or name
 
 
-def inventory_of(uris: list[str]) -> pa.Table:
-    """An inventory of objects that were not listed: no etags, no sizes."""
-    unknown = {name: pa.nulls(len(uris), SCHEMA.field(name).type) for name in ("size", "last_modified")}
-    ids = [poster_id_of(uri) for uri in uris]
-    return pa.table({"poster_id": ids, "uri": uris, "etag": [""] * len(uris), **unknown}, schema=SCHEMA)
+def inventory_of(uris: list[str], ids: list[str] | None = None, etags: list[str] | None = None) -> pa.Table:
+    """An inventory of objects that were not listed: sizes unknown, and etags too where they are not given."""
+    columns = {
+        "poster_id": ids or [poster_id_of(uri) for uri in uris],
+        "uri": uris,
+        "etag": etags or [""] * len(uris),
+        **{name: pa.nulls(len(uris), SCHEMA.field(name).type) for name in ("size", "last_modified")},
+    }
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _table(objects: Iterable[ObjectInfo], ids: list[str] | None = None) -> pa.Table:
@@ -80,11 +85,9 @@ def _read_manifest(source: str, storage: Storage) -> pa.Table:
     folder = posixpath.dirname(source)
     uris = [uri if uri.startswith((S3, "/")) else join(folder, uri) for uri in uris]
     names = manifest.column_names
-    ids = _as_strings(manifest, "poster_id", source) if "poster_id" in names else [poster_id_of(u) for u in uris]
+    ids = _as_strings(manifest, "poster_id", source) if "poster_id" in names else None
     if "etag" in names:
-        etags = _as_strings(manifest, "etag", source)
-        rest = {name: pa.nulls(len(uris), SCHEMA.field(name).type) for name in ("size", "last_modified")}
-        return pa.table({"poster_id": ids, "uri": uris, "etag": etags, **rest}, schema=SCHEMA)
+        return inventory_of(uris, ids, _as_strings(manifest, "etag", source))
     with ThreadPoolExecutor(STAT_THREADS) as threads:
         return _table(threads.map(lambda uri: _stat_or_unknown(uri, storage), uris), ids)
 
@@ -112,8 +115,6 @@ def _as_strings(manifest: pa.Table, column: str, source: str) -> list[str]:
 
 def _stat_or_unknown(uri: str, storage: Storage) -> ObjectInfo:
     """An object that cannot be looked up keeps an empty etag: fetching it will say what is wrong."""
-    from datetime import UTC, datetime
-
     try:
         return storage.stat(uri)
     except StorageError:

@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -142,7 +142,7 @@ class _Lease:
     def renew_until_stopped(self) -> None:
         failed = 0
         while not self._stopped.wait(self._lease_s / RENEWALS_PER_LEASE):
-            renewed = Holder(**asdict(self._me) | {"renewals": self._me.renewals + 1})
+            renewed = replace(self._me, renewals=self._me.renewals + 1)
             try:
                 self._etag = self._storage.replace(self._uri, _encode(renewed), self._etag)
                 self._me, failed = renewed, 0

@@ -100,6 +100,6 @@ def failures_table(rows: pa.Table, night: Night) -> pa.Table:
         "model_version": pa.repeat(night.model_version, len(rows)),
         "run_id": pa.repeat(night.run_id, len(rows)),
         "failed_at": rows["at"],
+        **{name: rows[name] for name in ("poster_id", "uri", "etag", "size", "stage", "reason", "message")},
     }
-    columns = [values.get(field.name) or rows[field.name] for field in FAILURES]
-    return pa.table(columns, schema=FAILURES)
+    return pa.table([values[field.name] for field in FAILURES], schema=FAILURES)
