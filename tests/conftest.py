@@ -15,6 +15,8 @@ from genretag.demo.s3_server import running_s3_server
 from genretag.ray_session import ray_session
 from genretag.session import Session
 from genretag.storage import Storage
+from genretag.tagging.night import tag
+from genretag.tagging.settings import TagSettings
 from genretag.training.job import train
 from genretag.training.settings import TrainSettings
 
@@ -84,6 +86,16 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("bundle") / "small"
     train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True))
     return str(output)
+
+
+@pytest.fixture
+def run(ray_cluster, small_bundle):
+    """Tags in the shared Ray with the small model; keyword arguments are settings."""
+
+    def run(images, output, model=small_bundle, **settings):
+        return tag(str(images), str(output), TagSettings(**settings), Session(quiet=True), model)
+
+    return run
 
 
 @pytest.fixture

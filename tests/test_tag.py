@@ -10,37 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from outputs import rows
 
 from genretag.bundle import load_bundle, write_bundle
 from genretag.demo.posters import draw_posters
 from genretag.errors import JobError, UsageError
-from genretag.session import Session
 from genretag.storage import Storage, join
-from genretag.tagging.night import tag
-from genretag.tagging.settings import TagSettings
 
 BROKEN = {"empty.jpg": b"", "page.jpg": b"<html><body>Not found</body></html>", "notes.txt": b"no picture at all"}
-
-
-@pytest.fixture
-def run(ray_cluster, small_bundle):
-    """Tags in the shared Ray with the small model; keyword arguments are settings."""
-
-    def run(images, output, model=small_bundle, **settings):
-        return tag(str(images), str(output), TagSettings(**settings), Session(quiet=True), model)
-
-    return run
-
-
-def rows(output, kind="predictions"):
-    """All rows of an output, by Parquet files alone, as a warehouse reads them; local or in a bucket."""
-    filesystem, path = Storage().filesystem(join(str(output), kind))
-    if not filesystem.exists(path):
-        return []
-    return pa.dataset.dataset(path, filesystem=filesystem).to_table().to_pylist()
 
 
 def test_each_poster_becomes_one_row_and_each_broken_one_a_failure(run, few_posters, tmp_path):
