@@ -6,16 +6,21 @@ multi-page TIFF the first page.
 """
 
 import io
-import re
 import struct
-import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from genretag.errors import one_line
+from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
+from genretag.images.jpeg_structure import jpeg_structure, lost_pixels
+from genretag.images.pillow_settings import configure_pillow
+from genretag.images.png_texts import has_swollen_texts, without_texts
+from genretag.images.signatures import ends_early, looks_like
 
 # What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
 # say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
@@ -28,7 +33,8 @@ REASONS = {
     "too_many_bytes": "more bytes than ImageLimits.max_bytes",
     "not_an_image": "something else, often a web page or an error message under an image's name",
     "unsupported_format": "an image, in a format that is not decoded here",
-    "too_many_pixels": "the header promises more pixels than ImageLimits.max_pixels",
+    "too_many_pixels": "the header promises more pixels than ImageLimits allows, by number or by memory",
+    "too_much_work": "made to keep a decoder busy: hundreds of JPEG scans, metadata without end",
     "truncated": "the end is missing, as after an upload that broke off (AVIF and TIFF: may say corrupt)",
     "corrupt": "an image of a known format that cannot be decoded",
     "out_of_memory": "this machine had no memory left: the picture itself may be sound",
@@ -47,38 +53,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MAX_EXIF_BYTES = 2**20  # real EXIF has 64 KB at most; Pillow makes a Python object of each value in it
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's modes of more than 8 bits
 
-# What a file that Pillow failed on looks like; first match wins. The formats of FORMATS are "corrupt".
-_SIGNATURES = (
-    ("corrupt", "JPEG", rb"\xff\xd8"),
-    ("corrupt", "PNG", rb"\x89PNG"),
-    ("corrupt", "WEBP", rb"RIFF....WEBP"),
-    ("corrupt", "GIF", rb"GIF8"),
-    ("corrupt", "BMP", rb"BM.{4}\0{4}"),
-    ("corrupt", "TIFF", rb"II[*+]\0|MM\0[*+]"),
-    ("corrupt", "AVIF", rb".{4}ftypavi[fs]"),
-    ("unsupported_format", "HEIC", rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)"),
-    ("unsupported_format", "JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
-    ("unsupported_format", "JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
-    ("unsupported_format", "SVG", rb"\s*<(svg|!doctype svg|\?xml.*<svg)"),
-    ("unsupported_format", "EPS", rb"%!PS|\xc5\xd0\xd3\xc6"),
-    ("unsupported_format", "ICO", rb"\0\0[\1\2]\0"),
-    ("not_an_image", "HTML", rb"\s*<(!--|!doctype html|html|head|body)"),
-    ("not_an_image", "XML", rb"\s*<[?!a-z]"),
-    ("not_an_image", "JSON", rb"\s*[\[{]\s*[\[\]{}\"\d]"),
-    ("not_an_image", "PDF", rb"%PDF"),
-    ("not_an_image", "text", rb"[\s!-~]+\Z"),
-)
-
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\0;"}  # what a whole file has in its last KB
-
-# Process-wide, once, for neither has a thread-safe form per call. Pillow warns of large pictures before it
-# refuses them; ImageLimits.max_pixels stands in for that. Its warnings about odd metadata would fill the logs
-# of a night. And all formats are registered now, not by whichever thread decodes first.
-Image.MAX_IMAGE_PIXELS = None
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-Image.init()
+configure_pillow()
 
 
 @dataclass(frozen=True)
@@ -100,12 +78,14 @@ class ImageRule:
 class ImageLimits:
     """What one picture may cost, checked before memory is spent.
 
-    Pixels are counted as stored. Peak memory per pixel and thread, measured: 4 bytes, with transparency 8,
-    AVIF 9, WebP 17; a JPEG that is reduced while it is decoded .1, a progressive one 3.
+    Pixels are counted as stored. Peak memory per pixel, measured: RGB 4 bytes, with alpha 8, with a transparent
+    colour 9 to 12; AVIF 9 to 14, WebP 17; a JPEG that is reduced while it is decoded .1, a progressive one 3 to 8.
+    So the default admits 97 million pixels in most formats, 70 million in an AVIF and 59 million in a WebP.
     """
 
     max_bytes: int = 64 * 2**20
     max_pixels: int = 100_000_000  # a one-sheet (27 x 40 inches) at 300 dpi has 97 million
+    max_decode_bytes: int = 2**30  # as genretag.images.cost estimates it
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,15 +109,25 @@ class BadImage(ValueError):
         return f"{self.reason}: {self.message}"
 
 
+class Memory(Protocol):
+    """Where a decode asks for the memory that it will take, such as genretag.images.memory.DecodeMemory."""
+
+    def reserved(self, size_bytes: int) -> AbstractContextManager[None]: ...
+
+
 _DEFAULT_LIMITS = ImageLimits()
 
 
-def decode(data: bytes | memoryview, rule: ImageRule, limits: ImageLimits = _DEFAULT_LIMITS) -> DecodedImage:
+def decode(
+    data: bytes | memoryview, rule: ImageRule, limits: ImageLimits = _DEFAULT_LIMITS, memory: Memory | None = None
+) -> DecodedImage:
     """Decode an image file's bytes by `rule`; safe to call from many threads at once.
 
     Transparency shows white. 16-bit grey is scaled to 8 bits; 32-bit and floating-point grey has no agreed
-    white, so its own darkest and brightest values become 0 and 255.
+    white, so its own darkest and brightest values become 0 and 255. A JPEG that is damaged inside, and whose
+    end is there, decodes with grey or shifted parts: libjpeg knows, but Pillow does not pass its warning on.
 
+    The estimated peak memory is reserved from `memory`, if given, while pixels are decoded.
     Raises BadImage, and nothing else, whatever the bytes are.
     """
     size_bytes = memoryview(data).nbytes
@@ -147,29 +137,59 @@ def decode(data: bytes | memoryview, rule: ImageRule, limits: ImageLimits = _DEF
         raise BadImage("too_many_bytes", f"{size_bytes:,} bytes, limit {limits.max_bytes:,}")
     encoded = bytes(data)  # no copy if it is bytes already
     try:
-        return _decode(encoded, rule, limits)
+        try:
+            return _decode(encoded, rule, limits, memory)
+        except ValueError as error:
+            if not has_swollen_texts(error):
+                raise
+            return _decode(without_texts(encoded), rule, limits, memory)
     except BadImage:
         raise
     except Exception as error:  # noqa: BLE001  hostile bytes make Pillow raise nearly any exception
         raise _explain(encoded, error) from None
 
 
-def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits) -> DecodedImage:
+def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory | None) -> DecodedImage:
+    jpeg = jpeg_structure(encoded) if encoded.startswith(b"\xff\xd8") else None
+    _refuse("too_much_work", endless_work(encoded, jpeg))
+    if encoded.startswith(b"GIF8"):
+        _check_pixels(gif_frame_size(encoded), limits)
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # parses the header only
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise BadImage("too_many_pixels", f"{width:,} x {height:,} pixels, limit {limits.max_pixels:,}")
+    size = image.size
+    _check_pixels(size, limits)
+    _refuse("too_much_work", slow_decoder(image))
+    _refuse("truncated", lost_pixels(encoded, jpeg) if jpeg else None)
     if isinstance(image, JpegImageFile):
         # Reduced by 2, 4 or 8 inside the decoder, never below the target. None: keep the colour mode.
         image.draft(None, _stored_size(rule, _orientation(image)))
+    needed_bytes = decode_bytes(image, jpeg, len(encoded))
+    if needed_bytes > limits.max_decode_bytes:
+        what = f"{size[0]:,} x {size[1]:,} pixels of {image.format} {image.mode}"
+        raise BadImage("too_many_pixels", f"{what} take {needed_bytes:,} bytes, limit {limits.max_decode_bytes:,}")
+    with memory.reserved(needed_bytes) if memory else nullcontext():
+        return _pixels(image, size, rule)
+
+
+def _pixels(image: Image.Image, size: tuple[int, int], rule: ImageRule) -> DecodedImage:
+    """The expensive part: an opened picture, whose own size is `size`, decoded, resized and upright."""
     image.load()
     orientation = _orientation(image)  # a PNG may tell only after its pixels; a TIFF has turned itself by now
     rgb = _to_rgb(_averageable(image).resize(_stored_size(rule, orientation), _FILTER))
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    if orientation >= 5:
-        width, height = height, width
+    width, height = size[::-1] if orientation >= 5 else size
     return DecodedImage(np.asarray(rgb), width, height)
+
+
+def _refuse(reason: str, finding: str | None) -> None:
+    if finding:
+        raise BadImage(reason, finding)
+
+
+def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise BadImage("too_many_pixels", f"{width:,} x {height:,} pixels, limit {limits.max_pixels:,}")
 
 
 def _stored_size(rule: ImageRule, orientation: int) -> tuple[int, int]:
@@ -180,6 +200,8 @@ def _stored_size(rule: ImageRule, orientation: int) -> tuple[int, int]:
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; like in a browser 1 if there is none or it cannot be read."""
     if not image.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}:
+        return 1
+    if len(image.info.get("exif") or b"") > _MAX_EXIF_BYTES:
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
@@ -221,27 +243,11 @@ def _explain(encoded: bytes, error: Exception) -> BadImage:
     """The reason that fits best for bytes that Pillow failed on with `error`."""
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory", f"no memory for the pixels in {len(encoded):,} bytes of image")
-    reason, name = _looks_like(encoded[:1024])
+    reason, name = looks_like(encoded)
     if reason != "corrupt":
         return BadImage(reason, f"looks like {name}")
-    if isinstance(error, EOFError) or "truncated" in str(error).lower() or _ends_early(encoded, name):
+    if isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(encoded, name):
         reason = "truncated"
     if isinstance(error, UnidentifiedImageError):
         return BadImage(reason, f"{name}: the header cannot be read")  # its own text is an address in memory
     return BadImage(reason, f"{name}: {type(error).__name__}: {error}")
-
-
-def _looks_like(head: bytes) -> tuple[str, str]:
-    """(reason, name) of what a file's first bytes promise."""
-    text = head.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors put before UTF-8
-    for reason, name, pattern in _SIGNATURES:
-        if re.match(pattern, text, re.DOTALL | re.IGNORECASE):
-            return reason, name
-    return "not_an_image", f"nothing known, first bytes {head[:8].hex(' ')}"
-
-
-def _ends_early(encoded: bytes, name: str) -> bool:
-    """Whether the end of the file is missing, for the formats that make it easy to see."""
-    if name == "WEBP":
-        return int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
-    return name in _ENDS and _ENDS[name] not in encoded[-1024:]
