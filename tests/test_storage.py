@@ -88,14 +88,14 @@ def test_wrong_credentials_are_refused_in_words(bucket, monkeypatch):
 
     with pytest.raises(StorageError) as error:
         listed(Storage(), bucket)
-    assert error.value.reason == "access_denied"
+    assert error.value.reason == "credentials_refused"
     assert "not-the-secret" not in str(error.value)
 
 
-def test_a_missing_bucket_is_not_found(s3_server, storage):
+def test_a_missing_bucket_is_no_missing_object(s3_server, storage):
     with pytest.raises(StorageError) as error:
         listed(storage, "s3://there-is-no-such-bucket/prefix")
-    assert error.value.reason == "not_found"
+    assert error.value.reason == "bucket_missing"
 
 
 def test_no_credentials_at_all_say_what_to_set(s3_server, monkeypatch, tmp_path):

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 SERVICES = ("master", "volume", "filer", "s3", "admin")
+ICEBERG = "iceberg"  # the REST catalogue, off unless asked for
 GRPC_PORT_OFFSET = 10_000  # SeaweedFS's own convention: each service also speaks gRPC this much higher
 PORTS = range(12_000, 22_000)  # with the offset still below the ports that Linux gives to clients (from 32768)
 START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our look and weed's
@@ -67,6 +68,7 @@ class S3Server:
     secret_key: str = field(repr=False)
     region: str
     pid: int
+    catalog_url: str | None = None
 
     def environment(self) -> dict[str, str]:
         """The variables with which boto3, obstore, s3fs and the AWS CLI find this server, past any proxy."""
@@ -84,17 +86,36 @@ class S3Server:
 
     def create_bucket(self, name: str) -> None:
         """Create an empty bucket; raises botocore's `ClientError` if it exists or the name is not allowed."""
-        session = boto3.session.Session(self.access_key, self.secret_key, region_name=self.region)
-        with closing(session.client("s3", endpoint_url=self.endpoint_url, config=Config(proxies={}))) as client:
+        with closing(self._client("s3")) as client:
             client.create_bucket(Bucket=name)
+
+    def create_catalog(self, name: str) -> dict[str, str]:
+        """Create an Iceberg catalogue, a bucket of tables, and return what pyiceberg must know of it."""
+        with closing(self._client("s3tables")) as client:
+            client.create_table_bucket(name=name)
+        return {
+            "type": "rest",
+            "uri": str(self.catalog_url),
+            "warehouse": f"s3://{name}",
+            "rest.sigv4-enabled": "true",
+            "rest.signing-name": "s3tables",  # as `s3` the signature of a request with a body is refused
+            "rest.signing-region": self.region,
+        }
+
+    def _client(self, service: str) -> Any:
+        session = boto3.session.Session(self.access_key, self.secret_key, region_name=self.region)
+        return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
 
 
 @contextmanager
-def running_s3_server(directory: Path, log_path: Path | None = None, deadline_s: float = 60.0) -> Iterator[S3Server]:
+def running_s3_server(
+    directory: Path, log_path: Path | None = None, deadline_s: float = 60.0, *, iceberg: bool = False
+) -> Iterator[S3Server]:
     """Run an S3 server on what `directory` holds from an earlier one, and kill it on leaving the `with` block.
 
-    `log_path` is where SeaweedFS logs, `directory/weed.log` if not given. Raises `S3ServerError` when the
-    wheel is missing, or when the server does not answer within `deadline_s` seconds.
+    `log_path` is where SeaweedFS logs, `directory/weed.log` if not given. With `iceberg` it also speaks the Iceberg
+    REST protocol, at `catalog_url`. Raises `S3ServerError` when the wheel is missing, or when the server does not
+    answer within `deadline_s` seconds.
 
     When this process is itself killed, the kernel kills the server (Linux only, and only when called from the
     main thread, because the kernel watches the calling thread).
@@ -106,11 +127,13 @@ def running_s3_server(directory: Path, log_path: Path | None = None, deadline_s:
     access_key, secret_key = secrets.token_hex(10).upper(), secrets.token_urlsafe(30)
     config_path = _write_credentials(directory / "s3.json", access_key, secret_key)
     started_at = time.monotonic()
-    process, ports = _start(weed, directory, config_path, log_path, started_at + deadline_s)
+    services = (*SERVICES, ICEBERG) if iceberg else SERVICES
+    process, ports = _start(weed, directory, config_path, log_path, started_at + deadline_s, services)
     try:
         endpoint_url = f"http://{LOOPBACK}:{ports['s3']}"
         logger.info("S3 server at %s after %.1f s", endpoint_url, time.monotonic() - started_at)
-        yield S3Server(endpoint_url, access_key, secret_key, "us-east-1", process.pid)
+        catalog_url = f"http://{LOOPBACK}:{ports[ICEBERG]}" if iceberg else None
+        yield S3Server(endpoint_url, access_key, secret_key, "us-east-1", process.pid, catalog_url)
     finally:
         _kill(process, ports)
 
@@ -145,9 +168,9 @@ def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
 
 
 def _start_once(
-    weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float
+    weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float, services: tuple[str, ...]
 ) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    ports = _free_ports()
+    ports = _free_ports(services)
     process = _spawn(_command(weed, config_path, ports), directory, log_path)
     try:
         _await_answer(process, ports["s3"], log_path, deadline)
@@ -162,8 +185,8 @@ def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
         "dir": ".",  # relative to the working directory, which keeps socket paths under the limit of 108 bytes
         "ip": LOOPBACK,
         "ip.bind": LOOPBACK,
-        **{f"{service}.port": port for service, port in ports.items()},
-        "s3.port.iceberg": 0,
+        **{f"{service}.port": ports[service] for service in SERVICES},
+        "s3.port.iceberg": ports.get(ICEBERG, 0),
         "s3.port.lance": 0,
         "s3.config": config_path.name,
         "s3.localSocket": "s3.sock",
@@ -224,11 +247,11 @@ def _tail(log_path: Path) -> str:
     return "\n".join(log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
 
-def _free_ports() -> dict[str, int]:
+def _free_ports(services: tuple[str, ...]) -> dict[str, int]:
     """One port for each service that is free now, as is the one that its gRPC side will take."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     free = (port for port in candidates if _is_free(port) and _is_free(port + GRPC_PORT_OFFSET))
-    return dict(zip(SERVICES, free, strict=False))
+    return dict(zip(services, free, strict=False))
 
 
 def _is_free(port: int) -> bool:

@@ -1,19 +1,28 @@
 """Local paths and object stores behind one small door: list, stat, get, put.
 
 A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as they are, never encoded.
-Objects go through obstore; `filesystem` opens the same places, through fsspec, for pyarrow and DuckDB.
+Objects go through obstore, or through boto3 where their keys are odd; `filesystem` opens the same places, through
+fsspec, for pyarrow and DuckDB.
 """
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genretag.errors import UsageError
+from genretag.storage.listing_tables import to_objects
 from genretag.storage.local import LocalStore
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
+from genretag.storage.odd_keys import OddKeys, is_odd
 from genretag.storage.s3 import S3, S3Client, endpoint, region
+from genretag.storage.s3_buckets import ATTEMPT_S, CONNECT_S
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["S3", "Fetched", "ObjectInfo", "Storage", "StorageError", "join", "resolve"]
+
+FILESYSTEM_ATTEMPTS = 5
 
 
 def resolve(location: str) -> str:
@@ -49,27 +58,39 @@ class Storage:
             self._s3 = S3Client(self.endpoint_url)
         return self._s3
 
-    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
-        """Yields pages of the objects under a prefix or folder, in no promised order. Folder marks are left out.
+    def _object_store(self, uri: str) -> Store | OddKeys:
+        store = self._store(uri)
+        return OddKeys(store) if isinstance(store, S3Client) and is_odd(uri) else store
 
-        Raises `StorageError`: `not_found` (no such folder or bucket), `access_denied`, `unavailable`.
+    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
+        """Yields pages of the objects under a prefix or folder: `list_tables` for those who know that they are few."""
+        for table in self.list_tables(uri):
+            yield to_objects(table)
+
+    def list_tables(self, uri: str) -> Iterator["pa.Table"]:
+        """Yields the objects under a prefix or folder, each once, in no promised order, without folder marks.
+
+        Tables with `uri: string`, `etag: string`, `size: int64`, `last_modified: timestamp[us, UTC]`; etag empty
+        and the others null where an object is there but may not be looked at. A large prefix is listed by several
+        threads until all is taken or the iterator is closed. Raises `StorageError`: `not_found` (no such folder),
+        `bucket_missing`, `access_denied`, `unavailable`.
         """
-        return self._store(uri).list(uri)
+        return self._store(uri).list_tables(uri)
 
     def stat(self, uri: str) -> ObjectInfo:
         """Returns one object's etag and size without its bytes. Raises `StorageError`."""
-        return self._store(uri).stat(uri)
+        return self._object_store(uri).stat(uri)
 
     def get(self, uri: str, max_bytes: int | None = None) -> Fetched:
         """Returns one object; with `max_bytes` a larger one is refused (`too_many_bytes`) before it is read.
 
         Raises `StorageError`.
         """
-        return self._store(uri).get(uri, max_bytes)
+        return self._object_store(uri).get(uri, max_bytes)
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes one object so that a reader sees all of it or nothing. Raises `StorageError`."""
-        self._store(uri).put(uri, data)
+        self._object_store(uri).put(uri, data)
 
     def create(self, uri: str, data: bytes) -> str:
         """Writes an object that must not be there yet, and returns its etag; one of several writers wins.
@@ -89,6 +110,13 @@ class Storage:
         """Removes an object; none there is no error. Raises `StorageError`."""
         self._store(uri).delete(uri)
 
+    def delete_below(self, uri: str) -> None:
+        """Removes a folder or prefix of our own with all that is in it; none there is no error.
+
+        Raises `StorageError`.
+        """
+        self._store(uri).delete_below(uri)
+
     def filesystem(self, uri: str) -> tuple[Any, str]:
         """Returns the fsspec filesystem of a URI and the path in it, for pyarrow datasets and small files."""
         import fsspec
@@ -96,5 +124,14 @@ class Storage:
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
         client = {"region_name": region(), "endpoint_url": endpoint(self.endpoint_url)}
-        filesystem = fsspec.filesystem("s3", client_kwargs=client, skip_instance_cache=True)  # or it keeps credentials
+        filesystem = fsspec.filesystem(
+            "s3",
+            client_kwargs=client,
+            config_kwargs={
+                "connect_timeout": CONNECT_S,
+                "read_timeout": ATTEMPT_S,
+                "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},
+            },
+            skip_instance_cache=True,  # or it would keep credentials
+        )
         return filesystem, uri.removeprefix(S3)

@@ -1,44 +1,32 @@
 """Plain files as a store: whole or not there, created and replaced by one of several writers."""
 
+import errno
 import fcntl
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genretag.errors import one_line
-from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
+from genretag.storage.local_listing import list_folder
+from genretag.storage.objects import Fetched, ObjectInfo, StorageError, refuse_large
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class LocalStore:
     """Plain files. The etag is made of modification time and size, as nothing cheaper tells a change."""
 
-    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
+    def list_tables(self, uri: str) -> Iterator["pa.Table"]:
         if not os.path.isdir(uri):  # noqa: PTH112 - Path drops what the user may have meant, such as a last slash
             raise StorageError("not_found", f"{uri} is not a folder")
-        page: list[ObjectInfo] = []
-        for folder, subfolders, names in os.walk(uri, onerror=_raise_as_storage_error):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            for name in sorted(names):
-                info = None if name.startswith(".") else self._stat_listed(f"{folder}/{name}")
-                if info is not None:
-                    page.append(info)
-                if len(page) == PAGE:
-                    yield page
-                    page = []
-        if page:
-            yield page
-
-    def _stat_listed(self, path: str) -> ObjectInfo | None:
-        try:
-            return self.stat(path)
-        except StorageError as error:  # deleted since, or a dangling link: not there any more
-            if error.reason == "not_found":
-                return None
-            raise
+        return list_folder(uri, self.stat, _raise_as_storage_error)
 
     def stat(self, uri: str) -> ObjectInfo:
         try:
@@ -83,6 +71,14 @@ class LocalStore:
         except OSError as error:
             raise _storage_error(error) from error
 
+    def delete_below(self, uri: str) -> None:
+        try:
+            shutil.rmtree(uri)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _storage_error(error) from error
+
 
 @contextmanager
 def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
@@ -124,5 +120,8 @@ def _storage_error(error: OSError) -> StorageError:
         NotADirectoryError: "not_found",
         PermissionError: "access_denied",
     }
-    reason = next((name for kind, name in kinds.items() if isinstance(error, kind)), "unavailable")
+    if error.errno == errno.ELOOP:  # a link that leads to itself
+        return StorageError("not_found", one_line(f"{error.strerror}: {error.filename}"))
+    other = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "unavailable"
+    reason = next((name for kind, name in kinds.items() if isinstance(error, kind)), other)
     return StorageError(reason, one_line(f"{error.strerror or error}: {error.filename}"))

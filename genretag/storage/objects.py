@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PAGE = 1000  # objects in one page of a listing: what S3 gives at a time
 
@@ -29,6 +32,11 @@ class ObjectInfo:
     size_bytes: int
     last_modified: datetime
 
+    @staticmethod
+    def unknown(uri: str) -> "ObjectInfo":
+        """An object that could not be looked up: it has no etag, and its other values say nothing."""
+        return ObjectInfo(uri, "", 0, datetime.fromtimestamp(0, UTC))
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -41,13 +49,14 @@ class Fetched:
 class Store(Protocol):
     """What a kind of place can do; `Storage` says what each call means."""
 
-    def list(self, uri: str) -> Iterator[list[ObjectInfo]]: ...
+    def list_tables(self, uri: str) -> "Iterator[pa.Table]": ...
     def stat(self, uri: str) -> ObjectInfo: ...
     def get(self, uri: str, max_bytes: int | None) -> Fetched: ...
     def put(self, uri: str, data: bytes) -> None: ...
     def create(self, uri: str, data: bytes) -> str: ...
     def replace(self, uri: str, data: bytes, etag: str) -> str: ...
     def delete(self, uri: str) -> None: ...
+    def delete_below(self, uri: str) -> None: ...
 
 
 def refuse_large(size_bytes: int, max_bytes: int | None) -> None:

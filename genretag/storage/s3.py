@@ -1,21 +1,26 @@
-"""S3 and what speaks its protocol, through obstore: conditional writes, credentials from boto3's whole chain."""
+"""S3 and what speaks its protocol: objects through obstore, listings through boto3, credentials by boto3's chain."""
 
-import os
-import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from genretag.errors import UsageError, one_line
+from genretag.storage.boto_client import boto_errors, open_client
+from genretag.storage.deadlines import within
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
+from genretag.storage.s3_buckets import Patience, endpoint, open_bucket, region
+from genretag.storage.s3_errors import TRANSIENT, storage_errors
+from genretag.storage.s3_listing import list_below
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from obstore import PutMode
     from obstore.store import S3Store
 
+__all__ = ["S3", "S3Client", "endpoint", "region"]
+
 S3 = "s3://"
-HTTP_STATUS = re.compile(r"status code: (\d{3})")
+Result = TypeVar("Result")
 
 
 class S3Client:
@@ -23,139 +28,135 @@ class S3Client:
 
     def __init__(self, endpoint_url: str | None) -> None:
         self._endpoint_url = endpoint_url
-        self._buckets: dict[str, S3Store] = {}
+        self._patience = Patience.of_environment()
+        self._buckets: dict[tuple[str, bool], S3Store] = {}
+        self._boto_client: Any = None
         self._lock = threading.Lock()
 
-    def _open(self, uri: str) -> tuple["S3Store", str]:
+    def _open(self, uri: str, *, retries: bool = True) -> tuple["S3Store", str]:
         bucket, _, key = uri.removeprefix(S3).partition("/")
         with self._lock:
-            if bucket not in self._buckets:
-                self._buckets[bucket] = _open_bucket(bucket, endpoint(self._endpoint_url))
-            return self._buckets[bucket], key
+            if (bucket, retries) not in self._buckets:
+                url = endpoint(self._endpoint_url)
+                self._buckets[bucket, retries] = open_bucket(bucket, url, self._patience, retries=retries)
+            return self._buckets[bucket, retries], key
 
-    def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
-        import obstore
+    def _persist(self, uri: str, attempt: Callable[[], Result]) -> Result:
+        """Makes attempts, within the time for one object, until one ends otherwise than by a passing trouble.
 
-        store, prefix = self._open(uri)
-        root = uri.removesuffix(prefix).rstrip("/")
-        with _storage_errors(root):
-            for page in obstore.list(store, prefix or None, chunk_size=PAGE):
-                yield [
-                    ObjectInfo(f"{root}/{o['path']}", _plain(o["e_tag"]), o["size"], o["last_modified"])
-                    for o in page
-                    if not (o["size"] == 0 and o["path"].endswith("/"))
-                ]
+        obstore itself repeats what it holds for safe; here is repeated what it leaves: writes whose answer was
+        lost, and errors that S3 reports as if they were ours.
+        """
+        pauses = self._patience.pauses()
+        while True:
+            try:
+                with storage_errors(uri):
+                    return attempt()
+            except StorageError as error:
+                pause = next(pauses, None) if error.reason in TRANSIENT else None
+                if pause is None:
+                    raise
+            time.sleep(pause)
+
+    def list_tables(self, uri: str) -> "Iterator[pa.Table]":
+        bucket, _, prefix = uri.removeprefix(S3).partition("/")
+        below = f"{prefix}/" if prefix and not prefix.endswith("/") else prefix
+        return list_below(self._boto(uri), bucket, below, lambda ask: self._persist_boto(f"{S3}{bucket}", ask))
+
+    def ask_boto(self, uri: str, attempt: Callable[[Any, dict[str, str]], Result]) -> Result:
+        """Makes attempts at one object with boto3's client, which is given together with bucket and key."""
+        bucket, _, key = uri.removeprefix(S3).partition("/")
+        client = self._boto(uri)
+        return self._persist_boto(uri, lambda: attempt(client, {"Bucket": bucket, "Key": key}))
+
+    def _persist_boto(self, uri: str, attempt: Callable[[], Result]) -> Result:
+        def translated() -> Result:
+            with boto_errors(uri):
+                return within(self._patience.attempt_s, uri, attempt)
+
+        return self._persist(uri, translated)
+
+    def _boto(self, uri: str) -> Any:
+        self._open(uri)  # finds out whether there are credentials and a server, and says so
+        with self._lock:
+            if self._boto_client is None:
+                self._boto_client = open_client(endpoint(self._endpoint_url), self._patience)
+            return self._boto_client
 
     def stat(self, uri: str) -> ObjectInfo:
         import obstore
 
         store, key = self._open(uri)
-        with _storage_errors(uri):
-            found = obstore.head(store, key)
+        found = self._persist(uri, lambda: obstore.head(store, key))
         return ObjectInfo(uri, _plain(found["e_tag"]), found["size"], found["last_modified"])
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         import obstore
 
         store, key = self._open(uri)
-        with _storage_errors(uri):
+
+        def attempt() -> Fetched:
             result = obstore.get(store, key)
             refuse_large(result.meta["size"], max_bytes)
             return Fetched(memoryview(result.bytes()), _plain(result.meta["e_tag"]))
+
+        return self._persist(uri, attempt)
 
     def put(self, uri: str, data: bytes) -> None:
         import obstore
 
         store, key = self._open(uri)
-        with _storage_errors(uri):
-            obstore.put(store, key, data)
+        # in one piece: a part of an upload that is repeated after its end is refused
+        self._persist(uri, lambda: obstore.put(store, key, data, use_multipart=False))
 
     def create(self, uri: str, data: bytes) -> str:
-        import obstore
-
-        store, key = self._open(uri)
-        with _storage_errors(uri):
-            return _plain(obstore.put(store, key, data, mode="create")["e_tag"])
+        return self._put_where(uri, data, "create")
 
     def replace(self, uri: str, data: bytes, etag: str) -> str:
+        return self._put_where(uri, data, {"e_tag": f'"{etag}"'})
+
+    def _put_where(self, uri: str, data: bytes, mode: "PutMode") -> str:
+        """A conditional write. After one whose answer was lost the next meets our own object, and knows it again."""
         import obstore
 
-        store, key = self._open(uri)
-        with _storage_errors(uri):
-            return _plain(obstore.put(store, key, data, mode={"e_tag": f'"{etag}"'})["e_tag"])
+        store, key = self._open(uri, retries=False)
+
+        def attempt() -> str:
+            return _plain(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
+
+        try:
+            return self._persist(uri, attempt)
+        except StorageError as error:
+            if error.reason in ("exists", "changed") and (ours := self._etag_where_equal(uri, data)) is not None:
+                return ours
+            raise
+
+    def _etag_where_equal(self, uri: str, data: bytes) -> str | None:
+        try:
+            found = self.get(uri, None)
+        except StorageError as error:
+            if error.reason == "not_found":
+                return None
+            raise
+        return found.etag if bytes(found.data) == data else None
 
     def delete(self, uri: str) -> None:
         import obstore
 
-        store, key = self._open(uri)
-        with _storage_errors(uri):
-            obstore.delete(store, key)
+        store, key = self._open(uri, retries=False)
+        self._persist(uri, lambda: obstore.delete(store, key))
 
+    def delete_below(self, uri: str) -> None:
+        import obstore
 
-def _open_bucket(bucket: str, endpoint_url: str | None) -> "S3Store":
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.store import S3Store
+        store, prefix = self._open(uri)
 
-    session = boto3.Session()
-    if session.get_credentials() is None:
-        raise UsageError(
-            f"no credentials for s3://{bucket}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or AWS_PROFILE, or run where a role gives them"
-        )
-    return S3Store(
-        bucket,
-        endpoint=endpoint_url,
-        region=region(),
-        credential_provider=Boto3CredentialProvider(session),
-        client_options={
-            "allow_http": (endpoint_url or "").startswith("http://"),
-            "timeout": timedelta(seconds=60),
-            "connect_timeout": timedelta(seconds=5),
-        },
-        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=60)},
-    )
+        def attempt() -> None:
+            for page in obstore.list(store, prefix, chunk_size=PAGE):
+                obstore.delete(store, [found["path"] for found in page])
 
-
-def endpoint(endpoint_url: str | None) -> str | None:
-    """The endpoint that was given, else that of the environment; none for AWS itself."""
-    return endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def region() -> str:
-    """The region of boto3's chain."""
-    import boto3
-
-    return boto3.Session().region_name or "us-east-1"
+        self._persist(uri, attempt)
 
 
 def _plain(etag: str | None) -> str:
     return (etag or "").strip('"')
-
-
-@contextmanager
-def _storage_errors(uri: str) -> Iterator[None]:
-    """Turns obstore's exceptions into `StorageError`, naming the URI and leaving out headers and bodies."""
-    from obstore.exceptions import BaseError
-
-    try:
-        yield
-    except (BaseError, OSError) as error:  # what is missing comes as the built-in FileNotFoundError
-        raise _s3_error(uri, error) from error
-
-
-def _s3_error(uri: str, error: Exception) -> StorageError:
-    from obstore import exceptions
-
-    found = HTTP_STATUS.search(str(error))  # of a listing, obstore tells it in its text alone
-    status = int(found[1]) if found else 0
-    if isinstance(error, FileNotFoundError | exceptions.NotFoundError) or status == 404:
-        return StorageError("not_found", f"{uri} does not exist")
-    if isinstance(error, exceptions.AlreadyExistsError):
-        return StorageError("exists", f"{uri} exists already")
-    if isinstance(error, exceptions.PreconditionError):
-        return StorageError("changed", f"{uri} was changed by another writer")
-    denied = (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
-    if isinstance(error, denied) or status in (401, 403):
-        return StorageError("access_denied", f"the store refuses these credentials for {uri}")
-    return StorageError("unavailable", f"{uri}: {one_line(str(error).split('Debug source')[0], 200)}")

@@ -1,0 +1,308 @@
+"""Keys and names of every kind: each is listed, looked up, read, written and tagged as exactly what it is.
+
+SeaweedFS keeps objects in folders: it folds some keys that AWS tells apart (`a//b`, `/a`, a backslash), and refuses
+others (`..`, names over 255 bytes). moto keeps all that AWS keeps, but for line feeds: its router has no rule for them.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import uuid
+
+import boto3
+import pyarrow as pa
+import pytest
+from outputs import rows
+
+from genretag.storage import Storage, StorageError, join, s3_listing
+from genretag.storage.odd_keys import is_odd
+
+PLAIN = [
+    "with space.jpg", " at both ends ", "100%.jpg", "%2F.jpg", "a%2Fb.jpg", "%41.jpg", "a+b.jpg", "a#b.jpg", "a?b=c",
+    "a&amp;b&lt;.jpg", "café.jpg", "cafe\u0301.jpg", "映画.jpg", "😀.jpg", "\u2028.jpg", "\x85.jpg", "\ufeff.jpg",
+    "q\"uo'te`.jpg", "<x>.jpg", "a;b=c:d@e,f!g$h(i)*j~|^{}[].jpg", "Case.jpg", "case.jpg", "...", ".hidden", "a./b",
+    "x" * 200, "y/" * 300 + "z",
+]  # fmt: skip
+CONTROL = ["tab\t.jpg", "cr\r.jpg", "\x01.jpg", "escape\x1b[31m.jpg", "delete\x7f.jpg"]
+PATHS = [
+    "/", "//", "/lead.jpg", "a//b.jpg", "a/./b.jpg", "a/../b.jpg", "../up.jpg", "./dot.jpg", ".", "..", "a/..",
+    "dir/with bytes/", "dir//", "back\\slash.jpg", "back/slash.jpg", "a/b.jpg", "lead.jpg", "dir/with bytes",
+]  # fmt: skip
+LONG = ["x" * 1000, "é" * 500]
+LINE_FEED = ["line\nfeed.jpg", "trailing\n"]
+
+
+@pytest.fixture(scope="module")
+def moto_url():
+    """moto's S3, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def moto_bucket(moto_url, monkeypatch):
+    """The URI of an empty bucket of moto, which the environment points to."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": moto_url,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"odd-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+def listed(storage, uri):
+    found = [info for page in storage.list(uri) for info in page]
+    assert len({info.uri for info in found}) == len(found)
+    return {info.uri: info for info in found}
+
+
+def put_all(storage, prefix, keys):
+    uris = {f"{prefix}/{key}": key.encode() for key in keys}
+    for uri, data in uris.items():
+        storage.put(uri, data)
+    return uris
+
+
+def assert_all_are_there(storage, prefix, uris):
+    found = listed(storage, prefix)
+    assert set(found) == set(uris)
+    for uri, data in uris.items():
+        fetched = storage.get(uri)
+        assert (bytes(fetched.data), fetched.etag) == (data, found[uri].etag)
+        looked_up = storage.stat(uri)
+        assert (looked_up.uri, looked_up.etag, looked_up.size_bytes) == (uri, found[uri].etag, len(data))
+
+
+def test_a_store_like_aws_keeps_every_key_apart(moto_bucket):
+    storage = Storage()
+    uris = put_all(storage, join(moto_bucket, "posters"), PLAIN + CONTROL + PATHS + LONG)
+
+    assert_all_are_there(storage, join(moto_bucket, "posters"), uris)
+
+
+def test_seaweedfs_keeps_what_is_a_path_to_it(bucket, storage):
+    uris = put_all(storage, join(bucket, "posters"), PLAIN + CONTROL + LINE_FEED)
+
+    assert_all_are_there(storage, join(bucket, "posters"), uris)
+
+
+def test_keys_at_the_top_of_a_bucket(moto_bucket):
+    storage = Storage()
+    uris = put_all(storage, moto_bucket, ["/", "/lead.jpg", "//two.jpg", "a.jpg", "é"])
+
+    assert_all_are_there(storage, moto_bucket, uris)
+
+
+@pytest.mark.parametrize("prefix", ["a b+c%2F#?&", "映画", "a//b", "..", "tab\t", 'q"<&>', "/lead", "%"])
+def test_a_prefix_is_taken_as_it_is_and_ends_at_a_slash(moto_bucket, prefix):
+    storage = Storage()
+    uris = put_all(storage, f"{moto_bucket}/{prefix}", ["1.jpg", "deep/2.jpg"])
+    put_all(storage, moto_bucket, [f"{prefix}2/no.jpg", f"{prefix}.jpg", "0.jpg", "zz.jpg"])
+
+    assert_all_are_there(storage, f"{moto_bucket}/{prefix}", uris)
+
+
+def test_folder_marks_are_left_out_and_empty_objects_are_not(moto_bucket):
+    storage = Storage()
+    for key in ("p/", "p/sub/", "p/sub//", "p/empty.jpg"):
+        storage.put(f"{moto_bucket}/{key}", b"")
+    storage.put(f"{moto_bucket}/p/full/", b"bytes")
+
+    assert set(listed(storage, f"{moto_bucket}/p")) == {f"{moto_bucket}/p/empty.jpg", f"{moto_bucket}/p/full/"}
+
+
+@pytest.mark.parametrize("servers", [("AmazonS3",), ("",)], ids=["one stream", "key ranges"])
+def test_odd_keys_break_no_page_of_a_listing(moto_bucket, monkeypatch, servers):
+    monkeypatch.setattr(s3_listing, "PAGE", 7)
+    monkeypatch.setattr(s3_listing, "ORDERED_SERVERS", servers)
+    storage, client = Storage(), boto3.client("s3")
+    keys = {f"p/{number:04d}{odd}" for number in range(20) for odd in ("", "/", "//", "/../x", "\t", " +%", "é")}
+    for key in keys:
+        client.put_object(Bucket=moto_bucket.removeprefix("s3://"), Key=key, Body=b"x")
+
+    assert set(listed(storage, f"{moto_bucket}/p")) == {f"{moto_bucket}/{key}" for key in keys}
+
+
+@pytest.mark.parametrize("key", CONTROL + LINE_FEED + PATHS[:-5])
+def test_what_obstore_would_refuse_or_change_goes_through_boto3(key):
+    assert is_odd(f"s3://bucket/{key}") or key == "back\\slash.jpg"
+
+
+@pytest.mark.parametrize("key", [*PLAIN, *LONG, "a/.b/..c/d..", "posters/tt0000001.jpg"])
+def test_the_others_take_the_fast_way(key):
+    assert not is_odd(f"s3://bucket/{key}")
+
+
+def test_errors_of_odd_keys_have_the_usual_reasons(moto_bucket):
+    storage = Storage()
+    storage.put(f"{moto_bucket}/a//large.jpg", b"x" * 1000)
+
+    for uri, max_bytes, reason in (
+        (f"{moto_bucket}/a//nothing.jpg", None, "not_found"),
+        (f"{moto_bucket}/a//large.jpg", 999, "too_many_bytes"),
+        ("s3://there-is-no-such-bucket/a//b.jpg", None, "bucket_missing"),
+    ):
+        with pytest.raises(StorageError) as error:
+            storage.get(uri, max_bytes)
+        assert error.value.reason == reason
+    with pytest.raises(StorageError) as error:
+        storage.stat(f"{moto_bucket}/a//nothing.jpg")
+    assert error.value.reason == "not_found"
+
+
+def test_a_night_gives_every_key_one_row_under_its_own_name(run, bucket, storage, few_posters, tmp_path):
+    posters = sorted(few_posters.iterdir())
+    keys = PLAIN + CONTROL + LINE_FEED
+    uris = {join(bucket, "posters", key) for key in keys}
+    for number, uri in enumerate(sorted(uris)):
+        storage.put(uri, posters[number % len(posters)].read_bytes())
+    storage.put(join(bucket, "posters", "not a poster"), b"no picture")
+    storage.put(join(bucket, "posters2", "another.jpg"), posters[0].read_bytes())
+
+    record = run(join(bucket, "posters"), join(bucket, "genres"))
+
+    assert record.scored == len(uris)
+    found = [row["uri"] for row in rows(join(bucket, "genres"))]
+    assert sorted(found) == sorted(uris)
+    assert [row["uri"] for row in rows(join(bucket, "genres"), "failures")] == [join(bucket, "posters", "not a poster")]
+    assert run(join(bucket, "posters"), join(bucket, "genres")).scored == 0
+
+
+def test_names_of_files_are_taken_as_they_are(storage, tmp_path):
+    names = [
+        "with space.jpg",
+        "100%2F.jpg",
+        "line\nfeed.jpg",
+        "tab\t.jpg",
+        "café.jpg",
+        "cafe\u0301.jpg",
+        "back\\slash.jpg",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+
+    assert_all_are_there(storage, str(tmp_path), {f"{tmp_path}/{name}": name.encode() for name in names})
+
+
+def test_names_that_are_not_utf8_are_left_out_and_counted(storage, tmp_path, caplog):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    for name in (b"\xff.jpg", b"\xfe.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    (tmp_path / os.fsdecode(b"folder\xe9")).mkdir()
+
+    assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/a.jpg"}
+    assert "3 names that are not UTF-8 are left out, the first is" in caplog.text
+    assert r"'\udcfe.jpg'" in caplog.text or r"'folder\udce9'" in caplog.text
+
+
+def test_a_folder_whose_name_is_not_utf8_is_refused_in_words(storage, tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+
+    with pytest.raises(StorageError, match="is not UTF-8"):
+        listed(storage, str(folder))
+
+
+def test_links_to_themselves_and_to_folders_above_end(storage, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to("itself")
+
+    assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/sub/a.jpg"}
+
+
+def test_fifos_and_sockets_are_never_opened(storage, tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as unix:  # a socket's path is short
+        unix.bind("socket.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"x")
+
+    assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/a.jpg"}
+    for name in ("fifo.jpg", "socket.jpg"):
+        with pytest.raises(StorageError, match="is not a file"):
+            storage.get(f"{tmp_path}/{name}")
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Makes the kernel's answer for some paths `EACCES`: root, as whom tests may run, is refused nothing."""
+    paths = set()
+
+    def refusing(call):
+        def checked(path, *arguments, **options):
+            if str(path) in paths:
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **options)
+
+        return checked
+
+    for name in ("scandir", "stat"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    return paths
+
+
+def test_a_sub_folder_that_may_not_be_read_is_left_out_and_counted(storage, tmp_path, closed, monkeypatch, caplog):
+    for name in ("open/a.jpg", "closed/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    closed.add(f"{tmp_path}/closed")
+
+    assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/open/a.jpg"}
+    assert "1 sub-folders that may not be read are left out" in caplog.text
+
+
+def test_a_file_that_may_not_be_looked_at_is_listed_and_fails_when_it_is_read(storage, tmp_path, closed):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    closed.add(f"{tmp_path}/a.jpg")
+
+    (table,) = storage.list_tables(str(tmp_path))
+
+    assert table.select(["uri", "etag", "size"]).to_pylist() == [{"uri": f"{tmp_path}/a.jpg", "etag": "", "size": None}]
+    with pytest.raises(StorageError) as error:
+        storage.get(f"{tmp_path}/a.jpg")
+    assert error.value.reason == "access_denied"
+
+
+def test_what_vanishes_while_it_is_listed_is_no_error(storage, tmp_path, monkeypatch):
+    for name in ("a/1.jpg", "b/2.jpg", "c/3.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    stat = os.stat
+
+    def delete_first(path, **options):
+        if path == f"{tmp_path}/a/1.jpg":
+            shutil.rmtree(tmp_path / "a")
+            shutil.rmtree(tmp_path / "b")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", delete_first)
+
+    assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/c/3.jpg"}
+
+
+def test_tables_and_objects_say_the_same(bucket, storage):
+    storage.put(join(bucket, "p/a.jpg"), b"123")
+
+    (table,) = storage.list_tables(join(bucket, "p"))
+
+    assert table.schema == pa.schema(
+        {"uri": pa.string(), "etag": pa.string(), "size": pa.int64(), "last_modified": pa.timestamp("us", "UTC")}
+    )
+    assert [info for page in storage.list(join(bucket, "p")) for info in page] == [
+        storage.stat(join(bucket, "p/a.jpg"))
+    ]
