@@ -13,7 +13,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from genretag import noise
 from genretag.cli_settings import settings_sources
+from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
+from genretag.iceberg.settings import TableSettings
 from genretag.session import Session
 from genretag.tagging.settings import TagSettings
 from genretag.training.settings import TrainSettings
@@ -39,6 +41,7 @@ def tag(
     *,
     model: str | None = None,
     settings: Annotated[TagSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
     """Score all images that OUTPUT does not hold yet, and write predictions as Parquet.
@@ -56,15 +59,45 @@ def tag(
     """
     from genretag.tagging.night import tag as run
 
-    settings, session = settings or TagSettings(), session or Session()
+    settings, table, session = settings or TagSettings(), table or TableSettings(), session or Session()
     _start_logging(session)
-    record = run(images, output, settings, session, model)
+    record = run(images, output, settings, session, model, table)
     print(  # noqa: T201
         f"{record.scored} posters scored, {record.failed} failed, {record.already_scored} already scored, "
         f"{record.already_failed} failed before, {record.listed} listed: {record.output}/runs/{record.run_id}/run.json"
     )
     for reason, count in record.failures.items():
         print(f"  {count} x {reason}")  # noqa: T201
+
+
+@app.command
+def compact(
+    output: str,
+    *,
+    settings: Annotated[CompactSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Merge the small files of past nights into large ones, which warehouses read faster.
+
+    Example: genretag compact s3://films/genres --before 2026-11-01
+
+    Parameters
+    ----------
+    output
+        What `genretag tag` wrote.
+    """
+    from genretag.compaction.job import compact as run
+
+    settings, table, session = settings or CompactSettings(), table or TableSettings(), session or Session()
+    _start_logging(session)
+    done = run(output, settings, session, table)
+    if not done.files:
+        print("nothing to merge")  # noqa: T201
+        return
+    verb = "would become" if settings.dry_run else "became"
+    nights = "1 night" if done.nights == 1 else f"{done.nights:,} nights"
+    print(f"{done.files:,} files {verb} {done.merged:,} in {nights} ({done.rows:,} rows)")  # noqa: T201
 
 
 @app.command

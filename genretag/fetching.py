@@ -1,12 +1,25 @@
 """URIs -> decoded posters or failures, with a few threads: GETs and decoding overlap, both release the GIL."""
 
-from collections.abc import Sequence
+import posixpath
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from genretag.errors import Failure
 from genretag.images import BadImage, DecodedImage, ImageLimits, ImageRule, decode
+from genretag.images.memory import DecodeMemory
 from genretag.storage import Storage, StorageError
+
+OTHER_FILE = "other_file"  # the reason of what is no image and was not called one: a note among the posters
+IMAGE_NAME = re.compile(
+    r"\.(jpe?g?|jfif|a?png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|jxl|jp2|svg|ico|img)$", re.IGNORECASE
+)
+DECODES_AT_ONCE = 4  # of one reader; its other threads wait for the store
+DECODE_BYTES = 2 * 2**30  # that these may take together, by estimate: two of the largest pictures, many of the usual
 
 
 @dataclass(frozen=True)
@@ -18,13 +31,20 @@ class Poster:
 
 
 class PosterReader:
-    """Fetches and decodes posters, `threads` at a time, each becoming a `Poster` or a `Failure`."""
+    """Fetches and decodes posters, `threads` at a time, each becoming a `Poster` or a `Failure`.
+
+    A thread that waits for a slow object holds up no other. At most `DECODES_AT_ONCE` of them decode, in at most
+    `DECODE_BYTES`, so that more threads cost connections and the bytes of encoded posters only.
+    """
 
     def __init__(self, storage: Storage, rule: ImageRule, threads: int, limits: ImageLimits | None = None) -> None:
         self._storage = storage
         self._rule = rule
         self._limits = limits or ImageLimits()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch-decode")
+        self._decoding = threading.Semaphore(DECODES_AT_ONCE)
+        self._memory = DecodeMemory(DECODE_BYTES)
+        self._watch = Watch()
 
     def read_many(self, uris: Sequence[str]) -> list[Poster | Failure]:
         """Reads posters in parallel; the result has the order of `uris`."""
@@ -34,8 +54,67 @@ class PosterReader:
         """Reads one poster. What is wrong with it is the value, not an exception."""
         try:
             fetched = self._storage.get(uri, self._limits.max_bytes)
-            return Poster(decode(fetched.data, self._rule, self._limits), fetched.etag)
+            with self._decoding, self._watch.decoding(uri, self._memory) as memory:
+                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except StorageError as error:
             return Failure("fetch", error.reason, str(error))
         except BadImage as error:
-            return Failure("decode", error.reason, error.message)
+            other = error.reason == "not_an_image" and _claims_to_be_something_else(uri)
+            return Failure("decode", OTHER_FILE if other else error.reason, error.message)
+
+    def overdue(self, limit_s: float) -> str | None:
+        """A URI that has been decoding for longer than `limit_s`, if there is one."""
+        return self._watch.overdue(limit_s)
+
+
+def _claims_to_be_something_else(uri: str) -> bool:
+    """Whether the name has an ending, and not an image's; many buckets hold images under names without one."""
+    return bool(posixpath.splitext(uri)[1]) and not IMAGE_NAME.search(uri)
+
+
+class Watch:
+    """Which posters are being decoded, and since when; waiting for memory does not count."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    @contextmanager
+    def decoding(self, uri: str, memory: DecodeMemory) -> Iterator["_ClockedMemory"]:
+        """Marks the block as the decoding of `uri`, and gives it the memory to decode in."""
+        self.begin(uri)
+        try:
+            yield _ClockedMemory(uri, memory, self)
+        finally:
+            self.end(uri)
+
+    def begin(self, uri: str) -> None:
+        """Starts the clock of a poster."""
+        self._since[uri] = time.monotonic()
+
+    def end(self, uri: str) -> None:
+        """Stops it."""
+        self._since.pop(uri, None)
+
+    def overdue(self, limit_s: float) -> str | None:
+        """The URI that has been decoding for longest, if that is longer than `limit_s`."""
+        since = self._since.copy()
+        if not since:
+            return None
+        uri = min(since, key=lambda uri: since[uri])
+        return uri if time.monotonic() - since[uri] > limit_s else None
+
+
+@dataclass(frozen=True)
+class _ClockedMemory:
+    """Memory for one poster, whose clock stands still while it waits for others to give theirs back."""
+
+    uri: str
+    memory: DecodeMemory
+    watch: Watch
+
+    @contextmanager
+    def reserved(self, size_bytes: int) -> Iterator[None]:
+        self.watch.end(self.uri)
+        with self.memory.reserved(size_bytes):
+            self.watch.begin(self.uri)
+            yield

@@ -4,12 +4,15 @@ Actors on any node report to a small board (a Ray actor without CPU); the driver
 """
 
 import logging
+import resource
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from genretag.ray_session import actor_here
 
 TERMINAL_EVERY_S = 0.5
 LOG_EVERY_S = 5.0
@@ -33,6 +36,10 @@ class Board:
         """Replaces facts, such as `epoch=2`."""
         self._facts.update(facts)
 
+    def peak(self, **facts: int) -> None:
+        """Keeps the highest of a fact, such as `fetch_bytes=300_000_000`."""
+        self._facts.update({name: max(value, self._facts.get(name, value)) for name, value in facts.items()})
+
     def say(self, event: str) -> None:
         """Appends a line that stays, such as the end of an epoch."""
         self._events.append(event)
@@ -42,11 +49,15 @@ class Board:
         return {**self._counts, **self._facts}, self._events[events_seen:]
 
 
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def open_board() -> Any:
     """Starts a board on the connected Ray cluster and returns its handle."""
-    import ray
-
-    return ray.remote(num_cpus=0)(Board).remote()
+    return actor_here(Board)
 
 
 @contextmanager

@@ -23,6 +23,12 @@ class Cluster:
 
     cpus: float
     gpus: float
+    nodes: int = 1  # that have CPUs
+
+    @property
+    def cpus_of_a_node(self) -> float:
+        """On average."""
+        return self.cpus / self.nodes
 
 
 @contextmanager
@@ -45,6 +51,16 @@ def ray_session(session: Session) -> Iterator[Cluster]:
         yield _declared() if address else Cluster(_cpus_here(), _declared().gpus)
     finally:
         ray.shutdown()
+
+
+def actor_here(kind: type) -> Any:
+    """Starts a small actor on the driver's own node, so that it lives as long as the driver; returns its handle."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(kind).remote()
 
 
 def _connect(address: str | None, verbose: bool) -> None:
@@ -91,7 +107,8 @@ def _declared() -> Cluster:
     import ray
 
     resources = ray.cluster_resources()
-    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0))
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0), max(nodes, 1))
 
 
 def _configure_data(verbose: bool) -> None:

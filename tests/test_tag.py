@@ -29,7 +29,7 @@ def test_each_poster_becomes_one_row_and_each_broken_one_a_failure(run, few_post
     record = run(few_posters, tmp_path / "out")
 
     assert (record.listed, record.scored, record.failed, record.already_scored) == (15, 12, 3, 0)
-    assert record.failures == {"decode: not_an_image": 2, "decode: empty": 1}
+    assert record.failures == {"decode: not_an_image": 1, "decode: empty": 1, "decode: other_file": 1}
     scored = rows(tmp_path / "out")
     assert sorted(row["uri"] for row in scored) == sorted(
         str(file) for file in few_posters.iterdir() if file.name not in BROKEN

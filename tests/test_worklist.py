@@ -4,16 +4,27 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from genretag.errors import UsageError
 from genretag.storage import Storage
-from genretag.tagging.inventory import SCHEMA, inventory_of, read_inventory
+from genretag.tagging.inventory import SCHEMA, Inventory, inventory_of
+from genretag.tagging.shards import POSTERS_PER_STEP, posters_of, remove_shards, steps, write_shards
 from genretag.tagging.worklist import make_worklist
 
 
-def objects(*pairs):
-    """An inventory of (uri, etag) pairs."""
-    table = inventory_of([uri for uri, _ in pairs])
-    return table.set_column(2, SCHEMA.field("etag"), pa.array([etag for _, etag in pairs]))
+@pytest.fixture
+def worklist_of(tmp_path):
+    """Makes the worklist of (uri, etag) pairs against the output in `tmp_path / "out"`."""
+
+    def worklist_of(*pairs, model_version="m1", output=tmp_path / "out", **options):
+        table = inventory_of([uri for uri, _ in pairs])
+        table = table.set_column(2, SCHEMA.field("etag"), pa.array([etag for _, etag in pairs]))
+        folder = tmp_path / "spool"
+        folder.mkdir(exist_ok=True)
+        (folder / "night.duckdb").unlink(missing_ok=True)
+        pyarrow.parquet.write_table(table, folder / "inventory.parquet")
+        inventory = Inventory(folder / "inventory.parquet", len(table), may_repeat=True)
+        return make_worklist(inventory, str(output), model_version, Storage(), **options)
+
+    return worklist_of
 
 
 def hold(output, kind, *rows):
@@ -25,117 +36,87 @@ def hold(output, kind, *rows):
 
 
 def keys(worklist):
-    return list(zip(worklist.posters["uri"].to_pylist(), worklist.posters["etag"].to_pylist(), strict=True))
+    posters = worklist.table()
+    return list(zip(posters["uri"].to_pylist(), posters["etag"].to_pylist(), strict=True))
 
 
-def test_into_an_empty_output_everything_is_to_do(tmp_path):
-    worklist = make_worklist(objects(("a", "1"), ("b", "1")), str(tmp_path), "m1", Storage())
+def test_into_an_empty_output_everything_is_to_do(worklist_of):
+    worklist = worklist_of(("a", "1"), ("b", "1"))
 
     assert keys(worklist) == [("a", "1"), ("b", "1")]
-    assert (worklist.listed, worklist.already_scored, worklist.already_failed) == (2, 0, 0)
+    assert (worklist.to_score, worklist.listed, worklist.already_scored, worklist.already_failed) == (2, 2, 0, 0)
 
 
-def test_what_was_scored_or_failed_is_left_out(tmp_path):
-    hold(tmp_path, "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
-    hold(tmp_path, "failures", ("c", "1", "m1"))
+def test_what_was_scored_or_failed_is_left_out(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
+    hold(tmp_path / "out", "failures", ("c", "1", "m1"))
 
-    worklist = make_worklist(objects(("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")), str(tmp_path), "m1", Storage())
+    worklist = worklist_of(("a", "1"), ("b", "1"), ("c", "1"), ("d", "1"))
 
     assert keys(worklist) == [("d", "1")]
-    assert (worklist.listed, worklist.already_scored, worklist.already_failed) == (4, 2, 1)
+    assert (worklist.to_score, worklist.listed, worklist.already_scored, worklist.already_failed) == (1, 4, 2, 1)
 
 
-def test_a_changed_object_and_a_new_model_are_scored_again(tmp_path):
-    hold(tmp_path, "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
+def test_a_changed_object_and_a_new_model_are_scored_again(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
 
-    assert keys(make_worklist(objects(("a", "2"), ("b", "1")), str(tmp_path), "m1", Storage())) == [("a", "2")]
-    assert len(make_worklist(objects(("a", "1"), ("b", "1")), str(tmp_path), "m2", Storage()).posters) == 2
+    assert keys(worklist_of(("a", "2"), ("b", "1"))) == [("a", "2")]
+    assert worklist_of(("a", "1"), ("b", "1"), model_version="m2").to_score == 2
 
 
-def test_failures_are_retried_on_request_unless_they_were_scored_since(tmp_path):
-    hold(tmp_path, "failures", ("a", "1", "m1"), ("b", "1", "m1"))
-    hold(tmp_path, "predictions", ("b", "1", "m1"))
-    inventory = objects(("a", "1"), ("b", "1"))
+def test_failures_are_retried_on_request_unless_they_were_scored_since(worklist_of, tmp_path):
+    hold(tmp_path / "out", "failures", ("a", "1", "m1"), ("b", "1", "m1"))
+    hold(tmp_path / "out", "predictions", ("b", "1", "m1"))
 
-    kept = make_worklist(inventory, str(tmp_path), "m1", Storage())
-    retried = make_worklist(inventory, str(tmp_path), "m1", Storage(), retry_failed=True)
+    kept = worklist_of(("a", "1"), ("b", "1"))
+    retried = worklist_of(("a", "1"), ("b", "1"), retry_failed=True)
 
-    assert (keys(kept), kept.already_scored, kept.already_failed) == ([], 1, 1)
+    assert (kept.to_score, kept.already_scored, kept.already_failed) == (0, 1, 1)
     assert (keys(retried), retried.already_scored, retried.already_failed) == ([("a", "1")], 1, 0)
 
 
-def test_an_object_that_is_named_twice_counts_once(tmp_path):
-    worklist = make_worklist(objects(("a", "1"), ("a", "1"), ("b", "1")), str(tmp_path), "m1", Storage())
+def test_an_object_that_is_named_twice_counts_once(worklist_of):
+    worklist = worklist_of(("a", "1"), ("a", "1"), ("b", "1"))
 
     assert keys(worklist) == [("a", "1"), ("b", "1")]
     assert (worklist.listed, worklist.duplicates) == (2, 1)
 
 
-def test_a_half_written_temporary_file_is_not_read(tmp_path):
-    hold(tmp_path, "predictions", ("a", "1", "m1"))
-    (tmp_path / "predictions" / "dt=2026-11-22" / ".part-9.parquet.1a2b.tmp").write_bytes(b"PAR1 half of")
+def test_rows_that_the_output_holds_twice_count_once(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("a", "1", "m1"))
 
-    assert keys(make_worklist(objects(("a", "1"), ("b", "1")), str(tmp_path), "m1", Storage())) == [("b", "1")]
-
-
-def test_a_folder_is_listed_by_its_keys(few_posters):
-    inventory = read_inventory(str(few_posters), Storage())
-
-    assert inventory.schema == SCHEMA
-    file = sorted(few_posters.iterdir())[0]
-    assert inventory.slice(0, 1).drop_columns(["etag", "last_modified"]).to_pylist() == [
-        {"poster_id": file.stem, "uri": str(file), "size": file.stat().st_size}
-    ]
+    assert worklist_of(("a", "1"), ("b", "1")).already_scored == 1
 
 
-def test_an_output_inside_the_images_is_not_listed(few_posters):
-    output = few_posters / "genres"
-    hold(output, "predictions", ("a", "1", "m1"))
+def test_a_half_written_temporary_file_is_not_read(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"))
+    (tmp_path / "out" / "predictions" / "dt=2026-11-22" / ".part-9.parquet.1a2b.tmp").write_bytes(b"PAR1 half of")
 
-    inventory = read_inventory(str(few_posters), Storage(), leave_out=str(output))
-
-    assert len(inventory) == 12
+    assert keys(worklist_of(("a", "1"), ("b", "1"))) == [("b", "1")]
 
 
-def test_a_csv_manifest_names_posters_anywhere(few_posters, tmp_path):
-    first, second = sorted(few_posters.iterdir())[:2]
-    manifest = tmp_path / "manifest.csv"
-    manifest.write_text(f"uri,poster_id,year\n{first},007,1987\nimages/{second.name},008,1988\n")
+def test_looking_for_work_writes_nothing(worklist_of, tmp_path):
+    worklist_of(("a", "1"))
 
-    inventory = read_inventory(str(manifest), Storage())
-
-    assert inventory["poster_id"].to_pylist() == ["007", "008"]
-    assert inventory["uri"].to_pylist() == [str(first), str(second)]
-    assert inventory["etag"].to_pylist() == [Storage().stat(str(file)).etag for file in (first, second)]
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_parquet_manifest_with_etags_is_believed(tmp_path):
-    manifest = tmp_path / "manifest.parquet"
-    pyarrow.parquet.write_table(pa.table({"uri": ["s3://films/a.jpg"], "etag": ["1"]}), manifest)
+def test_shards_hold_the_worklist_in_whole_steps(worklist_of, tmp_path):
+    pairs = [(f"{number:04}", "1") for number in range(2 * POSTERS_PER_STEP + 5)]
 
-    inventory = read_inventory(str(manifest), Storage())
+    blocks = write_shards(worklist_of(*pairs), str(tmp_path / "out"), "run1", Storage())
 
-    assert inventory.select(["poster_id", "etag"]).to_pylist() == [{"poster_id": "a", "etag": "1"}]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("m.csv", b"url\na.jpg\n", r"no column `uri`: it has url"),
-        ("m.csv", b"uri\n", "has no rows"),
-        ("m.csv", b"uri,poster_id\na.jpg,\n", r"no `poster_id` in row 1"),
-        ("m.csv", b"", "cannot be read"),
-        ("m.parquet", b"not parquet", "cannot be read"),
-    ],
-)
-def test_a_bad_manifest_is_explained(tmp_path, name, content, says):
-    (tmp_path / name).write_bytes(content)
-
-    with pytest.raises(UsageError, match=says):
-        read_inventory(str(tmp_path / name), Storage())
+    shards = [posters_of(block, Storage()) for block in blocks]
+    assert [len(shard) for shard in shards] == [POSTERS_PER_STEP, POSTERS_PER_STEP, 5]
+    assert pa.concat_tables(shards)["uri"].to_pylist() == [uri for uri, _ in pairs]
+    assert [len(step) for step in steps(pa.concat_tables(shards))] == [POSTERS_PER_STEP, POSTERS_PER_STEP, 5]
 
 
-def test_looking_for_work_writes_nothing(tmp_path):
-    make_worklist(objects(("a", "1")), str(tmp_path / "output"), "m1", Storage())
+def test_shards_of_a_dead_run_are_removed(worklist_of, tmp_path):
+    worklist = worklist_of(("a", "1"))
+    write_shards(worklist, str(tmp_path / "out"), "dead", Storage())
+    write_shards(worklist, str(tmp_path / "out"), "alive", Storage())
 
-    assert not (tmp_path / "output").exists()
+    assert [file.parent.name for file in (tmp_path / "out").rglob("*.parquet")] == ["alive"]
+    remove_shards(str(tmp_path / "out"), Storage())
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,15 +1,23 @@
-"""One row per object to be tagged, from a folder, a prefix, or a manifest with a `uri` column."""
+"""One row per object to be tagged, from a folder, a prefix or a manifest, spooled to disk as it arrives.
 
-import io
-import posixpath
-from collections.abc import Iterable
+Nothing here holds more than a few thousand rows in memory, so that ten million objects cost disk, not the driver.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
 
-from genretag.errors import UsageError, one_line
-from genretag.storage import S3, ObjectInfo, Storage, StorageError, join, resolve
+from genretag.errors import UsageError
+from genretag.storage import ObjectInfo, Storage, StorageError, resolve
+from genretag.storage.listing_tables import to_table
+from genretag.tagging.manifests import is_manifest, is_s3_inventory, read_manifest, read_s3_inventory
 
 SCHEMA = pa.schema(
     [
@@ -20,102 +28,130 @@ SCHEMA = pa.schema(
         pa.field("last_modified", pa.timestamp("us", "UTC")),
     ]
 )
-MANIFESTS = (".parquet", ".csv")
-STAT_THREADS = 32
+CARRIED = "carried"  # a struct of the manifest's columns that the output is to have
+ROWS_PER_GROUP = 65_536
+LOOKUPS_AT_ONCE = 64
 
 
-def read_inventory(images: str, storage: Storage, leave_out: str | None = None) -> pa.Table:
-    """Lists a location into a table of `SCHEMA`; objects below `leave_out` (the output) do not count.
+@dataclass(frozen=True)
+class Inventory:
+    """Rows of `SCHEMA`, and the struct column `carried` where columns are carried through, in a Parquet file."""
+
+    file: Path
+    rows: int
+    may_repeat: bool  # a manifest may name an object twice, a listing never does
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the rows."""
+        return pyarrow.parquet.read_schema(self.file)
+
+    def table(self) -> pa.Table:
+        """All rows at once, for those who know that they are few."""
+        return pyarrow.parquet.read_table(self.file)
+
+
+def take_inventory(
+    images: str, storage: Storage, folder: Path, leave_out: str | None = None, carry: Sequence[str] = ()
+) -> Inventory:
+    """Lists a location into a file in `folder`; objects below `leave_out` (the output) do not count.
 
     Raises `UsageError` where the place is missing, empty, closed to us, or a manifest cannot be read.
     """
     source = resolve(images)
+    from_manifest = is_manifest(source)
     try:
-        if source.lower().endswith(MANIFESTS):
-            return _read_manifest(source, storage)
-        pages = storage.list(source)
-        output = f"{resolve(leave_out)}/" if leave_out else None
-        tables = [_table(info for info in page if output is None or not info.uri.startswith(output)) for page in pages]
+        if from_manifest:
+            tables = read_manifest(source, storage, folder, carry)
+        elif carry:
+            raise UsageError(f"--carry takes columns of a manifest, and {source} is none: name a .csv or .parquet file")
+        elif is_s3_inventory(source):
+            tables = read_s3_inventory(source, storage, folder)
+        else:
+            tables = storage.list_tables(source)
+        inventory = _spool(tables, folder / "inventory.parquet", storage, leave_out, from_manifest)
     except StorageError as error:
         raise UsageError(f"cannot read the images: {error}") from error
-    inventory = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    if not len(inventory):
+    if not inventory.rows:
         raise UsageError(f"there is no image at {source}: name a folder, an s3:// prefix or a manifest")
     return inventory
 
 
-def poster_id_of(uri: str) -> str:
-    """The key's stem: `s3://films/1987/tt0093010.jpg` -> `tt0093010`."""
-    name = posixpath.basename(uri)
-    stem, _ = posixpath.splitext(name)
-    return stem or name
+def read_inventory(images: str, storage: Storage) -> pa.Table:
+    """The inventory of a location as one table, where that is known to fit in memory. Raises `UsageError`."""
+    with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
+        return take_inventory(images, storage, Path(folder)).table()
 
 
-def inventory_of(uris: list[str], ids: list[str] | None = None, etags: list[str] | None = None) -> pa.Table:
-    """An inventory of objects that were not listed: sizes unknown, and etags too where they are not given."""
-    columns = {
-        "poster_id": ids or [poster_id_of(uri) for uri in uris],
-        "uri": uris,
-        "etag": etags or [""] * len(uris),
-        **{name: pa.nulls(len(uris), SCHEMA.field(name).type) for name in ("size", "last_modified")},
-    }
-    return pa.table(columns, schema=SCHEMA)
+def inventory_of(uris: list[str]) -> pa.Table:
+    """An inventory of objects that were not listed: etags and sizes unknown."""
+    return with_all_columns(pa.table({"uri": pa.array(uris, pa.string()), "etag": pa.array([""] * len(uris))}))
 
 
-def _table(objects: Iterable[ObjectInfo], ids: list[str] | None = None) -> pa.Table:
-    found = list(objects)
-    columns = [
-        ids or [poster_id_of(o.uri) for o in found],
-        [o.uri for o in found],
-        [o.etag for o in found],
-        [o.size_bytes for o in found],
-        [o.last_modified for o in found],
-    ]
-    return pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+def poster_ids(uris: Any) -> Any:
+    """The keys' stems: `s3://films/1987/tt0093010.jpg` -> `tt0093010`. An Arrow array of strings to another."""
+    names = pc.replace_substring_regex(uris, r"(?s)^.*/([^/]+)/*$", r"\1")
+    return pc.replace_substring_regex(names, r"(?s)^(\.*[^.].*)\.[^.]*$", r"\1")
 
 
-def _read_manifest(source: str, storage: Storage) -> pa.Table:
-    manifest = _parse_manifest(source, bytes(storage.get(source).data))
-    if "uri" not in manifest.column_names:
-        columns = one_line(", ".join(manifest.column_names))
-        raise UsageError(f"the manifest {source} has no column `uri`: it has {columns}")
-    uris = _as_strings(manifest, "uri", source)
-    if not uris:
-        raise UsageError(f"the manifest {source} has no rows")
-    folder = posixpath.dirname(source)
-    uris = [uri if uri.startswith((S3, "/")) else join(folder, uri) for uri in uris]
-    names = manifest.column_names
-    ids = _as_strings(manifest, "poster_id", source) if "poster_id" in names else None
-    if "etag" in names:
-        return inventory_of(uris, ids, _as_strings(manifest, "etag", source))
-    with ThreadPoolExecutor(STAT_THREADS) as threads:
-        return _table(threads.map(lambda uri: _stat_or_unknown(uri, storage), uris), ids)
+def _spool(
+    tables: Iterable[pa.Table], file: Path, storage: Storage, leave_out: str | None, may_repeat: bool
+) -> Inventory:
+    """Writes tables with at least a `uri` to a Parquet file; what they lack is looked up or filled in."""
+    output = f"{resolve(leave_out)}/" if leave_out else None
+    writer, rows = None, 0
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
+        try:
+            for table in _in_groups(tables):
+                if output is not None:
+                    table = table.filter(pc.invert(pc.starts_with(table["uri"], output)))
+                if "etag" not in table.column_names:
+                    table = _looked_up(table, storage, threads)
+                table = with_all_columns(table)
+                writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema, compression="lz4")
+                writer.write_table(table)
+                rows += len(table)
+        finally:
+            if writer:
+                writer.close()
+    return Inventory(file, rows, may_repeat)
 
 
-def _parse_manifest(source: str, data: bytes) -> pa.Table:
-    import pyarrow.csv
-    import pyarrow.parquet
+def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of about `ROWS_PER_GROUP`: pages of a listing are small."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= ROWS_PER_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
-    try:
-        if source.lower().endswith(".csv"):
-            as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("uri", "poster_id", "etag"), pa.string()))
-            return pyarrow.csv.read_csv(io.BytesIO(data), convert_options=as_text)
-        return pyarrow.parquet.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise UsageError(f"the manifest {source} cannot be read: {one_line(error)}") from error
 
-
-def _as_strings(manifest: pa.Table, column: str, source: str) -> list[str]:
-    values: list[str | None] = manifest[column].cast(pa.string()).to_pylist()
-    for row, value in enumerate(values):
-        if not value:
-            raise UsageError(f"the manifest {source} has no `{column}` in row {row + 1}")
-    return [value for value in values if value]
+def _looked_up(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor) -> pa.Table:
+    """The table with etag, size and last_modified of its objects, asked of the store one by one."""
+    found = to_table(list(threads.map(lambda uri: _stat_or_unknown(uri, storage), table["uri"].to_pylist())))
+    for name in ("etag", "size", "last_modified"):
+        table = table.append_column(name, found[name])
+    return table
 
 
 def _stat_or_unknown(uri: str, storage: Storage) -> ObjectInfo:
-    """An object that cannot be looked up keeps an empty etag: fetching it will say what is wrong."""
+    """An object that cannot be looked up has no etag: fetching it will say what is wrong."""
     try:
         return storage.stat(uri)
     except StorageError:
-        return ObjectInfo(uri, "", 0, datetime.fromtimestamp(0, UTC))
+        return ObjectInfo.unknown(uri)
+
+
+def with_all_columns(table: pa.Table) -> pa.Table:
+    """The columns of `SCHEMA` in its order, unknown ones null, and `carried` where it is there."""
+    columns = {name: table[name] for name in table.column_names}
+    if "poster_id" not in columns:
+        columns["poster_id"] = poster_ids(table["uri"])
+    schema = SCHEMA
+    if CARRIED in columns:
+        schema = SCHEMA.append(pa.field(CARRIED, columns[CARRIED].type))
+    values = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(values, schema=schema)

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -140,15 +141,16 @@ class _Lease:
         self._lost = False
 
     def renew_until_stopped(self) -> None:
-        failed = 0
-        while not self._stopped.wait(self._lease_s / RENEWALS_PER_LEASE):
-            renewed = replace(self._me, renewals=self._me.renewals + 1)
+        pause_s = self._lease_s / RENEWALS_PER_LEASE
+        renewed_at = time.monotonic()
+        while not self._stopped.wait(pause_s):
+            renewed, began_at = replace(self._me, renewals=self._me.renewals + 1), time.monotonic()
             try:
                 self._etag = self._storage.replace(self._uri, _encode(renewed), self._etag)
-                self._me, failed = renewed, 0
+                self._me, renewed_at = renewed, began_at
             except StorageError as error:
-                failed += 1
-                if error.reason == "changed" or failed >= RENEWALS_PER_LEASE - 1:
+                silent_s = time.monotonic() - renewed_at
+                if error.reason == "changed" or silent_s > self._lease_s - pause_s:  # the next might come too late
                     self._lost = True
                     self._on_lost(f"another run may hold the output now ({error})")
                     return

@@ -1,37 +1,58 @@
 """One night, from the inventory to the published run record."""
 
-import _thread
 import logging
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from genretag.compaction.journal import finish_compaction
 from genretag.engines import require_engine
-from genretag.errors import JobError, OutputHeldError, UsageError, one_line
-from genretag.progress import open_board, watch
+from genretag.errors import JobError, UsageError, one_line
+from genretag.iceberg.settings import NO_TABLE, TableSettings
+from genretag.iceberg.table import commit_parts, require_table
+from genretag.progress import open_board, peak_memory_bytes, watch
 from genretag.ray_session import ray_session
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
-from genretag.tagging.inventory import read_inventory
-from genretag.tagging.lock import output_lock
+from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
+from genretag.tagging.manifests import is_manifest
+from genretag.tagging.only_writer import only_writer
 from genretag.tagging.part_files import Part, PartFiles
 from genretag.tagging.pipeline import scored_dataset
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, publish
-from genretag.tagging.schema import Night
+from genretag.tagging.schema import Night, predictions_schema, require_columns_free
 from genretag.tagging.settings import TagSettings
-from genretag.tagging.worklist import Worklist, held_labels, make_worklist
+from genretag.tagging.shards import remove_shards, write_shards
+from genretag.tagging.stages import against_budget, failures_on
+from genretag.tagging.worklist import Worklist, held_schema, make_worklist
+
+A_PERSON_MUST_ACT = frozenset(
+    {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
+)
+BOARD_TIMEOUT_S = 10
 
 logger = logging.getLogger(__name__)
 
 
-def tag(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> RunRecord:
+def tag(
+    images: str,
+    output: str,
+    settings: TagSettings,
+    session: Session,
+    model: str | None = None,
+    table: TableSettings = NO_TABLE,
+) -> RunRecord:
     """Scores all posters of `images` that `output` does not hold yet, and returns the published record.
 
     `model` is a bundle's location, the default model when not given. Raises `UsageError` where a person must
@@ -43,85 +64,76 @@ def tag(images: str, output: str, settings: TagSettings, session: Session, model
     if settings.engine:
         require_engine(settings.engine)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
-    night = _name_the_night(bundle, settings, started)
-    with clock.phase("inventory"):
-        inventory = read_inventory(images, storage, leave_out=output)
-    _require_same_labels(output, night, storage)
-    with _only_writer(output, night, settings, storage):
-        with clock.phase("worklist"):
-            worklist = _worklist(inventory, output, night, settings, storage)
-        parts: list[Part] = []
-        plan = None
-        if len(worklist.posters):
-            with clock.phase("ray"), ray_session(session) as cluster:
-                plan = plan_actors(cluster, settings)
-                with clock.phase("score"):
-                    parts = _score(worklist, output, night, bundle, plan, settings, session)
-        record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
-        if record.failed > settings.allowed_failures(len(worklist.posters)):
-            raise _too_many_failures(record.failed, record.failures, len(worklist.posters), output)
-        publish(record, storage)
+    with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
+        with clock.phase("inventory"):
+            inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
+        night = _name_the_night(bundle, settings, inventory, started)
+        require_table(table, output, predictions_schema(night), storage)
+        with only_writer(output, night.run_id, storage, break_lock=settings.break_lock):
+            finish_compaction(output, storage, table)
+            _require_same_columns(output, night, storage)
+            with clock.phase("worklist"):
+                worklist = _worklist(inventory, output, night, settings, storage)
+            parts: list[Part] = []
+            memory: dict[str, int] = {}
+            plan = None
+            if worklist.to_score:
+                with clock.phase("ray"), ray_session(session) as cluster:
+                    plan = plan_actors(cluster, settings)
+                    with clock.phase("score"):
+                        parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
+            record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
+            if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
+                raise _too_many_failures(record.failures, worklist.to_score, output)
+            snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
+            record = replace(record, table=table.table, snapshot_id=snapshot_id, peak_memory_bytes=memory)
+            publish(record, storage)
     return record
 
 
-def _name_the_night(bundle: Bundle, settings: TagSettings, started: datetime) -> Night:
-    return Night(
+def _name_the_night(bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime) -> Night:
+    night = Night(
         run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
         dt=date.fromisoformat(settings.date) if settings.date else started.date(),
         model_version=bundle.model_version,
         labels=bundle.labels,
         profile=settings.profile,
         thresholds=tuple(bundle.profile(settings.profile).tolist()),
+        carried=tuple(inventory.schema.field(CARRIED).type) if settings.carry else (),
     )
+    require_columns_free(settings.carry, night)
+    return night
 
 
-def _require_same_labels(output: str, night: Night, storage: Storage) -> None:
+def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
+    """One table has one set of columns: warehouses read all part files by the schema of any of them."""
     try:
-        labels = held_labels(output, storage)
+        held = held_schema(output, storage)
     except (OSError, pa.ArrowException, StorageError) as error:
         raise _unreadable(output, error) from error
-    if labels is not None and set(labels) != set(night.labels):
+    if held is None:
+        return
+    tonight = predictions_schema(night)
+    differ = [f.name for f in (*held, *tonight) if f.name not in tonight.names or f.name not in held.names]
+    differ += [f.name for f in tonight if f.name in held.names and held.field(f.name).type != f.type]
+    if differ:
         raise UsageError(
-            f"{output} holds predictions of a model with other labels, and one table cannot hold both: "
-            "name another output"
+            f"{output} holds predictions with other columns, of a model with other labels or of other --carry, and one "
+            f"table cannot hold both: name another output; they differ in {one_line(', '.join(differ), 200)}"
         )
 
 
-@contextmanager
-def _only_writer(output: str, night: Night, settings: TagSettings, storage: Storage) -> Iterator[None]:
-    """Holds the output's lock; a run that loses it stops writing at once."""
-    lost: list[str] = []
-    held = False
-
-    def stop(reason: str) -> None:
-        lost.append(reason)
-        _thread.interrupt_main()
-
-    try:
-        with output_lock(output, night.run_id, storage, stop, break_lock=settings.break_lock):
-            held = True
-            yield
-    except StorageError as error:
-        if held:  # it could be written a while ago
-            raise JobError(f"cannot write to {output} any more: {error}; run the same command again") from error
-        raise UsageError(f"cannot write to the output {output}: {error}") from error
-    except KeyboardInterrupt:
-        if lost:
-            raise OutputHeldError(f"{output} was taken over, this run stops: {lost[0]}") from None
-        raise
-
-
-def _worklist(inventory: Any, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
+def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
     try:
         worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, duckdb.Error) as error:
         raise _unreadable(output, error) from error
     logger.info(
         "%d objects listed, %d already scored, %d failed before, %d to score",
         worklist.listed,
         worklist.already_scored,
         worklist.already_failed,
-        len(worklist.posters),
+        worklist.to_score,
     )
     return worklist
 
@@ -134,45 +146,69 @@ def _unreadable(output: str, error: Exception) -> UsageError:
 
 def _score(
     worklist: Worklist,
+    images: str,
     output: str,
     night: Night,
     bundle: Bundle,
     plan: ActorPlan,
     settings: TagSettings,
     session: Session,
-) -> list[Part]:
-    """Runs the worklist through the two actor stages into part files."""
-    posters = worklist.posters
+) -> tuple[list[Part], dict[str, int]]:
+    """Runs the worklist through the two actor stages into part files; returns those, and peak memory by process."""
+    posters, storage = worklist.to_score, session.storage
+    allowed = settings.allowed_failures(posters)
     board = open_board()
-    dataset = scored_dataset(posters, bundle, plan, settings, session.storage, board)
-    sink = PartFiles(output, session.storage, night, settings.rows_per_file_for(len(posters)))
-    with watch(board, _describer(len(posters)), quiet=session.quiet):
+    shards = write_shards(worklist, output, night.run_id, storage)
+    one_bucket = not is_manifest(images)
+    dataset = scored_dataset(shards, bundle, plan, settings, storage, board, allowed, one_bucket=one_bucket)
+    sink = PartFiles(output, storage, night, settings.rows_per_file_for(posters))
+    with watch(board, _describer(posters), quiet=session.quiet):
         try:
             dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
-            raise _explained(error, board, settings.allowed_failures(len(posters)), len(posters), output) from error
-    return sink.parts
+            raise _explained(error, board, allowed, posters, output) from error
+    remove_shards(output, storage)
+    words = _last_words(board)
+    memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
+    return sink.parts, memory | {"driver": peak_memory_bytes()}
 
 
 def _explained(error: Exception, board: Any, allowed: int, posters: int, output: str) -> Exception:
-    """What to tell of a failed job: the error budget, the cause where we know it, else Ray's error as it is."""
+    """What to tell of a failed job: who must act where we know it, else Ray's error as it is."""
     import ray
 
-    counts, _ = ray.get(board.read.remote(0))
-    if counts.get("failed", 0) > allowed:
-        reasons = {name: count for name, count in counts.items() if ": " in name}
-        return _too_many_failures(counts["failed"], reasons, posters, output)
+    counts = _last_words(board)
+    if "fatal" in counts:
+        return UsageError(f"{counts['fatal']}; what was finished is in {output}, run the same command again after that")
+    failures = failures_on(counts)
+    if against_budget(failures) > allowed:
+        return _too_many_failures(failures, posters, output)
     cause = getattr(error, "cause", None)
     if isinstance(cause, StorageError):
-        return JobError(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
+        kind = UsageError if cause.reason in A_PERSON_MUST_ACT else JobError
+        return kind(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
+    if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
+        return JobError(
+            f"Ray gave up ({one_line(str(error).strip().splitlines()[0], 200)}): what was finished is in {output}, "
+            "run the same command again, with -v for Ray's own messages"
+        )
     return error
 
 
-def _too_many_failures(failed: int, reasons: dict[str, int], posters: int, output: str) -> JobError:
-    most = max(reasons, key=lambda reason: reasons[reason])
+def _last_words(board: Any) -> dict[str, Any]:
+    import ray
+
+    try:
+        return ray.get(board.read.remote(0), timeout=BOARD_TIMEOUT_S)[0]
+    except (ray.exceptions.RayError, TimeoutError):
+        return {}
+
+
+def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> JobError:
+    most = max(failures, key=lambda reason: failures[reason])
     return JobError(
-        f"{failed} of {posters} posters failed, more than the error budget allows, {reasons[most]} of them "
-        f"by {most}: mend the cause or raise --error-budget, and run the same command again; "
+        f"{against_budget(failures)} of {posters} posters failed, more than the error budget allows, "
+        f"{failures[most]} of them by {most}: mend the cause or raise --error-budget, and run the same command again; "
         f"what was finished is in {output}"
     )
 

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -43,6 +43,9 @@ class RunRecord:
     files: list[str]
     settings: dict[str, Any]
     versions: dict[str, str]
+    table: str | None = None  # the Iceberg table, and the snapshot that holds this night; none where nothing was new
+    snapshot_id: int | None = None
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the driver, and of the largest actor by stage
 
 
 def make_record(

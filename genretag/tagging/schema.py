@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from genretag.errors import UsageError, one_line
 from genretag.labels import column_names
+from genretag.tagging.inventory import CARRIED
 
 LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
 
@@ -38,6 +41,7 @@ class Night:
     labels: tuple[str, ...]
     profile: str
     thresholds: tuple[float, ...]
+    carried: tuple[pa.Field, ...] = ()  # columns of the manifest that both tables have too
 
 
 def predictions_schema(night: Night) -> pa.Schema:
@@ -62,9 +66,23 @@ def predictions_schema(night: Night) -> pa.Schema:
             pa.field("model_version", pa.string(), nullable=False),
             pa.field("run_id", pa.string(), nullable=False),
             pa.field("scored_at", pa.timestamp("us", "UTC"), nullable=False),
+            *night.carried,
         ],
         metadata=metadata,
     )
+
+
+def failures_schema(night: Night) -> pa.Schema:
+    """One row per poster that failed, and per night that it was tried."""
+    return pa.schema([*FAILURES, *night.carried])
+
+
+def require_columns_free(carried: Sequence[str], night: Night) -> None:
+    """Raises `UsageError` for a carried column whose name the output needs itself (SQL knows no upper case)."""
+    ours = {name.lower() for name in (*predictions_schema(replace(night, carried=())).names, *FAILURES.names, "dt")}
+    for name in carried:
+        if name.lower() in ours:
+            raise UsageError(f"column {one_line(name)!r} cannot be carried: the output has a column of that name")
 
 
 def predictions_table(rows: pa.Table, night: Night) -> pa.Table:
@@ -79,6 +97,7 @@ def predictions_table(rows: pa.Table, night: Night) -> pa.Table:
         "run_id": pa.repeat(night.run_id, len(rows)),
         "scored_at": rows["at"],
         **{name: rows[name] for name in ("poster_id", "uri", "etag", "width", "height")},
+        **_carried(rows, night),
     }
     for index, name in enumerate(column_names(night.labels)):
         values[f"is_{name}"] = pa.array(predicted[:, index])
@@ -101,5 +120,14 @@ def failures_table(rows: pa.Table, night: Night) -> pa.Table:
         "run_id": pa.repeat(night.run_id, len(rows)),
         "failed_at": rows["at"],
         **{name: rows[name] for name in ("poster_id", "uri", "etag", "size", "stage", "reason", "message")},
+        **_carried(rows, night),
     }
-    return pa.table([values[field.name] for field in FAILURES], schema=FAILURES)
+    schema = failures_schema(night)
+    return pa.table([values[field.name] for field in schema], schema=schema)
+
+
+def _carried(rows: pa.Table, night: Night) -> dict[str, Any]:
+    if not night.carried:
+        return {}
+    struct = rows[CARRIED].combine_chunks()
+    return {field.name: struct.field(field.name) for field in night.carried}

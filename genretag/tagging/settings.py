@@ -17,13 +17,17 @@ class TagSettings:
     """Posters in one call of the engine; its shape is fixed, the last batch is padded."""
     fetch_actors: int | None = None
     """Actors that fetch and decode."""
-    fetch_threads: int = 6
-    """Posters that one such actor has in flight."""
+    fetch_threads: int = 16
+    """Posters that one such actor has in flight; four of them are decoded at a time."""
+    decode_timeout_s: float = 60.0
+    """How long one poster may take to decode. A decoder that hangs costs its actor, and the poster a failure row."""
     predict_actors: int | None = None
     """Actors that run the network: one for each GPU, or for every few CPUs."""
     rows_per_file: int | None = None
     """Posters in one part file. Larger files are read faster; smaller ones lose less work when a job dies.
     By default a twentieth of the worklist, between 1,000 and 50,000."""
+    carry: tuple[str, ...] = ()
+    """Columns of the manifest that the output is to have too."""
     error_budget: float = 0.05
     """Share of the worklist that may fail before the job does; 100 posters may fail in any case."""
     retry_failed: bool = False
@@ -40,6 +44,8 @@ class TagSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if not self.decode_timeout_s > 0:
+            raise UsageError(f"decode_timeout_s must be positive, not {self.decode_timeout_s:g}")
         if not 0 <= self.error_budget <= 1:
             raise UsageError(f"error_budget is a share between 0 and 1, not {self.error_budget}")
         if self.date is not None:

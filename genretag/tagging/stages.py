@@ -4,7 +4,12 @@ Every poster stays one row from worklist to part file, whatever happens to it: `
 was scored, `reason` when it failed. Pixels travel as one fixed-size binary column, without a copy.
 """
 
+import os
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,13 +18,21 @@ import pyarrow as pa
 
 from genretag.engines import open_engine
 from genretag.errors import Failure
-from genretag.fetching import Poster, PosterReader
+from genretag.fetching import OTHER_FILE, Poster, PosterReader
 from genretag.images import ImageRule
+from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
+from genretag.tagging.inventory import CARRIED
+from genretag.tagging.shards import posters_of, steps
+
+SPARE_NO_POSTER = frozenset({"credentials_refused"})  # reasons of the store that all others will meet too
+SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})
+LOOK_EVERY_S = 0.5
+PREDICT_ATTEMPTS = 5  # nodes are taken away, but not five times from the same posters
 
 
-class TooManyFailures(Exception):
-    """The error budget is used up. The job that runs the stages turns this into its own error."""
+class JobStopped(Exception):
+    """No poster that is left could be scored, or too many have failed. The board says why; the driver tells."""
 
 
 def failure_counts(rows: pa.Table) -> dict[str, int]:
@@ -28,25 +41,99 @@ def failure_counts(rows: pa.Table) -> dict[str, int]:
     return dict(Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None))
 
 
+def failures_on(board: Mapping[str, Any]) -> dict[str, int]:
+    """The failures by `stage: reason` among the values of a board."""
+    return {name: value for name, value in board.items() if ": " in name}
+
+
+def against_budget(failures: Mapping[str, int]) -> int:
+    """How many failures, counted by `stage: reason`, use up the error budget: files that are no images do not."""
+    return sum(failures.values()) - failures.get(f"decode: {OTHER_FILE}", 0)
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """What bounds the fetching and decoding of one actor."""
+
+    threads: int
+    decode_timeout_s: float
+    one_bucket: bool  # whether all posters are of one bucket: it missing then means that nothing can work
+
+
 class FetchDecode:
-    """Worklist rows -> rows with `image` (height * width * 3 bytes, null where it failed)."""
+    """Blocks of the worklist -> rows with `image`, step by step.
 
-    def __init__(self, storage: Storage, rule: ImageRule, threads: int) -> None:
-        self._reader = PosterReader(storage, rule, threads)
+    `image` has height * width * 3 bytes; it is null where a poster failed. An actor whose decoder hangs ends itself.
+    """
+
+    def __init__(self, storage: Storage, rule: ImageRule, options: FetchOptions, board: Any, ledger: Any) -> None:
+        self._storage = storage
+        self._reader = PosterReader(storage, rule, options.threads)
         self._image_type = pa.binary(rule.height * rule.width * 3)
+        self._fatal = SPARE_NO_POSTER | (SPARE_NONE_OF_A_BUCKET if options.one_bucket else frozenset())
+        self._board, self._ledger = board, ledger
+        watchdog = threading.Thread(target=self._end_when_hung, args=(options.decode_timeout_s,), daemon=True)
+        watchdog.start()
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        results = self._reader.read_many(rows["uri"].to_pylist())
-        posters = [result if isinstance(result, Poster) else None for result in results]
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        for posters in steps(posters_of(block, self._storage)):
+            results = self._read(posters["uri"].to_pylist())
+            self._stop_where_nothing_can_work(results)
+            self._board.peak.remote(fetch_bytes=peak_memory_bytes())
+            yield self._table(posters, results)
+
+    def _read(self, uris: list[str]) -> list[Poster | Failure]:
+        """Reads the posters of one step; what hung or crashed a decoder before is a failure now."""
+        import ray
+
+        step_name = uris[0]
+        step = ray.get(self._ledger.begin.remote(step_name))
+        given_up = step.given_up
+        if step.careful:
+            results = {}
+            for uri in uris:
+                if uri not in given_up:
+                    ray.get(self._ledger.hold.remote(step_name, uri))
+                    results[uri] = self._reader.read(uri)
+        else:
+            wanted = [uri for uri in uris if uri not in given_up]
+            results = dict(zip(wanted, self._reader.read_many(wanted), strict=True))
+        self._ledger.end.remote(step_name)
+        return [given_up.get(uri) or results[uri] for uri in uris]
+
+    def _end_when_hung(self, limit_s: float) -> None:
+        """Ends the process when a decoder hangs, since nothing else ends it; the ledger remembers over which poster."""
+        import ray
+
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            if uri := self._reader.overdue(limit_s):
+                ray.get(self._ledger.give_up.remote(uri, "timeout", f"not decoded within {limit_s:g} s"))
+                os._exit(1)
+
+    def _stop_where_nothing_can_work(self, results: list[Poster | Failure]) -> None:
+        import ray
+
+        for result in results:
+            if isinstance(result, Failure) and result.reason in self._fatal:
+                ray.get(self._board.set.remote(fatal=result.message))
+                raise JobStopped
+
+    def _table(self, posters: pa.Table, results: list[Poster | Failure]) -> pa.Table:
+        read = [result if isinstance(result, Poster) else None for result in results]
         failures = [result if isinstance(result, Failure) else None for result in results]
-        etags = [p.etag if p else listed for p, listed in zip(posters, rows["etag"].to_pylist(), strict=True)]
+        etags = [p.etag if p else listed for p, listed in zip(read, posters["etag"].to_pylist(), strict=True)]
         return pa.table(
             {
-                **{name: rows[name] for name in ("poster_id", "uri", "size")},
+                **{
+                    name: posters[name]
+                    for name in ("poster_id", "uri", "size", CARRIED)
+                    if name in posters.schema.names
+                },
                 "etag": etags,
-                "image": _image_column(posters, self._image_type),
-                "width": pa.array([p and p.image.width for p in posters], pa.int32()),
-                "height": pa.array([p and p.image.height for p in posters], pa.int32()),
+                "image": _image_column(read, self._image_type),
+                "width": pa.array([p and p.image.width for p in read], pa.int32()),
+                "height": pa.array([p and p.image.height for p in read], pa.int32()),
                 **{
                     name: pa.array([f and getattr(f, name) for f in failures], pa.string())
                     for name in ("stage", "reason", "message")
@@ -68,7 +155,7 @@ class Predict:
     """Rows with `image` -> rows with `probabilities` (float32 list, null where it failed) and `at`."""
 
     def __init__(
-        self, engine: str, bundle: Any, batch_size: int, threads: int, board: Any, allowed_failures: int
+        self, engine: str, bundle: Any, batch_size: int, threads: int, board: Any, ledger: Any, allowed_failures: int
     ) -> None:
         import ray
 
@@ -76,16 +163,19 @@ class Predict:
         self._engine = open_engine(engine, loaded, batch_size, threads)
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
-        self._board = board
+        self._board, self._ledger = board, ledger
         self._allowed_failures = allowed_failures
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        step = f"predict {rows['uri'][0]}"
+        self._stop_where_the_engine_dies(step)
         column = rows["image"].combine_chunks()
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
         probabilities[decoded] = self._engine.predict(self._images(column, decoded))
         self._report(int(decoded.sum()), failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
+        self._ledger.end.remote(step)
         at = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(rows))
         return rows.drop_columns(["image"]).append_column("probabilities", lists).append_column("at", at)
 
@@ -96,12 +186,23 @@ class Predict:
         images = pixels[start:stop].reshape(len(column), *self._shape)
         return images if decoded.all() else images[decoded]
 
+    def _stop_where_the_engine_dies(self, step: str) -> None:
+        """Ends the job where these posters have come many times: Ray would go on for ever."""
+        import ray
+
+        attempt = ray.get(self._ledger.begin.remote(step)).attempt
+        if attempt > PREDICT_ATTEMPTS:
+            fatal = f"the engine's process ended {PREDICT_ATTEMPTS} times over the same posters: try another --engine"
+            ray.get(self._board.set.remote(fatal=fatal))
+            raise JobStopped
+
     def _report(self, scored: int, failures: dict[str, int]) -> None:
         """Tells the board, and ends the job where too many posters failed."""
         import ray
 
         self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures)
+        self._board.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:
             counts, _ = ray.get(self._board.read.remote(0))
-            if counts["failed"] > self._allowed_failures:
-                raise TooManyFailures
+            if against_budget(failures_on(counts)) > self._allowed_failures:
+                raise JobStopped

@@ -13,6 +13,7 @@ from genretag.tagging.inventory import inventory_of
 from genretag.tagging.pipeline import scored_dataset
 from genretag.tagging.resources import plan_actors
 from genretag.tagging.settings import TagSettings
+from genretag.tagging.shards import steps
 from genretag.training.labelled_posters import LabelledPosters
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,10 @@ def score_labelled(
     posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns truth uint8 (N, L) and probabilities float32 (N, L) of the posters that could be scored."""
-    settings = TagSettings(engine="openvino", error_budget=1.0)
+    settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings)
-    dataset = scored_dataset(inventory_of(posters.uris), bundle, plan, settings, storage, open_board())
+    blocks = list(steps(inventory_of(posters.uris)))
+    dataset = scored_dataset(blocks, bundle, plan, settings, storage, open_board(), allowed_failures=len(posters))
     scored: dict[str, Any] = {}
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
         scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))

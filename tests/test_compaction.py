@@ -1,0 +1,423 @@
+"""Merging loses no row and shows none twice, wherever it dies: in a folder, in a bucket, with a table."""
+
+import io
+import json
+import threading
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet
+import pytest
+from nights import a_night, write_night
+
+from genretag.compaction import job, journal, merging
+from genretag.compaction.job import Compacted, compact
+from genretag.compaction.journal import finish_compaction
+from genretag.compaction.settings import CompactSettings
+from genretag.errors import OutputHeldError, UsageError
+from genretag.iceberg.catalog import load_table, open_catalog
+from genretag.iceberg.settings import NO_TABLE, TableSettings
+from genretag.iceberg.table import commit_parts
+from genretag.session import Session
+from genretag.storage import Storage, join
+from genretag.tagging.lock import output_lock
+
+STORAGE = Storage()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def output(request, tmp_path):
+    return str(tmp_path / "odd & 100%") if request.param == "folder" else join(request.getfixturevalue("bucket"), "out")
+
+
+@pytest.fixture
+def table(tmp_path):
+    pytest.importorskip("pyiceberg")
+    return TableSettings("films.genres", f"sqlite:///{tmp_path}/catalog.db")
+
+
+def merge(output, table=NO_TABLE, **settings):
+    return compact(output, CompactSettings(**settings), Session(quiet=True), table)
+
+
+def files(output, kind="predictions"):
+    return sorted(info.uri for page in STORAGE.list(join(output, kind)) for info in page)
+
+
+def journalled(output):
+    return journal._names(join(output, journal.JOURNAL), STORAGE)
+
+
+def counted(output, kind="predictions"):
+    """All rows, each with how often it is there."""
+    return counter(row for uri in files(output, kind) for row in table_at(uri).to_pylist())
+
+
+def counter(found):
+    return Counter(json.dumps(row, sort_keys=True, default=str) for row in found)
+
+
+def table_at(uri):
+    return pyarrow.parquet.read_table(io.BytesIO(STORAGE.get(uri).data))
+
+
+def commit(output, night, table):
+    return commit_parts(table, output, night.run_id, night.model_version, STORAGE)
+
+
+def table_of(output, table):
+    with open_catalog(table, output, STORAGE) as catalog:
+        return load_table(catalog, table)
+
+
+def table_rows(output, table):
+    return counter(table_of(output, table).scan().to_arrow().to_pylist())
+
+
+def test_rows_columns_and_metadata_are_as_before(output):
+    for day in range(3):
+        write_night(output, a_night(day), files=4, failed=2)
+    predictions, failures, schema = counted(output), counted(output, "failures"), table_at(files(output)[0]).schema
+
+    done = merge(output)
+
+    assert done == Compacted(files=24, merged=6, nights=3, rows=3 * 4 * (4 + 2))
+    assert len(files(output)) == len(files(output, "failures")) == 3
+    assert (counted(output), counted(output, "failures")) == (predictions, failures)
+    assert table_at(files(output)[0]).schema.equals(schema, check_metadata=True)
+    assert not journalled(output)
+
+
+def test_a_second_merge_finds_nothing(output):
+    write_night(output, a_night())
+    merge(output)
+    before = files(output)
+
+    assert merge(output) == Compacted()
+    assert files(output) == before
+
+
+def test_the_current_night_and_later_ones_stay_as_they_are(output):
+    today = (datetime.now(UTC).date() - a_night().dt).days
+    kept = write_night(output, a_night(today)) + write_night(output, a_night(today + 1))
+    write_night(output, a_night(today - 1))
+
+    assert merge(output).nights == 1
+    assert set(kept) < set(files(output))
+
+
+def test_only_nights_before_a_date(output):
+    write_night(output, a_night(0))
+    kept = write_night(output, a_night(1))
+
+    assert merge(output, before="2026-11-02").nights == 1
+    assert set(kept) < set(files(output))
+
+
+def test_models_are_not_mixed_in_a_file(output):
+    write_night(output, a_night(run="aaaa", model="one"))
+    write_night(output, a_night(run="bbbb", model="two"))
+
+    assert merge(output).merged == 2
+
+    for uri in files(output):
+        merged = table_at(uri)
+        versions = set(merged["model_version"].to_pylist())
+        assert versions == {merged.schema.metadata[b"genretag.model_version"].decode()}
+
+
+def test_files_grow_to_the_target_and_large_ones_stay(output):
+    small = write_night(output, a_night(), files=10)
+    size = STORAGE.stat(small[0]).size_bytes
+    (large,) = write_night(output, a_night(run="big0"), files=1, rows=2_000)
+
+    done = merge(output, target_bytes=4 * size)
+
+    assert large in files(output)
+    assert 3 <= done.merged <= 5
+    assert sum(counted(output).values()) == 2_040
+
+
+def test_a_merge_holds_one_row_group_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(merging, "ROW_GROUP_ROWS", 50)
+    write_night(tmp_path, a_night(), files=10, rows=20)
+
+    merge(str(tmp_path))
+
+    footer = pyarrow.parquet.read_metadata(files(str(tmp_path))[0])
+    assert [footer.row_group(n).num_rows for n in range(footer.num_row_groups)] == [60, 60, 60, 20]
+
+
+def test_a_dry_run_changes_nothing(output):
+    before = write_night(output, a_night(), failed=1)
+
+    assert merge(output, dry_run=True) == Compacted(files=6, merged=2, nights=1, rows=15)
+    assert files(output) + files(output, "failures") == sorted(before, key=lambda uri: ("/failures/" in uri, uri))
+
+
+def test_readers_never_see_a_row_twice(tmp_path):
+    for day in range(8):
+        write_night(tmp_path, a_night(day), files=6)
+    ended, seen = threading.Event(), []
+
+    def read():
+        query = f"select count(*), count(distinct (uri, etag, model_version)) from '{tmp_path}/predictions/*/*.parquet'"
+        while not ended.is_set():
+            try:
+                seen.append(duckdb.connect().execute(query).fetchall()[0])
+            except duckdb.IOException:
+                continue  # a file went away between listing and reading
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    merge(str(tmp_path))
+    ended.set()
+    reader.join()
+
+    assert seen
+    assert [(all_rows, distinct) for all_rows, distinct in seen if all_rows != distinct] == []
+
+
+class Died(BaseException):
+    """The end of the process, which no handler sees."""
+
+
+def die(*arguments, **options):
+    raise Died
+
+
+def before_each(function):
+    """Does one call, and dies at the next."""
+    calls = []
+
+    def once(*arguments):
+        calls.append(arguments)
+        return function(*arguments) if len(calls) == 1 else die()
+
+    return once
+
+
+def then_die(function):
+    return lambda *arguments: die(function(*arguments))
+
+
+DEATHS = {
+    "writing merged files": (merging, "_large_row_groups", die),
+    "writing the plan": (job, "begin", die),
+    "the table's first change": (job, "carry_out", die),
+    "the first delete": (journal, "_delete", die),
+    "deleting": (journal, "_delete", before_each),
+    "putting in place": (journal, "_place", die),
+    "the table's second change": (journal, "_place", then_die),
+    "removing the plan": (journal, "_remove", die),
+    "removing the journal": (Storage, "delete_below", die),
+}
+STEPS = list(DEATHS)
+DEATHS["ending old snapshots"] = (journal, "forget_snapshots", die)  # with a table only
+
+
+def leave_dead(output, step, table=NO_TABLE):
+    """Merges, and dies at a step."""
+    place, name, how = DEATHS[step]
+    with pytest.MonkeyPatch.context() as dying, pytest.raises(Died):
+        dying.setattr(place, name, die if how is die else how(getattr(place, name)))
+        merge(output, table)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_merge_that_died_is_finished_by_the_next(tmp_path, step):
+    output = str(tmp_path)
+    for day in range(2):
+        write_night(output, a_night(day))
+    before = counted(output)
+
+    leave_dead(output, step)
+
+    assert set(counted(output).values()) <= {1}, "no reader sees a row twice"
+    merge(output)
+    assert counted(output) == before
+    assert len(files(output)) == 2
+    assert not journalled(output)
+
+
+@pytest.mark.parametrize("step", DEATHS)
+def test_a_table_reads_each_row_once_wherever_a_merge_died(output, step, table):
+    write_night(output, a_night())
+    commit(output, a_night(), table)
+    before = counted(output)
+
+    leave_dead(output, step, table)
+
+    assert table_rows(output, table) == before, "at the moment of death"
+    assert set(counted(output).values()) <= {1}, "no reader of the files sees a row twice"
+    finish_compaction(output, STORAGE, table)
+    assert table_rows(output, table) == counted(output) == before
+    assert commit(output, a_night(1), table) is None, "what was merged is not added again"
+    assert not journalled(output)
+
+
+def test_the_next_run_of_tag_finishes_a_merge_and_scores_nothing_again(run, few_posters, tmp_path):
+    output = str(tmp_path / "out")
+    half = sorted(few_posters.iterdir())[:6]
+    (tmp_path / "manifest.csv").write_text("\n".join(["uri", *map(str, half)]))
+    for images in (tmp_path / "manifest.csv", few_posters):
+        run(images, output, date="2026-11-01")
+    before = counted(output)
+    leave_dead(output, "putting in place")
+    assert not files(output), "the moment that it is about"
+
+    record = run(few_posters, output)
+
+    assert (record.scored, record.already_scored) == (0, 12)
+    assert counted(output) == before
+
+
+def test_old_snapshots_end_with_their_files(output, table):
+    for day in range(3):
+        write_night(output, a_night(day))
+        commit(output, a_night(day), table)
+
+    merge(output, table, before="2026-11-02")
+
+    numbers = [snapshot.sequence_number for snapshot in table_of(output, table).snapshots()]
+    assert numbers == [5], "three nights, and the two changes of one merge"
+    assert table_rows(output, table) == counted(output)
+
+
+def test_snapshots_older_than_the_merged_night_stay(tmp_path, table):
+    for day in range(3):
+        write_night(tmp_path, a_night(day))
+        commit(str(tmp_path), a_night(day), table)
+    first = table_of(str(tmp_path), table).snapshots()[0].snapshot_id
+    for uri in files(str(tmp_path)):
+        if "dt=2026-11-01" in uri and not uri.endswith("00000.parquet"):
+            Path(uri).unlink()  # so that there is nothing to merge in the first night
+
+    merge(str(tmp_path), table)
+
+    assert table_of(str(tmp_path), table).snapshots()[0].snapshot_id == first
+
+
+def test_files_that_the_table_has_not_taken_are_left_alone(output, table):
+    write_night(output, a_night(0))
+    commit(output, a_night(0), table)
+    dead = write_night(output, a_night(0, run="dead"))
+
+    merge(output, table)
+
+    assert set(dead) < set(files(output)), "or the table would show half of a night"
+    assert len(files(output)) == 1 + len(dead)
+    commit(output, a_night(1), table)
+    assert table_rows(output, table) == counted(output)
+
+
+def test_files_that_feed_a_table_are_not_merged_behind_its_back(tmp_path, table):
+    write_night(tmp_path, a_night())
+    commit(str(tmp_path), a_night(), table)
+    before = files(str(tmp_path))
+
+    with pytest.raises(UsageError, match=r"the table films.genres reads the files .*: add --table films.genres"):
+        merge(str(tmp_path))
+    assert files(str(tmp_path)) == before
+
+
+def test_an_interrupted_merge_of_a_table_is_not_finished_behind_its_back(tmp_path, table):
+    write_night(tmp_path, a_night())
+    commit(str(tmp_path), a_night(), table)
+    leave_dead(str(tmp_path), "deleting", table)
+    before = files(str(tmp_path))
+
+    with pytest.raises(UsageError, match=r"add --table films.genres, and its --catalog, to finish it"):
+        finish_compaction(str(tmp_path), STORAGE)
+    assert files(str(tmp_path)) == before
+
+
+def test_a_merge_gives_way_to_a_program_that_rewrote_the_tables_files(tmp_path, table):
+    output = str(tmp_path)
+    write_night(output, a_night())
+    commit(output, a_night(), table)
+    leave_dead(output, "the table's first change", table)
+    table_of(output, table).delete("poster_id = 'scored-2026-11-01-20261101T010203Z-ab12-0-0'")
+    left, before = table_rows(output, table), files(output)
+
+    finish_compaction(output, STORAGE, table)
+
+    assert table_rows(output, table) == left
+    assert files(output) == before
+    assert not journalled(output)
+    assert commit(output, a_night(1), table) is None
+
+
+def test_a_merge_whose_table_was_dropped_is_given_up(tmp_path, table):
+    output = str(tmp_path)
+    write_night(output, a_night())
+    commit(output, a_night(), table)
+    leave_dead(output, "the table's first change", table)
+    before = files(output)
+    with open_catalog(table, output, STORAGE) as catalog:
+        catalog.drop_table("films.genres")
+
+    finish_compaction(output, STORAGE, table)
+
+    assert files(output) == before
+    assert not journalled(output)
+
+
+def test_a_tag_of_the_table_keeps_its_files(tmp_path, table):
+    write_night(tmp_path, a_night())
+    commit(str(tmp_path), a_night(), table)
+    loaded = table_of(str(tmp_path), table)
+    loaded.manage_snapshots().create_tag(loaded.current_snapshot().snapshot_id, "audit").commit()
+    before = files(str(tmp_path))
+
+    with pytest.raises(UsageError, match="drop audit first"):
+        merge(str(tmp_path), table)
+    assert files(str(tmp_path)) == before
+
+
+def test_a_plan_whose_merged_file_is_gone_deletes_nothing(tmp_path):
+    output = str(tmp_path)
+    before = write_night(output, a_night())
+    leave_dead(output, "the first delete")
+    for name in journalled(output):
+        if name.endswith(".parquet"):
+            (tmp_path / "_compaction" / name).unlink()
+
+    with pytest.raises(UsageError, match="which its plan names: nothing was deleted"):
+        merge(output)
+    assert files(output) == before
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path):
+    before = write_night(tmp_path, a_night())
+    (tmp_path / "predictions/dt=2026-11-01/notes.parquet").write_bytes(b"no parquet")
+
+    with pytest.raises(UsageError, match=r"dt=2026-11-01/notes.parquet is no part file"):
+        merge(str(tmp_path))
+    assert set(before) < set(files(str(tmp_path)))
+
+
+def test_a_run_that_holds_the_output_is_not_disturbed(output):
+    before = write_night(output, a_night())
+    with output_lock(output, "nightly", STORAGE, pytest.fail), pytest.raises(OutputHeldError, match="run nightly"):
+        merge(output)
+    assert files(output) == before
+
+
+def test_the_command_says_what_it_did(command, tmp_path):
+    for day in range(2):
+        write_night(tmp_path, a_night(day), files=4)
+
+    assert command("compact", tmp_path, "--dry-run")[:2] == (0, "8 files would become 2 in 2 nights (32 rows)\n")
+    assert command("compact", tmp_path, "--quiet")[:2] == (0, "8 files became 2 in 2 nights (32 rows)\n")
+    assert command("compact", tmp_path)[:2] == (0, "nothing to merge\n")
+
+
+@pytest.mark.parametrize("before", ["yesterday", "9999-01-01"])
+def test_the_date_is_checked(command, tmp_path, before):
+    code, out, err = command("compact", tmp_path, "--before", before)
+
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("genretag: before must ")

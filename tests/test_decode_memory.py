@@ -1,0 +1,130 @@
+"""Decodes wait for each other's memory: never more than the limit at a time, in the order of asking."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event, Lock, Thread
+
+import pytest
+from image_corpus import encode, png_promising, scene
+from image_decoding import RULE, failure
+
+from genretag.images import BadImage, ImageLimits, decode
+from genretag.images.memory import DecodeMemory
+
+
+def test_no_more_than_the_limit_is_reserved_at_a_time() -> None:
+    memory, lock, held, most = DecodeMemory(100), Lock(), 0, 0
+
+    def hold(size_bytes: int) -> None:
+        nonlocal held, most
+        with memory.reserved(size_bytes):
+            with lock:
+                held += size_bytes
+                most = max(most, held)
+            with lock:
+                held -= size_bytes
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(hold, [1, 30, 70, 99, 100, 0, 50, 50] * 200))
+    assert held == 0
+    assert 50 <= most <= 100
+
+
+def test_more_than_the_limit_runs_alone() -> None:
+    memory, entered = DecodeMemory(100), Event()
+    with memory.reserved(10**12):
+        small = Thread(target=_enter, args=(memory, 1, entered))
+        small.start()
+        assert not entered.wait(0.05)
+    small.join(10)
+    assert entered.is_set()
+
+
+def test_a_large_picture_is_not_starved_by_small_ones_that_come_later() -> None:
+    memory, large_entered, small_entered = DecodeMemory(100), Event(), Event()
+    with memory.reserved(60):
+        large = Thread(target=_enter, args=(memory, 90, large_entered))
+        large.start()
+        _await_waiting(memory, 1)
+        small = Thread(target=_enter, args=(memory, 10, small_entered))  # would fit beside the 60
+        small.start()
+        _await_waiting(memory, 2)
+        assert not small_entered.is_set()
+    large.join(10)
+    small.join(10)
+    assert large_entered.is_set()
+    assert small_entered.is_set()
+
+
+def test_memory_is_given_back_after_a_failure() -> None:
+    memory = DecodeMemory(100)
+    for _ in range(3):
+        with pytest.raises(KeyError), memory.reserved(100):
+            raise KeyError
+
+
+def test_a_limit_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        DecodeMemory(0)
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.reserved_bytes: list[int] = []
+        self.open = 0
+
+    @contextmanager
+    def reserved(self, size_bytes: int):
+        self.reserved_bytes.append(size_bytes)
+        self.open += 1
+        yield
+        self.open -= 1
+
+
+def test_decoding_reserves_what_the_header_promises_and_gives_it_back() -> None:
+    memory = _Recorder()
+    decode(encode(scene(), "PNG"), RULE, memory=memory)
+    decode(encode(scene(2000, 3000), "PNG", compress_level=1), RULE, memory=memory)
+    small, large = memory.reserved_bytes
+    assert small < 7_000_000 < 4 * 2000 * 3000 < large < 8 * 2000 * 3000
+    assert memory.open == 0
+
+
+def test_what_is_refused_by_its_header_reserves_nothing() -> None:
+    memory = _Recorder()
+    for data in (b"", b"no picture", png_promising(60_000, 60_000)):
+        with pytest.raises(BadImage):
+            decode(data, RULE, memory=memory)
+    assert memory.reserved_bytes == []
+
+
+@pytest.mark.parametrize(
+    ("image_format", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("AVIF", {}),
+        ("GIF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("JPEG", {"progressive": True}),
+    ],
+)
+def test_the_limit_on_memory_is_checked_before_any_format_is_decoded(image_format: str, options: dict) -> None:
+    data = encode(scene(2000, 2000), image_format, **options)
+    decode(data, RULE, ImageLimits(max_decode_bytes=100_000_000))
+    bad = failure(data, ImageLimits(max_decode_bytes=8_000_000))
+    assert bad.reason == "too_many_pixels"
+    assert bad.message.endswith("limit 8,000,000")
+
+
+def _enter(memory: DecodeMemory, size_bytes: int, entered: Event) -> None:
+    with memory.reserved(size_bytes):
+        entered.set()
+
+
+def _await_waiting(memory: DecodeMemory, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(memory._waiting) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

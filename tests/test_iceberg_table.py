@@ -1,0 +1,344 @@
+"""An Iceberg table takes each night whole or not at all, and each file once: in SQLite and in a real REST catalogue."""
+
+import sys
+import uuid
+
+import duckdb
+import pyarrow as pa
+import pytest
+from nights import a_night, columns, write_night
+from outputs import rows
+
+from genretag.compaction.job import compact
+from genretag.compaction.settings import CompactSettings
+from genretag.demo.s3_server import running_s3_server
+from genretag.errors import JobError, UsageError
+from genretag.iceberg.catalog import is_new_database, load_table, open_catalog
+from genretag.iceberg.settings import TableSettings
+from genretag.iceberg.table import commit_parts, entries, marked_table, part_files, require_table
+from genretag.session import Session
+from genretag.storage import Storage, join
+
+pytest.importorskip("pyiceberg")
+TABLE = "films.genres"
+
+
+@pytest.fixture(scope="module")
+def rest_server(tmp_path_factory):
+    with running_s3_server(tmp_path_factory.mktemp("rest"), iceberg=True) as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "bucket", "rest"])
+def place(request, tmp_path, monkeypatch):
+    """An output and the settings of its table: beside it, in a SQLite file, in a REST catalogue."""
+    if request.param == "folder":
+        return str(tmp_path / "odd name & 100%"), TableSettings(TABLE)
+    if request.param == "bucket":
+        bucket = request.getfixturevalue("bucket")
+        return join(bucket, "genres"), TableSettings(TABLE, f"sqlite:///{tmp_path}/catalog.db")
+    server = request.getfixturevalue("rest_server")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    name = f"catalog-{uuid.uuid4().hex[:8]}"
+    for key, value in server.create_catalog(name).items():
+        monkeypatch.setenv(f"PYICEBERG_CATALOG__WEED__{key.upper().replace('.', '__').replace('-', '_')}", value)
+    server.create_bucket(f"out-{name}")
+    return f"s3://out-{name}/genres", TableSettings(TABLE, "weed")
+
+
+def commit(place, night, settings=None):
+    output, own = place
+    return commit_parts(settings or own, output, night.run_id, night.model_version, Storage())
+
+
+def table_of(place):
+    """The table as it is now, and stays, however the real one goes on."""
+    output, settings = place
+    with open_catalog(settings, output, Storage()) as catalog:
+        return load_table(catalog, settings)
+
+
+def table_rows(table):
+    return table.scan().to_arrow().sort_by("uri").to_pylist()
+
+
+def file_rows(output):
+    return sorted(rows(output), key=lambda row: row["uri"])
+
+
+def test_the_table_holds_what_the_files_hold(place):
+    write_night(place[0], a_night())
+
+    snapshot_id = commit(place, a_night())
+
+    table = table_of(place)
+    assert table_rows(table) == file_rows(place[0])
+    assert table.current_snapshot().snapshot_id == snapshot_id
+    properties = table.current_snapshot().summary.additional_properties
+    assert properties["genretag.run_id"] == a_night().run_id
+    assert properties["genretag.model_version"] == "model1"
+
+
+def test_each_night_is_one_snapshot_that_readers_see_whole_or_not_at_all(place):
+    write_night(place[0], a_night(0))
+    commit(place, a_night(0))
+    before = table_of(place)
+    seen = table_rows(before)
+    write_night(place[0], a_night(1), files=5)
+    assert table_rows(table_of(place)) == seen, "part files alone are not in the table"
+
+    commit(place, a_night(1))
+
+    assert table_rows(before) == seen, "who began to read before the commit reads what was there then"
+    after = table_of(place)
+    assert table_rows(after) == file_rows(place[0])
+    assert [s.sequence_number for s in after.snapshots()] == [1, 2]
+
+
+def test_a_second_commit_of_the_same_night_adds_nothing(place):
+    write_night(place[0], a_night())
+    commit(place, a_night())
+
+    assert commit(place, a_night()) is None
+    assert len(table_of(place).snapshots()) == 1
+
+
+def test_files_of_a_run_that_died_before_its_commit_come_with_the_next_run_in_one_snapshot(place):
+    write_night(place[0], a_night(0, run="dead"))
+    write_night(place[0], a_night(0, run="next"))
+
+    commit(place, a_night(0, run="next"))
+
+    table = table_of(place)
+    assert table_rows(table) == file_rows(place[0])
+    assert len(table.snapshots()) == 1
+
+
+def test_a_run_that_died_after_its_commit_is_not_committed_again(place):
+    write_night(place[0], a_night(0, run="dead"))
+    commit(place, a_night(0, run="dead"))
+    write_night(place[0], a_night(0, run="next"))
+
+    commit(place, a_night(0, run="next"))
+
+    assert table_rows(table_of(place)) == file_rows(place[0])
+
+
+def test_rows_that_others_removed_from_the_table_do_not_come_back(place):
+    write_night(place[0], a_night(0))
+    commit(place, a_night(0))
+    table_of(place).delete("poster_id = 'scored-2026-11-01-20261101T010203Z-ab12-0-0'")
+    left = table_rows(table_of(place))
+    write_night(place[0], a_night(1))
+
+    commit(place, a_night(1))
+
+    assert len(left) == 11
+    assert len(table_rows(table_of(place))) == 11 + 12
+
+
+def test_an_output_that_holds_nothing_makes_no_table(place):
+    assert commit(place, a_night()) is None
+
+    assert is_new_database(place[1], place[0]) or table_of(place) is None
+
+
+def test_another_writer_between_our_look_and_our_commit_makes_us_look_again(place, monkeypatch):
+    from pyiceberg.table import Transaction
+
+    write_night(place[0], a_night(0))
+    commit(place, a_night(0))
+    write_night(place[0], a_night(1))
+    add_files = Transaction.add_files
+
+    def add_after_another(self, *arguments, **options):
+        monkeypatch.setattr(Transaction, "add_files", add_files)
+        commit(place, a_night(1, run="rival"))  # a run that lost the output's lock and has not noticed
+        add_files(self, *arguments, **options)
+
+    monkeypatch.setattr(Transaction, "add_files", add_after_another)
+    assert commit(place, a_night(1)) is None
+
+    assert table_rows(table_of(place)) == file_rows(place[0]), "nothing is in the table twice"
+
+
+def test_merged_files_take_the_place_of_small_ones_in_one_step(place):
+    for day in range(2):
+        write_night(place[0], a_night(day))
+        commit(place, a_night(day))
+    before = table_rows(table_of(place))
+
+    done = compact(place[0], CompactSettings(), Session(quiet=True), place[1])
+
+    assert (done.files, done.merged) == (6, 2)
+    assert table_rows(table_of(place)) == file_rows(place[0]) == before
+    assert sorted(entries(table_of(place))) == part_files(place[0], Storage())
+    assert commit(place, a_night(2)) is None
+
+
+def test_a_commit_that_always_comes_too_late_fails_and_leaves_the_table_as_it_was(place, monkeypatch):
+    from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.table import Table
+
+    write_night(place[0], a_night(0))
+    commit(place, a_night(0))
+    before = table_rows(table_of(place))
+    write_night(place[0], a_night(1))
+
+    def too_late(*arguments, **options):
+        raise CommitFailedException("branch main has changed")
+
+    with monkeypatch.context() as rivals:
+        rivals.setattr(Table, "_do_commit", too_late)
+        rivals.setattr("genretag.iceberg.table.WAIT_S", 0)
+        with pytest.raises(JobError, match=r"branch main has changed; .* run the same command again"):
+            commit(place, a_night(1))
+
+    assert table_rows(table_of(place)) == before
+    commit(place, a_night(1))
+    assert table_rows(table_of(place)) == file_rows(place[0])
+
+
+def test_a_catalogue_that_is_gone_at_the_commit_loses_nothing(tmp_path):
+    place = str(tmp_path / "out"), TableSettings(TABLE)
+    write_night(place[0], a_night())
+
+    with pytest.raises(
+        JobError, match=r"cannot commit to the table films.genres of http://127.0.0.1:9: .*run the same"
+    ):
+        commit(place, a_night(), TableSettings(TABLE, "http://127.0.0.1:9"))
+
+    commit(place, a_night())
+    assert table_rows(table_of(place)) == file_rows(place[0])
+
+
+def test_duckdb_queries_the_table(place):
+    write_night(place[0], a_night())
+    commit(place, a_night())
+
+    genres = table_of(place).scan(selected_fields=("genres", "is_drama")).to_arrow()  # noqa: F841 - DuckDB reads it
+    found = duckdb.sql("select count(*), count_if(list_contains(genres, 'Drama') = is_drama) from genres").fetchall()
+    assert found == [(12, 12)]
+
+
+def test_the_table_is_checked_before_anything_is_scored(place):
+    require_table(place[1], place[0], columns(), Storage())
+    write_night(place[0], a_night())
+    commit(place, a_night())
+
+    require_table(place[1], place[0], columns(), Storage())
+
+
+def test_the_check_writes_nothing(tmp_path):
+    require_table(TableSettings(TABLE), str(tmp_path / "out"), columns(), Storage())
+    require_table(TableSettings(TABLE, f"sqlite:///{tmp_path}/new.db"), str(tmp_path / "out"), columns(), Storage())
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_table_nothing_happens(tmp_path):
+    write_night(tmp_path / "out", a_night())
+
+    require_table(TableSettings(), str(tmp_path / "out"), columns(), Storage())
+    assert commit((str(tmp_path / "out"), TableSettings()), a_night()) is None
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (columns().remove(0), "poster_id"),
+        (columns().append(pa.field("p_opera", pa.float32())), "p_opera"),
+        (columns().set(1, pa.field("uri", pa.int64(), nullable=False)), "uri"),
+    ],
+)
+def test_a_table_with_other_columns_is_refused(tmp_path, changed, named):
+    write_night(tmp_path / "out", a_night())
+    commit((str(tmp_path / "out"), TableSettings(TABLE)), a_night())
+
+    with pytest.raises(UsageError, match=rf"films.genres has other columns than this night: {named}; name another"):
+        require_table(TableSettings(TABLE), str(tmp_path / "out"), changed, Storage())
+
+
+def test_a_type_that_iceberg_has_not_is_told_before_the_first_night(tmp_path):
+    carried = columns().append(pa.field("runtime", pa.month_day_nano_interval()))
+
+    with pytest.raises(UsageError, match=r"cannot use the table films.genres of .*runtime"):
+        require_table(TableSettings(TABLE), str(tmp_path / "out"), carried, Storage())
+
+
+def test_a_table_with_a_column_more_that_may_be_empty_is_fine(tmp_path):
+    place = str(tmp_path / "out"), TableSettings(TABLE)
+    write_night(place[0], a_night(0))
+    commit(place, a_night(0))
+    with table_of(place).update_schema() as change:
+        from pyiceberg.types import StringType
+
+        change.add_column("checked_by", StringType())
+    write_night(place[0], a_night(1))
+
+    require_table(place[1], place[0], columns(), Storage())
+    commit(place, a_night(1))
+    assert len(table_rows(table_of(place))) == 24
+
+
+def test_a_partitioned_table_is_refused(tmp_path):
+    place = str(tmp_path / "out"), TableSettings(TABLE)
+    write_night(place[0], a_night())
+    commit(place, a_night())
+    with table_of(place).update_spec() as change:
+        change.add_field("scored_at", "day")
+
+    with pytest.raises(UsageError, match="is partitioned"):
+        require_table(place[1], place[0], columns(), Storage())
+
+
+@pytest.mark.parametrize(
+    ("catalog", "says"),
+    [
+        ("http://127.0.0.1:9", r"cannot reach the table films.genres of http://127.0.0.1:9: "),
+        ("nowhere", r"no catalogue nowhere \(it has .*\): name one of them"),
+        ("ftp://nowhere", r"cannot use the table films.genres of ftp://nowhere: Could not infer the catalog type"),
+        ("sqlite:////no/such/folder/x.db", r"cannot make the catalogue /no/such/folder/x.db"),
+        ("postgresql://me:secret@127.0.0.1:9/db", r"of postgresql://\*\*\*@127.0.0.1:9/db: "),
+    ],
+)
+def test_a_catalogue_that_cannot_be_used_is_told_in_one_line(tmp_path, catalog, says):
+    with pytest.raises(UsageError, match=says) as refused:
+        require_table(TableSettings(TABLE, catalog), str(tmp_path / "out"), columns(), Storage())
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_in_a_bucket_needs_a_named_catalogue():
+    with pytest.raises(UsageError, match="Add --catalog"):
+        require_table(TableSettings(TABLE), "s3://films/genres", columns(), Storage())
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    for name in ("pyiceberg.catalog", "pyiceberg.io.pyarrow"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(UsageError, match=r"pip install 'genretag\[iceberg\]'"):
+        require_table(TableSettings(TABLE, "http://127.0.0.1:9"), str(tmp_path / "out"), columns(), Storage())
+
+
+def test_a_table_has_a_namespace_and_a_catalogue_a_table():
+    with pytest.raises(UsageError, match=r"NAMESPACE.TABLE, such as films.genres, not 'genres'"):
+        TableSettings("genres")
+    with pytest.raises(UsageError, match="add --table"):
+        TableSettings(catalog="sqlite:////x.db")
+
+
+def test_an_output_feeds_one_table(tmp_path):
+    output = str(tmp_path / "out")
+    write_night(output, a_night())
+    commit((output, TableSettings(TABLE)), a_night())
+
+    assert marked_table(output, Storage()) == TABLE
+    with pytest.raises(UsageError, match=r"feeds the table films.genres already"):
+        require_table(TableSettings("films.others"), output, columns(), Storage())
+    with pytest.raises(UsageError, match=r"feeds the table films.genres already"):
+        commit((output, TableSettings("films.others")), a_night())

@@ -1,0 +1,35 @@
+"""How many actors of each stage, and whether Ray can always place them."""
+
+import pytest
+
+from genretag.ray_session import Cluster
+from genretag.tagging.resources import WRITE_CPU, plan_actors
+from genretag.tagging.settings import TagSettings
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
+def test_on_one_node_all_actors_and_a_write_fit_at_once(cpus):
+    plan = plan_actors(Cluster(cpus, 0), TagSettings())
+
+    assert min(plan.fetch_actors, plan.predict_actors, plan.engine_threads) >= 1
+    assert (plan.fetch_actors + plan.predict_actors) * plan.cpus_asked + WRITE_CPU <= cpus
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 10])
+def test_on_many_nodes_all_fit_when_half_of_them_are_lost(nodes):
+    plan = plan_actors(Cluster(4.0 * nodes, 0, nodes), TagSettings())
+
+    slots = (nodes // 2) * int((4.0 - WRITE_CPU) / plan.cpus_asked)
+    assert plan.fetch_actors + plan.predict_actors <= slots
+
+
+def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it():
+    plan = plan_actors(Cluster(16, 1), TagSettings())
+
+    assert (plan.engine, plan.predict_actors, plan.predict_gpus, plan.fetch_actors) == ("tensorflow", 1, 1.0, 12)
+
+
+def test_settings_come_first():
+    plan = plan_actors(Cluster(16, 0), TagSettings(fetch_actors=3, predict_actors=2))
+
+    assert (plan.fetch_actors, plan.predict_actors) == (3, 2)

@@ -1,0 +1,301 @@
+"""A store that throttles, resets, dribbles or loses answers costs time, never a poster; a wrong key is told at once."""
+
+import errno
+import json
+import os
+import socket
+import time
+
+import pytest
+from fault_proxy import KINDS, Faults, fault_proxy
+from outputs import rows
+
+from genretag.errors import UsageError
+from genretag.storage import Storage, StorageError, join, local
+from genretag.storage.s3_buckets import Patience
+from genretag.storage.s3_errors import s3_error
+
+ONCE = [kind for kind in KINDS if kind != "lost_answer"]
+START_DEADLINE_S = 15
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Requests are given up after a second, not after twenty, so that the tests need not wait."""
+    monkeypatch.setenv("GENRETAG_STORE_ATTEMPT_S", "1")
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "30")
+
+
+@pytest.fixture
+def through(s3_server):
+    """A `Storage` whose requests suffer faults, and the proxy that injects them."""
+    proxies = []
+
+    def through(**faults):
+        context = fault_proxy(s3_server.endpoint_url, Faults(**faults))
+        proxies.append(context)
+        proxy = context.__enter__()
+        return Storage(proxy.endpoint_url), proxy
+
+    yield through
+    for context in proxies:
+        context.__exit__(None, None, None)
+
+
+# One object
+
+
+@pytest.mark.parametrize("kind", ONCE)
+def test_a_read_survives(bucket, storage, through, kind):
+    storage.put(join(bucket, "a.jpg"), b"poster" * 5000)
+    faulty, proxy = through(rates={kind: 1}, first=2)
+
+    fetched = faulty.get(join(bucket, "a.jpg"))
+
+    assert bytes(fetched.data) == b"poster" * 5000
+    assert fetched.etag == faulty.stat(join(bucket, "a.jpg")).etag == storage.stat(join(bucket, "a.jpg")).etag
+    assert proxy.counts[kind] >= 2
+
+
+@pytest.mark.parametrize("kind", ONCE)
+def test_a_listing_survives(bucket, storage, through, kind):
+    for name in ("a.jpg", "b.jpg"):
+        storage.put(join(bucket, "posters", name), b"x")
+    faulty, proxy = through(rates={kind: 1}, first=2)
+
+    listed = [info.uri for page in faulty.list(join(bucket, "posters")) for info in page]
+
+    assert sorted(listed) == [join(bucket, "posters/a.jpg"), join(bucket, "posters/b.jpg")]
+    assert proxy.counts[kind] == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_removing_a_folder_survives(bucket, storage, through, kind):
+    for name in ("_worklist/1/a", "_worklist/1/b", "_worklist.txt"):
+        storage.put(join(bucket, name), b"x")
+    faulty, proxy = through(rates={kind: 1}, first=2)
+
+    faulty.delete_below(join(bucket, "_worklist"))
+
+    assert [info.uri for page in storage.list(bucket) for info in page] == [join(bucket, "_worklist.txt")]
+    assert proxy.counts[kind] >= 1
+
+
+WRITES = ("throttled", "slow_down", "internal_error", "reset", "hang", "lost_answer")
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_each_kind_of_write_survives_and_knows_its_own_work(bucket, storage, through, kind):
+    faulty, proxy = through(rates={kind: 1}, first=2, methods=frozenset({"PUT", "POST"}))
+    uri = join(bucket, "a")
+
+    faulty.put(uri, b"put")
+    assert bytes(storage.get(uri).data) == b"put"
+    faulty.delete(uri)
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.stat(uri)
+    etag = faulty.create(join(bucket, "b"), b"created")
+    assert (bytes(storage.get(join(bucket, "b")).data), etag) == (b"created", storage.stat(join(bucket, "b")).etag)
+    proxy.faults = Faults(rates={kind: 1}, first=4, methods=frozenset({"PUT"}))  # two more for the same key
+    etag = faulty.replace(join(bucket, "b"), b"replaced", etag)
+    assert (bytes(storage.get(join(bucket, "b")).data), etag) == (b"replaced", storage.stat(join(bucket, "b")).etag)
+    assert proxy.counts[kind] >= 6
+
+
+@pytest.mark.parametrize("call", ["create", "replace"])
+def test_a_conditional_write_never_takes_another_ones_work_for_its_own(bucket, storage, through, call):
+    """Its answer is lost, and before it asks again another writer comes."""
+    uri = join(bucket, "_lock.json")
+    etag = storage.create(uri, b"the first holder")
+    faulty, _ = through(rates={"lost_answer": 1}, methods=frozenset({"PUT"}), first=1)
+
+    def put_ours():
+        return faulty.create(uri, b"ours") if call == "create" else faulty.replace(uri, b"ours", etag)
+
+    storage.put(uri, b"theirs")
+    with pytest.raises(StorageError) as error:
+        put_ours()
+    assert error.value.reason == {"create": "exists", "replace": "changed"}[call]
+    assert bytes(storage.get(uri).data) == b"theirs"
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("hang", "timeout"), ("slow", "timeout"), ("slow_down", "unavailable")])
+def test_what_never_gets_well_ends_with_the_precise_reason(bucket, storage, through, monkeypatch, kind, reason):
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "7")
+    storage.put(join(bucket, "a.jpg"), b"poster" * 5000)
+    faulty, _ = through(always={"a.jpg": kind})
+
+    with pytest.raises(StorageError) as error:
+        faulty.get(join(bucket, "a.jpg"))
+    assert error.value.reason == reason
+    assert str(error.value).startswith(join(bucket, "a.jpg"))
+
+
+def test_pauses_grow_are_drawn_and_end_in_time():
+    pauses = Patience(attempt_s=20, total_s=60).pauses()
+
+    drawn = [next(pauses) for _ in range(10)]
+    assert all(0.05 * 2**n <= pause <= 0.1 * 2**n for n, pause in enumerate(drawn[:6]))
+    assert max(drawn) <= 5
+    assert next(Patience(attempt_s=20, total_s=25).pauses(), None) is None, "another attempt would end too late"
+
+
+def test_an_unusable_deadline_is_refused(monkeypatch):
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "a while")
+    with pytest.raises(UsageError, match="GENRETAG_STORE_TOTAL_S is a number of seconds, not 'a while'"):
+        Storage().stat("s3://films/a.jpg")
+
+
+# What an error means
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason", "says"),
+    [
+        ("403 Forbidden", "InvalidAccessKeyId", "credentials_refused", "AWS_ACCESS_KEY_ID"),
+        ("403 Forbidden", "SignatureDoesNotMatch", "credentials_refused", "AWS_SECRET_ACCESS_KEY"),
+        ("400 Bad Request", "ExpiredToken", "credentials_refused", "AWS_PROFILE"),
+        ("400 Bad Request", "InvalidToken", "credentials_refused", "400 InvalidToken"),
+        ("401 Unauthorized", "", "credentials_refused", "AWS_PROFILE"),
+        ("403 Forbidden", "AccessDenied", "access_denied", "refuses access to s3://films/a.jpg"),
+        ("404 Not Found", "NoSuchBucket", "bucket_missing", "the bucket s3://films does not exist"),
+        ("404 Not Found", "NoSuchKey", "not_found", "s3://films/a.jpg does not exist"),
+        ("301 Moved Permanently", "PermanentRedirect", "wrong_region", "AWS_REGION"),
+        ("400 Bad Request", "AuthorizationHeaderMalformed", "wrong_region", "AWS_REGION"),
+        ("507 Insufficient Storage", "", "disk_full", "no space left"),
+        ("400 Bad Request", "RequestTimeout", "unavailable", "400 RequestTimeout"),
+        ("400 Bad Request", "KeyTooLongError", "refused", "400 KeyTooLongError"),
+        ("501 Not Implemented", "NotImplemented", "refused", "501 NotImplemented"),
+    ],
+)
+def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, reason, says):
+    """With the body that AWS sends to a wrong signature, which holds more than anybody should read in a log."""
+    body = (
+        f"<Error><Code>{code}</Code><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId><StringToSign>S</StringToSign></Error>"
+    )
+    raw = (
+        "Generic S3 error: Error performing GET https://h/films/a.jpg?X-Amz-Signature=abc in 1ms - "
+        f"Server returned non-2xx status code: {status}: {body}\n\nDebug source:\nauthorization: AWS4-HMAC"
+    )
+
+    error = s3_error("s3://films/a.jpg", OSError(raw))
+
+    assert error.reason == reason
+    assert says in str(error)
+    for secret in ("AKIASECRET", "StringToSign", "X-Amz", "HMAC", "\n"):
+        assert secret not in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_such(storage, tmp_path, monkeypatch, number):
+    def full(_descriptor):
+        raise OSError(number, os.strerror(number), "part-0.parquet")
+
+    monkeypatch.setattr(local.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"part-0\.parquet") as error:
+        storage.put(str(tmp_path / "a"), b"x")
+    assert error.value.reason == "disk_full"
+
+
+# The command at its start
+
+
+def _stops_at_once(process, places, environment):
+    started = time.monotonic()
+    ended = process("tag", *places, env={**os.environ, **environment})
+    seconds = time.monotonic() - started
+
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("genretag: ")
+    assert seconds < START_DEADLINE_S
+    return ended.stderr
+
+
+@pytest.fixture
+def places(bucket, storage):
+    """Images and an output in a bucket; nothing may be written to it."""
+    storage.put(join(bucket, "posters/a.jpg"), b"x")
+    yield join(bucket, "posters"), join(bucket, "genres")
+    assert [info.uri for page in storage.list(bucket) for info in page] == [join(bucket, "posters/a.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "0123456789" * 4}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "AKIANOBODYATALL"}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "http://no-such-host.invalid:8333"}, "no-such-host.invalid:8333"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:8333"}, "is no endpoint"),
+    ],
+    ids=["wrong secret", "unknown key", "unknown profile", "nobody listens", "unknown host", "no URL"],
+)
+@pytest.mark.parametrize("where", ["images", "output"])
+def test_a_wrong_setting_stops_the_command_in_one_line(process, places, few_posters, environment, says, where):
+    images, output = places
+
+    line = _stops_at_once(process, (images if where == "images" else few_posters, output), environment)
+
+    assert says in line
+    for secret in ("0123456789" * 4, os.environ["AWS_SECRET_ACCESS_KEY"]):
+        assert secret not in line
+
+
+def test_no_credentials_stop_the_command_though_the_metadata_service_never_answers(process, places, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")
+    environment |= {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "AWS_CONFIG_FILE": str(tmp_path / "none")}
+    with socket.create_server(("127.0.0.1", 0)) as never_answers:
+        environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = f"http://127.0.0.1:{never_answers.getsockname()[1]}"
+
+        line = _stops_at_once(process, places, environment)
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
+
+
+# The whole job
+
+
+@pytest.fixture
+def posters_in_bucket(bucket, storage, drawn_posters):
+    """160 posters in a bucket, and the URIs that an output must hold."""
+    for poster in drawn_posters:
+        storage.put(join(bucket, poster.key), poster.data)
+    return {join(bucket, poster.key) for poster in drawn_posters}
+
+
+def _record(output):
+    return next(
+        json.loads(bytes(Storage().get(info.uri).data))
+        for page in Storage().list(join(output, "runs"))
+        for info in page
+    )
+
+
+def test_a_run_through_all_faults_scores_each_poster_once(process, bucket, posters_in_bucket, s3_server):
+    output = join(bucket, "genres")
+    with fault_proxy(s3_server.endpoint_url, Faults(seed=5, rate=0.03)) as proxy:
+        ended = process("tag", join(bucket, "posters"), output, "--endpoint-url", proxy.endpoint_url)
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket)
+    assert rows(output, "failures") == []
+    assert sum(proxy.counts.values()) > 20, proxy.counts
+    assert _record(output)["scored"] == len(posters_in_bucket)
+
+
+@pytest.mark.parametrize("kind", ["slow", "hang"])
+def test_one_poster_that_never_comes_is_one_failure_and_holds_up_nobody(
+    process, bucket, posters_in_bucket, s3_server, kind, monkeypatch
+):
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "8")
+    output, never = join(bucket, "genres"), sorted(posters_in_bucket)[70]
+    with fault_proxy(s3_server.endpoint_url, Faults(always={never.removeprefix("s3://"): kind})) as proxy:
+        ended = process("tag", join(bucket, "posters"), output, "--endpoint-url", proxy.endpoint_url)
+
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket - {never})
+    failed = rows(output, "failures")
+    assert [(row["uri"], row["stage"], row["reason"]) for row in failed] == [(never, "fetch", "timeout")]
