@@ -1,0 +1,79 @@
+"""Fuzzes the image decoder and the label reader: `python tests/benchmarks/fuzz.py --minutes 10 [--target decoder]`.
+
+Guided by coverage where atheris is installed (`pip install atheris`; it is no dependency of genretag), else by chance.
+Prints the number of tries. What fails is written to tests/regressions/, where a test decodes it from then on.
+"""
+
+import argparse
+import hashlib
+import random
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+with atheris.instrument_imports(include=["genretag", "PIL"]) if atheris else nullcontext():
+    from fuzzing import TARGETS, bent
+
+
+def keep(target: str, data: bytes) -> Path:
+    """Writes an input that failed to where the tests look for it."""
+    file = TESTS / "regressions" / f"{target}-{hashlib.sha256(data).hexdigest()[:16]}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def fuzz(target: str, seconds: float) -> None:
+    """Runs one target for so long; a failed input is kept and raised."""
+    check, make_seeds = TARGETS[target]
+    tries, slowest, ends = 0, 0.0, time.monotonic() + seconds
+
+    def run(data: bytes) -> None:
+        nonlocal tries, slowest
+        started = time.process_time()
+        try:
+            check(data)
+        except BaseException:
+            print(f"{target}: failed, kept in {keep(target, data)}")
+            raise
+        tries, slowest = tries + 1, max(slowest, time.process_time() - started)
+        if tries % 20_000 == 0:
+            report()
+
+    def report() -> None:
+        print(f"{target}: {tries:,} tries, the slowest {slowest:.2f} s of CPU", flush=True)
+
+    if atheris is None:
+        seeds, chance = make_seeds(), random.Random()
+        while time.monotonic() < ends:
+            run(bent(chance.choice(seeds), seeds, chance))
+        report()
+        return
+    with tempfile.TemporaryDirectory() as corpus:
+        for number, seed in enumerate(make_seeds()):
+            (Path(corpus) / str(number)).write_bytes(seed)
+        options = [f"-max_total_time={int(seconds)}", "-max_len=20000", "-rss_limit_mb=3000", "-timeout=30"]
+        atheris.Setup([sys.argv[0], *options, corpus], run)
+        try:
+            atheris.Fuzz()  # ends the process when the time is over
+        finally:
+            report()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--target", choices=TARGETS, default="decoder")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    fuzz(asked.target, asked.minutes * 60)
