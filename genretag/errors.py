@@ -33,3 +33,10 @@ def one_line(text: object, limit: int = 300) -> str:
 def quoted(value: object) -> str:
     """A value for a message: text is quoted and of bounded length."""
     return f"'{one_line(value, 40)}'" if isinstance(value, str) else str(value)
+
+
+def unreadable_output(output: str, error: Exception) -> UsageError:
+    """What to raise where an output does not tell what it holds."""
+    return UsageError(
+        f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
+    )

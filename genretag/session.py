@@ -1,11 +1,12 @@
 """Where a command runs and how loudly: the settings that all commands share."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from genretag.storage import Storage
+if TYPE_CHECKING:
+    from genretag.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Session:
     """Show Ray's own messages too."""
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> "Storage":
         """The places that the command reads and writes."""
+        from genretag.storage import Storage
+
         return Storage(self.endpoint_url)

@@ -44,7 +44,7 @@ def test_an_empty_folder(refused, tmp_path):
 def test_a_bucket_without_access(refused, bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
 
-    assert "refuses these credentials" in refused("tag", bucket, tmp_path / "out")
+    assert f"the credentials for {bucket} are refused" in refused("tag", bucket, tmp_path / "out")
 
 
 def test_a_missing_bucket(refused, s3_server, tmp_path):
@@ -64,7 +64,7 @@ def test_an_output_without_access(refused, few_posters, bucket, monkeypatch):
 
     line = refused("tag", few_posters, join(bucket, "genres"))
 
-    assert line.startswith(f"cannot read what {bucket}/genres holds already (the store refuses these credentials")
+    assert line.startswith(f"cannot read what {bucket}/genres holds already (the credentials for {bucket}")
 
 
 def test_an_unknown_flag(refused):

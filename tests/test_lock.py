@@ -10,7 +10,7 @@ import pytest
 
 from genretag.errors import OutputHeldError
 from genretag.storage import Storage, StorageError, join
-from genretag.tagging.lock import LOCK, Holder, output_lock
+from genretag.tagging.lock import LOCK, Holder, output_lock, require_held
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -145,3 +145,14 @@ def test_the_command_ends_with_code_3_and_writes_nothing(command, few_posters, t
     assert line.startswith(f"genretag: {tmp_path}/out is held by run nightly of ")
     assert "Traceback" not in err
     assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_worker_learns_that_its_run_has_been_replaced(output):
+    with hold(output, "first", on_lost=print):
+        require_held(output, "first", Storage())
+        with hold(output, break_lock=True):
+            require_held(output, "second", Storage())
+            with pytest.raises(OutputHeldError, match="was taken over by run second, this run stops"):
+                require_held(output, "first", Storage())
+    with pytest.raises(OutputHeldError, match="let go of"):
+        require_held(output, "second", Storage())

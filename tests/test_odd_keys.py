@@ -20,7 +20,8 @@ from genretag.storage import Storage, StorageError, join, s3_listing
 from genretag.storage.odd_keys import is_odd
 
 PLAIN = [
-    "with space.jpg", " at both ends ", "100%.jpg", "%2F.jpg", "a%2Fb.jpg", "%41.jpg", "a+b.jpg", "a#b.jpg", "a?b=c",
+    "with space.jpg", "a & b.jpg", "a & 1%/b.jpg", " at both ends ", "100%.jpg", "%2F.jpg", "a%2Fb.jpg", "%41.jpg",
+    "a+b.jpg", "a#b.jpg", "a?b=c",
     "a&amp;b&lt;.jpg", "café.jpg", "cafe\u0301.jpg", "映画.jpg", "😀.jpg", "\u2028.jpg", "\x85.jpg", "\ufeff.jpg",
     "q\"uo'te`.jpg", "<x>.jpg", "a;b=c:d@e,f!g$h(i)*j~|^{}[].jpg", "Case.jpg", "case.jpg", "...", ".hidden", "a./b",
     "x" * 200, "y/" * 300 + "z",

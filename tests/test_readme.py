@@ -32,6 +32,7 @@ def newcomer(tmp_path, monkeypatch, poster_folder, s3_server, storage):
     shutil.copytree(poster_folder, tmp_path / "posters")
     shutil.copy(poster_folder.parent / "labels.csv", tmp_path / "films.csv")
     (tmp_path / "nightly.toml").write_text(blocks("toml")[0])
+    (tmp_path / "films-to-tag.csv").write_text("uri,title,year\nendgame.jpg,Endgame,2019\nsaaho.jpg,Saaho,2019\n")
     for number, name in enumerate(["endgame.jpg", "fast.jpg", "saaho.jpg"]):
         (tmp_path / name).write_bytes(draw_poster(number))
     s3_server.create_bucket("films")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from genretag.bundle import load_bundle, write_bundle
 from genretag.demo.posters import draw_posters
 from genretag.errors import JobError, UsageError
 from genretag.storage import Storage, join
+from genretag.tagging import night
+from genretag.tagging.worklist import make_worklist
 
 BROKEN = {"empty.jpg": b"", "page.jpg": b"<html><body>Not found</body></html>", "notes.txt": b"no picture at all"}
 
@@ -253,6 +256,28 @@ def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_
     assert len(scored) == len(set(scored)) == 1500
     record = json.loads(next(Path(tmp_path / "out").glob("runs/*/run.json")).read_text())
     assert record["already_scored"] + record["scored"] == record["listed"] == 1500, again.stderr
+
+
+def test_what_a_dead_run_writes_too_late_is_removed(run, few_posters, tmp_path, monkeypatch):
+    """Its last worker may end a file after the next run has listed the output, and scores the same posters."""
+    run(few_posters, tmp_path / "out")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("part-*")}
+    shutil.rmtree(tmp_path / "out")
+
+    def make_worklist_before_the_late_file(*arguments, **options):
+        worklist = make_worklist(*arguments, **options)
+        for name, data in whole.items():
+            late = tmp_path / "out" / "predictions" / "dt=2026-01-01" / name
+            late.parent.mkdir(parents=True, exist_ok=True)
+            late.write_bytes(data)
+        return worklist
+
+    monkeypatch.setattr(night, "make_worklist", make_worklist_before_the_late_file)
+    run(few_posters, tmp_path / "out")
+
+    assert len(whole) == 1
+    uris = [row["uri"] for row in rows(tmp_path / "out")]
+    assert len(uris) == len(set(uris)) == 12
 
 
 def test_an_interrupted_job_says_how_to_go_on(few_posters, small_bundle, tmp_path):

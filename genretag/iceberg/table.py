@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 import pyarrow.parquet
 
-from genretag.errors import UsageError, one_line
+from genretag.errors import UsageError, one_line, unreadable_output
 from genretag.iceberg.catalog import (
     create_table,
     errors_of_the_catalog,
@@ -176,7 +176,7 @@ def marked_table(output: str, storage: Storage) -> str | None:
     except StorageError as error:
         if error.reason == "not_found":
             return None
-        raise
+        raise unreadable_output(output, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{join(output, MARK)} cannot be read: write the table's name into it again") from error
 

@@ -8,6 +8,7 @@ a page of 1,000; reading the four columns by regular expressions, before its own
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html import unescape
 from itertools import compress
 from typing import Any
 from urllib.parse import unquote_plus
@@ -113,11 +114,11 @@ def request_page(client: Any, bucket: str, prefix: str, after: str, token: str |
 
 
 def _decoded(keys: list[bytes]) -> list[str]:
-    """Keys out of their URL encoding, all at once where no key holds the line feed that joins them."""
+    """Keys out of XML and URL encoding, all at once where no key holds the line feed that joins them."""
     joined = b"\n".join(keys).decode()
-    if "%0A" in joined or "%0a" in joined:
-        return [unquote_plus(key) for key in joined.split("\n")]
-    return unquote_plus(joined).split("\n")
+    if any(line_feed in joined for line_feed in ("%0A", "%0a", "&#")):
+        return [unquote_plus(unescape(key)) for key in joined.split("\n")]
+    return unquote_plus(unescape(joined)).split("\n")
 
 
 def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:

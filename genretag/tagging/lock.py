@@ -3,6 +3,9 @@
 The lease is the object `OUTPUT/_lock.json`. It is created and renewed by conditional writes, so of several runs
 one wins. A run that finds it held stops, unless the holder is dead: its process is gone from this very machine,
 or its last renewal is older than the lease by the store's own clock (nobody else's clock is asked).
+
+A run's workers may outlive it for a moment. So each of them asks for the lock before it writes a file, and who takes
+an output over waits until what they had begun has ended, before it looks at what is there.
 """
 
 import getpass
@@ -24,6 +27,7 @@ from genretag.storage import Storage, StorageError, join
 LOCK = "_lock.json"
 LEASE_S = 120.0  # how long a run may be silent before another takes its place
 RENEWALS_PER_LEASE = 6  # so that a few lost renewals do no harm
+SETTLE_S = 3.0  # for a dead run's last writes to end: Ray ends its workers within a second or two
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +83,13 @@ def output_lock(
     """
     uri = join(output, LOCK)
     me = Holder.this_process(run_id)
-    etag = _acquire(uri, me, storage, break_lock, lease_s)
+    etag, taken_over = _acquire(uri, me, storage, break_lock, lease_s)
     lease = _Lease(uri, me, etag, storage, on_lost, lease_s)
     renewing = threading.Thread(target=lease.renew_until_stopped, name="output-lock", daemon=True)
     renewing.start()
     try:
+        if taken_over:
+            time.sleep(SETTLE_S)
         yield
     finally:
         lease.stop()
@@ -91,9 +97,25 @@ def output_lock(
         lease.release()
 
 
-def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: float) -> str:
+def require_held(output: str, run_id: str, storage: Storage) -> None:
+    """Raises `OutputHeldError` where this run does not hold the output any more."""
     try:
-        return storage.create(uri, _encode(me))
+        holder = json.loads(bytes(storage.get(join(output, LOCK)).data))["run_id"]
+    except (ValueError, KeyError, TypeError):
+        holder = None
+    except StorageError as error:
+        if error.reason != "not_found":
+            raise
+        holder = None
+    if holder != run_id:
+        by = f"by run {one_line(holder, 60)}" if holder else "and let go of"
+        raise OutputHeldError(f"{output} was taken over {by}, this run stops")
+
+
+def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: float) -> tuple[str, bool]:
+    """Returns the lock's etag, and whether it was another's."""
+    try:
+        return storage.create(uri, _encode(me)), False
     except StorageError as error:
         if error.reason != "exists":
             raise
@@ -101,7 +123,7 @@ def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: 
     if holder is None or break_lock or holder.is_surely_dead() or silent_s > lease_s:
         logger.warning("taking the output over from %s", holder or "a lock that cannot be read")
         try:
-            return storage.replace(uri, _encode(me), etag)
+            return storage.replace(uri, _encode(me), etag), True
         except StorageError as error:
             if error.reason != "changed":
                 raise

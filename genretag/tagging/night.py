@@ -17,7 +17,7 @@ import pyarrow as pa
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.compaction.journal import finish_compaction
 from genretag.engines import require_engine
-from genretag.errors import JobError, UsageError, one_line
+from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
 from genretag.progress import open_board, peak_memory_bytes, watch
@@ -27,7 +27,7 @@ from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
-from genretag.tagging.part_files import Part, PartFiles
+from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
 from genretag.tagging.pipeline import scored_dataset
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, publish
@@ -73,6 +73,7 @@ def tag(
             finish_compaction(output, storage, table)
             _require_same_columns(output, night, storage)
             with clock.phase("worklist"):
+                known = list_parts(output, storage)
                 worklist = _worklist(inventory, output, night, settings, storage)
             parts: list[Part] = []
             memory: dict[str, int] = {}
@@ -82,6 +83,7 @@ def tag(
                     plan = plan_actors(cluster, settings)
                     with clock.phase("score"):
                         parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
+                remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
             if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
                 raise _too_many_failures(record.failures, worklist.to_score, output)
@@ -110,7 +112,7 @@ def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
     try:
         held = held_schema(output, storage)
     except (OSError, pa.ArrowException, StorageError) as error:
-        raise _unreadable(output, error) from error
+        raise unreadable_output(output, error) from error
     if held is None:
         return
     tonight = predictions_schema(night)
@@ -127,7 +129,7 @@ def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSett
     try:
         worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
     except (OSError, pa.ArrowException, duckdb.Error) as error:
-        raise _unreadable(output, error) from error
+        raise unreadable_output(output, error) from error
     logger.info(
         "%d objects listed, %d already scored, %d failed before, %d to score",
         worklist.listed,
@@ -136,12 +138,6 @@ def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSett
         worklist.to_score,
     )
     return worklist
-
-
-def _unreadable(output: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
-    )
 
 
 def _score(
@@ -184,6 +180,8 @@ def _explained(error: Exception, board: Any, allowed: int, posters: int, output:
     if against_budget(failures) > allowed:
         return _too_many_failures(failures, posters, output)
     cause = getattr(error, "cause", None)
+    if isinstance(cause, OutputHeldError):
+        return cause
     if isinstance(cause, StorageError):
         kind = UsageError if cause.reason in A_PERSON_MUST_ACT else JobError
         return kind(f"cannot write to {output}: {cause}; finished files stay, run the same command again")

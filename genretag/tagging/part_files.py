@@ -1,5 +1,7 @@
 """Writes scored and failed rows as part files: each whole or not there, under a name that a retry writes again."""
 
+import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from ray.data import Datasink
 
-from genretag.storage import Storage, join
+from genretag.storage import Storage, StorageError, join
+from genretag.tagging.lock import require_held
 from genretag.tagging.schema import Night, failures_table, predictions_table
 from genretag.tagging.stages import failure_counts
+
+KINDS = ("predictions", "failures")
+NAME = re.compile(r"/part-(.+)-\d+\.parquet\Z")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,5 +66,26 @@ class PartFiles(Datasink[Part]):
         name = join(kind, f"dt={night.dt.isoformat()}", f"part-{night.run_id}-{number:05d}.parquet")
         buffer = pa.BufferOutputStream()
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
         return name
+
+
+def list_parts(output: str, storage: Storage) -> frozenset[str]:
+    """The URIs of all part files that the output holds. Raises `StorageError`."""
+    found: set[str] = set()
+    for kind in KINDS:
+        try:
+            found.update(info.uri for page in storage.list(join(output, kind)) for info in page)
+        except StorageError as error:
+            if error.reason != "not_found":
+                raise
+    return frozenset(uri for uri in found if NAME.search(uri))
+
+
+def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: Storage) -> None:
+    """Removes what a dead run's last worker wrote after this run had listed the `known` files and scored the same."""
+    for uri in list_parts(output, storage) - known:
+        if f"/part-{run_id}-" not in uri:
+            logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
+            storage.delete(uri)
