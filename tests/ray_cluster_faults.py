@@ -98,7 +98,7 @@ class RayCluster:
         node.kill()
 
     def actors(self, stage: str) -> list[psutil.Process]:
-        """The processes of an actor stage, `FetchDecode` or `Predict`, on all nodes."""
+        """The processes of an actor stage, such as `FetchDecode` or `Predict`, on all nodes."""
         return [process for node in (self.head, *self.workers) for process in node.processes(f"MapBatches({stage})")]
 
     def kill_actor(self, stage: str, number: int = 0) -> int:

@@ -40,13 +40,17 @@ def images(s3_server, drawn_posters):
 
 @pytest.fixture
 def tag(cluster, images, s3_server, request):
-    """Tags all posters while `fault(cluster)` happens half way, again if need be, and checks the rows."""
+    """Tags all posters while `fault(cluster)` happens half way, again if need be, and checks the rows.
+
+    `apart` keeps the stages in actors of their own, as they are where there are GPUs.
+    """
     output = f"s3://ray-faults/{request.node.name}"
 
-    def tag(fault, *, half_way=UNDER_WAY):
+    def tag(fault, *, half_way=UNDER_WAY, apart=False):
         with fault_proxy(s3_server.endpoint_url, Faults()) as proxy:
             command = [sys.executable, "-m", "genretag.cli", "tag", "s3://ray-faults/posters", output]
             command += ["--address", cluster.address, "--endpoint-url", proxy.endpoint_url, "--rows-per-file", "100"]
+            command += ["--fetch-actors", "3"] if apart else []
 
             def start():
                 environment = {**os.environ, **cluster.environment}
@@ -88,8 +92,12 @@ def _counts_come_out(output):
     assert record["listed"] == sum(record[part] for part in parts) == POSTERS
 
 
+def test_an_actor_is_killed(tag):
+    tag(lambda cluster: cluster.kill_actor("FetchDecodePredict"))
+
+
 def test_a_fetch_actor_is_killed(tag):
-    tag(lambda cluster: cluster.kill_actor("FetchDecode"))
+    tag(lambda cluster: cluster.kill_actor("FetchDecode"), apart=True)
 
 
 def test_a_predict_actor_is_killed(tag):
@@ -97,7 +105,7 @@ def test_a_predict_actor_is_killed(tag):
         until(lambda: cluster.actors("Predict"))
         cluster.kill_actor("Predict")
 
-    tag(kill)
+    tag(kill, apart=True)
 
 
 def test_a_worker_node_is_lost_and_another_joins_late(tag):
@@ -111,7 +119,7 @@ def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(tag
         until(lambda: cluster.actors("Predict"))
         cluster.kill_worker(next(node for node in cluster.workers if node.processes("MapBatches(Predict)")))
 
-    tag(kill)
+    tag(kill, apart=True)
     cluster.add_worker()
 
 
@@ -121,4 +129,4 @@ def test_the_object_store_of_a_node_is_too_small(tag, cluster):
         cluster.kill_worker(node)
     small = cluster.add_worker(cpus=8, store_bytes=SMALL_STORE_BYTES)
 
-    tag(lambda _: until(lambda: any(small.spilled.rglob("*"))), half_way=0)
+    tag(lambda _: until(lambda: any(small.spilled.rglob("*"))), half_way=0, apart=True)

@@ -11,13 +11,16 @@ from genretag.tagging.settings import TagSettings
 def test_on_one_node_all_actors_and_a_write_fit_at_once(cpus):
     plan = plan_actors(Cluster(cpus, 0), TagSettings())
 
-    assert min(plan.fetch_actors, plan.predict_actors, plan.engine_threads) >= 1
+    assert plan.fetch_actors == 0, "one kind of actor does everything"
+    assert min(plan.predict_actors, plan.engine_threads) >= 1
     assert (plan.fetch_actors + plan.predict_actors) * plan.cpus_asked + WRITE_CPU <= cpus
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 10])
-def test_on_many_nodes_all_fit_when_half_of_them_are_lost(nodes):
-    plan = plan_actors(Cluster(4.0 * nodes, 0, nodes), TagSettings())
+@pytest.mark.parametrize("fetch_actors_per_node", [None, 1])
+def test_on_many_nodes_all_fit_when_half_of_them_are_lost(nodes, fetch_actors_per_node):
+    fetch_actors = fetch_actors_per_node and fetch_actors_per_node * nodes
+    plan = plan_actors(Cluster(4.0 * nodes, 0, nodes), TagSettings(fetch_actors=fetch_actors))
 
     slots = (nodes // 2) * int((4.0 - WRITE_CPU) / plan.cpus_asked)
     assert plan.fetch_actors + plan.predict_actors <= slots
@@ -33,3 +36,9 @@ def test_settings_come_first():
     plan = plan_actors(Cluster(16, 0), TagSettings(fetch_actors=3, predict_actors=2))
 
     assert (plan.fetch_actors, plan.predict_actors) == (3, 2)
+
+
+def test_on_cpus_the_stages_are_apart_only_when_told_so():
+    assert plan_actors(Cluster(16, 0), TagSettings()).fetch_actors == 0
+    assert plan_actors(Cluster(16, 0), TagSettings(fetch_actors=5)).fetch_actors == 5
+    assert plan_actors(Cluster(16, 2), TagSettings(engine="openvino")).fetch_actors == 0

@@ -11,9 +11,9 @@ from genretag.tagging.ledger import open_ledger
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import POSTERS_PER_STEP
-from genretag.tagging.stages import FetchDecode, FetchOptions, Predict
+from genretag.tagging.stages import FetchDecode, FetchDecodePredict, FetchOptions, Predict
 
-FETCHES_AT_ONCE = 4  # calls of one fetch actor: while one waits for a slow object, the others go on
+CALLS_AT_ONCE = 4  # of one actor: while one call waits for a slow object or predicts, the others go on
 
 
 def scored_dataset(
@@ -35,35 +35,41 @@ def scored_dataset(
 
     options = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
     ledger = open_ledger()
+    fetch = (storage, bundle.rule, options, board, ledger)
+    predict = (plan.engine, ray.put(bundle), settings.batch_size, plan.engine_threads, board, ledger, allowed_failures)
     posters = ray.data.from_arrow(blocks)
+    if not plan.fetch_actors:
+        posters.context.target_max_block_size = None  # a task's rows are one block: they are small without pixels
+        actors = _actors(plan.predict_actors, len(blocks), CALLS_AT_ONCE)
+        return _stage(posters, FetchDecodePredict, (fetch, predict), actors, plan.cpus_asked)
     posters.context.target_max_block_size = _one_block_per_step(bundle.rule)
-    return posters.map_batches(
-        FetchDecode,
-        fn_constructor_args=(storage, bundle.rule, options, board, ledger),
-        compute=ray.data.ActorPoolStrategy(
-            size=min(plan.fetch_actors, len(blocks)),
-            max_concurrent_calls_per_actor=FETCHES_AT_ONCE,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=plan.cpus_asked,
+    fetchers = _actors(plan.fetch_actors, len(blocks), CALLS_AT_ONCE)
+    predictors = _actors(plan.predict_actors, len(blocks))
+    decoded = _stage(posters, FetchDecode, fetch, fetchers, plan.cpus_asked)
+    return _stage(decoded, Predict, predict, predictors, plan.cpus_asked, plan.predict_gpus)
+
+
+def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:
+    """Passes whole blocks through the actors of a stage; an actor asks Ray for these shares of CPUs and GPUs."""
+    return rows.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        compute=actors,
+        num_cpus=cpus,
+        num_gpus=gpus,
         batch_size=None,
         batch_format="pyarrow",
-    ).map_batches(
-        Predict,
-        fn_constructor_args=(
-            plan.engine,
-            ray.put(bundle),
-            settings.batch_size,
-            plan.engine_threads,
-            board,
-            ledger,
-            allowed_failures,
-        ),
-        compute=ray.data.ActorPoolStrategy(size=min(plan.predict_actors, len(blocks))),
-        num_cpus=plan.cpus_asked,
-        num_gpus=plan.predict_gpus,
-        batch_size=None,
-        batch_format="pyarrow",
+    )
+
+
+def _actors(count: int, blocks: int, calls_at_once: int | None = None) -> Any:
+    """A pool of actors, no more than there are blocks; `calls_at_once` of each run in threads of their own."""
+    import ray
+
+    return ray.data.ActorPoolStrategy(
+        size=min(count, blocks),
+        max_concurrent_calls_per_actor=calls_at_once,
+        enable_true_multi_threading=calls_at_once is not None,
     )
 
 

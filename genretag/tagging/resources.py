@@ -7,7 +7,6 @@ from genretag.ray_session import Cluster
 from genretag.tagging.settings import TagSettings
 
 THREADS_PER_CPU_ENGINE = 4
-FETCH_SHARE = 0.4  # of the CPUs where the network runs on CPU too: fetch and decode cost 2 ms, predicting 4 ms
 FETCH_ACTORS_PER_GPU = 12  # what one GPU can use; bounded by the CPUs
 CPUS_ASKED = 0.5  # by each actor: half of what it uses, so that all fit again when half of the nodes are lost
 WRITE_CPU = 0.25
@@ -22,7 +21,7 @@ class ActorPlan:
     """
 
     engine: str
-    fetch_actors: int
+    fetch_actors: int  # 0 where the predict actors fetch and decode too
     predict_actors: int
     predict_gpus: float
     engine_threads: int
@@ -30,7 +29,10 @@ class ActorPlan:
 
 
 def plan_actors(cluster: Cluster, settings: TagSettings) -> ActorPlan:
-    """Fills the cluster: on GPUs one engine each and the CPUs for decoding, else the CPUs shared by both stages."""
+    """Fills the cluster: on GPUs one engine each, and the CPUs for decoding; on CPUs actors that do everything.
+
+    Where `fetch_actors` is set, the two stages are kept apart on CPUs too.
+    """
     engine = settings.engine or engine_for("gpu" if cluster.gpus else "cpu")
     on_gpu = engine == "tensorflow" and cluster.gpus >= 1
     threads = 1 if on_gpu else max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))
@@ -38,8 +40,8 @@ def plan_actors(cluster: Cluster, settings: TagSettings) -> ActorPlan:
         predict = settings.predict_actors or int(cluster.gpus)
         fetch = settings.fetch_actors or max(1, min(int(cluster.cpus) - predict, FETCH_ACTORS_PER_GPU * predict))
     else:
-        predict = settings.predict_actors or max(1, round((1 - FETCH_SHARE) * cluster.cpus / threads))
-        fetch = settings.fetch_actors or max(1, round(FETCH_SHARE * cluster.cpus))
+        fetch = settings.fetch_actors or 0
+        predict = settings.predict_actors or max(1, round(cluster.cpus / threads))
     fits = (cluster.cpus_of_a_node - WRITE_CPU) / (fetch + predict)  # were they all on one node
     return ActorPlan(
         engine=engine,

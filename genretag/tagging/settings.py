@@ -16,7 +16,7 @@ class TagSettings:
     batch_size: int = 32
     """Posters in one call of the engine; its shape is fixed, the last batch is padded."""
     fetch_actors: int | None = None
-    """Actors that fetch and decode."""
+    """Actors that fetch and decode. On CPUs the predict actors do that too, unless this is set."""
     fetch_threads: int = 16
     """Posters that one such actor has in flight; four of them are decoded at a time."""
     decode_timeout_s: float = 60.0

@@ -1,4 +1,4 @@
-"""The two actor stages of a night: fetch and decode on CPUs, predict on an engine.
+"""The actor stages of a night: fetch and decode on CPUs, predict on an engine; on CPUs alone, all in one actor.
 
 Every poster stays one row from worklist to part file, whatever happens to it: `probabilities` is set when it
 was scored, `reason` when it failed. Pixels travel as one fixed-size binary column, without a copy.
@@ -206,3 +206,21 @@ class Predict:
             counts, _ = ray.get(self._board.read.remote(0))
             if against_budget(failures_on(counts)) > self._allowed_failures:
                 raise JobStopped
+
+
+class FetchDecodePredict:
+    """Blocks of the worklist -> rows with `probabilities`: both stages in one process, so that no pixels travel.
+
+    Several calls at once keep it busy: while one predicts, the others fetch and decode.
+    """
+
+    def __init__(self, fetch: tuple[Any, ...], predict: tuple[Any, ...]) -> None:
+        self._fetch_decode = FetchDecode(*fetch)
+        self._predict = Predict(*predict)
+        self._predicting = threading.Lock()
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        for rows in self._fetch_decode(block):
+            with self._predicting:
+                scored = self._predict(rows)
+            yield scored

@@ -4,9 +4,10 @@
 
 Each round tags a bucket into a fresh output on a local Ray cluster of a head and two nodes. All traffic of S3 goes
 through a proxy that spoils a few percent of it. One to three crashes, drawn from the seed, happen at drawn moments:
-kill -9 for the driver, an actor of either stage, a worker node (another takes its place), or for the driver when all
-part files are written and the run record is not. Then the same command is run again until it ends well. What came out
-is read from the Parquet files alone. Exit code 1 where a poster was lost or is there twice.
+kill -9 for the driver, an actor, a worker node (another takes its place), or for the driver when all part files are
+written and the run record is not. In half of the rounds fetching and predicting have actors of their own. Then the
+same command is run again until it ends well. What came out is read from the Parquet files alone. Exit code 1 where a
+poster was lost or is there twice.
 """
 
 import argparse
@@ -38,8 +39,9 @@ DRAWN = 160  # different posters; their bytes are used again under other keys
 BROKEN_SHARE = 0.02
 FAULT_RATE = 0.01  # of each of the nine kinds: some 7 % of the requests
 LAST = "driver before record"
-CRASHES = ("driver", "fetch actor", "predict actor", "worker node", LAST)
-STAGES = {"fetch actor": "FetchDecode", "predict actor": "Predict"}
+TOGETHER = ("driver", "actor", "worker node", LAST)
+APART = ("driver", "fetch actor", "predict actor", "worker node", LAST)
+STAGES = {"actor": "FetchDecodePredict", "fetch actor": "FetchDecode", "predict actor": "Predict"}
 RECORD = r"/runs/[^/]+/run\.json$"
 RUNS_AT_MOST = 5
 RUN_TIMEOUT_S = 600  # a run that takes longer hangs
@@ -62,6 +64,7 @@ class Round:
     """What happened in one round, and what came out."""
 
     seed: str
+    stages: str
     crashes: list[str]
     exit_codes: list[int | None] = field(default_factory=list)  # none: it hung
     last_words: list[str] = field(default_factory=list)  # of runs that failed by themselves
@@ -88,8 +91,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write what happened to this file too")
     options = parser.parse_args()
     rounds = []
-    print("| seed | crashes | runs | exit codes | faults | scored + failed | lost | twice | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| seed | stages | crashes | runs | exit codes | faults | scored + failed | lost | twice | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, running_s3_server(Path(folder)) as server:
         os.environ.update({**server.environment(), **IMPATIENT})
         expected = _fill_bucket(server, options.posters)
@@ -99,9 +102,6 @@ def main() -> int:
                 print(_row(rounds[-1]), flush=True)
     wrong = sum(not done.right for done in rounds)
     print(f"\n{_total(rounds)}; {wrong} of {len(rounds)} rounds are wrong")
-    for done in rounds:
-        for words in done.last_words:
-            print(f"- {done.seed}: {words}")
     if options.json:
         options.json.write_text(json.dumps([{**asdict(done), "right": done.right} for done in rounds], indent=1))
     return 1 if wrong else 0
@@ -122,16 +122,19 @@ def _fill_bucket(server, posters: int) -> set[str]:
 
 def _round(seed: str, cluster: RayCluster, endpoint_url: str, expected: set[str]) -> Round:
     random = Random(seed)
-    crashes = [Crash(random.choice(CRASHES), random.uniform(0, 1)) for _ in range(random.randint(1, 3))]
+    kinds = random.choice((TOGETHER, APART))
+    crashes = [Crash(random.choice(kinds), random.uniform(0, 1)) for _ in range(random.randint(1, 3))]
     crashes.sort(key=lambda crash: (crash.kind == LAST, crash.after))
-    done, output, started = Round(seed, [str(c) for c in crashes]), f"{BUCKET}/out-{seed}", time.monotonic()
+    stages = "apart" if kinds is APART else "together"
+    done, output, started = Round(seed, stages, [str(c) for c in crashes]), f"{BUCKET}/out-{seed}", time.monotonic()
     with fault_proxy(endpoint_url, Faults(seed=random.getrandbits(32), rate=FAULT_RATE)) as proxy:
         while len(done.exit_codes) < RUNS_AT_MOST and 0 not in done.exit_codes[-1:]:
-            run = _Run(output, cluster, proxy, random, len(expected))
+            run = _Run(output, cluster, proxy, random, len(expected), apart=kinds is APART)
             code, errors = run.through(crashes)
             done.exit_codes.append(code)
             if code not in (0, -signal.SIGKILL):
                 done.last_words.append(errors[-1][:500] if errors else "no word")
+                print(f"{seed}: exit code {code}: {done.last_words[-1]}", file=sys.stderr, flush=True)
     done.faults = dict(proxy.counts)
     _check(done, output, expected)
     done.seconds = round(time.monotonic() - started, 1)
@@ -141,10 +144,13 @@ def _round(seed: str, cluster: RayCluster, endpoint_url: str, expected: set[str]
 class _Run:
     """One run of the command, and the crashes that happen to it."""
 
-    def __init__(self, output: str, cluster: RayCluster, proxy: FaultProxy, random: Random, posters: int) -> None:
+    def __init__(
+        self, output: str, cluster: RayCluster, proxy: FaultProxy, random: Random, posters: int, *, apart: bool
+    ) -> None:
         self._cluster, self._proxy, self._random, self._posters = cluster, proxy, random, posters
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the run
         command = [sys.executable, "-m", "genretag.cli", "tag", f"{BUCKET}/posters", output, "--rows-per-file", "200"]
+        command += ["--fetch-actors", "3"] if apart else []
         self._job = subprocess.Popen(
             [*command, "--address", cluster.address, "--endpoint-url", proxy.endpoint_url],
             env={**os.environ, **cluster.environment},
@@ -217,7 +223,7 @@ def _check(done: Round, output: str, expected: set[str]) -> None:
 
 def _row(done: Round) -> str:
     codes = ", ".join("hung" if code is None else str(code) for code in done.exit_codes)
-    cells = [done.seed, "; ".join(done.crashes), len(done.exit_codes), codes, sum(done.faults.values())]
+    cells = [done.seed, done.stages, "; ".join(done.crashes), len(done.exit_codes), codes, sum(done.faults.values())]
     cells += [f"{done.scored} + {done.failed}", done.lost, done.twice, f"{done.seconds:.0f}"]
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
