@@ -14,15 +14,13 @@ from genretag.storage.listing_tables import to_objects
 from genretag.storage.local import LocalStore
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
 from genretag.storage.odd_keys import OddKeys, is_odd
-from genretag.storage.s3 import S3, S3Client, endpoint, region
-from genretag.storage.s3_buckets import ATTEMPT_S, CONNECT_S
+from genretag.storage.s3 import S3, S3Client, endpoint
+from genretag.storage.s3_buckets import Patience, store_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["S3", "Fetched", "ObjectInfo", "Storage", "StorageError", "join", "resolve"]
-
-FILESYSTEM_ATTEMPTS = 5
 
 
 def resolve(location: str) -> str:
@@ -123,15 +121,9 @@ class Storage:
 
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
-        client = {"region_name": region(), "endpoint_url": endpoint(self.endpoint_url)}
-        filesystem = fsspec.filesystem(
-            "s3",
-            client_kwargs=client,
-            config_kwargs={
-                "connect_timeout": CONNECT_S,
-                "read_timeout": ATTEMPT_S,
-                "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},
-            },
-            skip_instance_cache=True,  # or it would keep credentials
-        )
+        from obstore.fsspec import FsspecStore
+
+        options: Any = store_options(endpoint(self.endpoint_url), Patience.of_environment(), retries=True)
+        options["skip_instance_cache"] = True  # or fsspec would keep credentials
+        filesystem = FsspecStore("s3", **options)
         return filesystem, uri.removeprefix(S3)
