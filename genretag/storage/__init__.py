@@ -2,25 +2,27 @@
 
 A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as they are, never encoded.
 Objects go through obstore, or through boto3 where their keys are odd; `filesystem` opens the same places, through
-fsspec, for pyarrow and DuckDB.
+s3fs, for libraries that want one: Ray Train, pyiceberg and DuckDB.
 """
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from genretag.errors import UsageError
 from genretag.storage.listing_tables import to_objects
 from genretag.storage.local import LocalStore
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
 from genretag.storage.odd_keys import OddKeys, is_odd
-from genretag.storage.s3 import S3, S3Client, endpoint
-from genretag.storage.s3_buckets import Patience, store_options
+from genretag.storage.s3 import S3, S3Client, endpoint, region
+from genretag.storage.s3_buckets import CONNECT_S, Patience
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["S3", "Fetched", "ObjectInfo", "Storage", "StorageError", "join", "resolve"]
+
+FILESYSTEM_ATTEMPTS = 5
 
 
 def resolve(location: str) -> str:
@@ -86,6 +88,10 @@ class Storage:
         """
         return self._object_store(uri).get(uri, max_bytes)
 
+    def open(self, info: ObjectInfo) -> IO[bytes]:
+        """Opens a listed object to read pieces of it, as of a Parquet file. Each read may raise `StorageError`."""
+        return self._store(info.uri).open(info.uri, info.size_bytes)
+
     def put(self, uri: str, data: bytes) -> None:
         """Writes one object so that a reader sees all of it or nothing. Raises `StorageError`."""
         self._object_store(uri).put(uri, data)
@@ -121,9 +127,15 @@ class Storage:
 
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
-        from obstore.fsspec import FsspecStore
-
-        options: Any = store_options(endpoint(self.endpoint_url), Patience.of_environment(), retries=True)
-        options["skip_instance_cache"] = True  # or fsspec would keep credentials
-        filesystem = FsspecStore("s3", **options)
+        patience = Patience.of_environment()
+        filesystem = fsspec.filesystem(
+            "s3",
+            client_kwargs={"region_name": region(), "endpoint_url": endpoint(self.endpoint_url)},
+            config_kwargs={
+                "connect_timeout": min(CONNECT_S, patience.attempt_s),
+                "read_timeout": patience.attempt_s,
+                "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},
+            },
+            skip_instance_cache=True,  # or it would keep credentials
+        )
         return filesystem, uri.removeprefix(S3)

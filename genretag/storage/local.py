@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from genretag.errors import one_line
 from genretag.storage.local_listing import list_folder
@@ -43,6 +43,12 @@ class LocalStore:
         refuse_large(info.size_bytes, max_bytes)
         try:
             return Fetched(Path(uri).read_bytes(), info.etag)
+        except OSError as error:
+            raise _storage_error(error) from error
+
+    def open(self, uri: str, size_bytes: int) -> IO[bytes]:  # noqa: ARG002 - a file knows its size
+        try:
+            return Path(uri).open("rb")
         except OSError as error:
             raise _storage_error(error) from error
 

@@ -1,13 +1,15 @@
 """S3 and what speaks its protocol: objects through obstore, listings through boto3, credentials by boto3's chain."""
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from genretag.storage.boto_client import boto_errors, open_client
 from genretag.storage.deadlines import within
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
+from genretag.storage.range_file import RangeFile
 from genretag.storage.s3_buckets import Patience, endpoint, open_bucket, region
 from genretag.storage.s3_errors import TRANSIENT, storage_errors
 from genretag.storage.s3_listing import list_below
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["S3", "S3Client", "endpoint", "region"]
 
 S3 = "s3://"
+FETCHED_WHOLE_BYTES = 1 << 20  # a smaller object comes as fast as a piece of it
 Result = TypeVar("Result")
 
 
@@ -101,6 +104,18 @@ class S3Client:
             return Fetched(memoryview(result.bytes()), _plain(result.meta["e_tag"]))
 
         return self._persist(uri, attempt)
+
+    def open(self, uri: str, size_bytes: int) -> IO[bytes]:
+        import obstore
+
+        if size_bytes <= FETCHED_WHOLE_BYTES:
+            return io.BytesIO(self.get(uri, None).data)
+        store, key = self._open(uri)
+
+        def read_range(start: int, length: int) -> bytes:
+            return self._persist(uri, lambda: bytes(obstore.get_range(store, key, start=start, length=length)))
+
+        return cast(IO[bytes], RangeFile(size_bytes, read_range))
 
     def put(self, uri: str, data: bytes) -> None:
         import obstore

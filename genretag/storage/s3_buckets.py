@@ -70,27 +70,23 @@ def open_bucket(bucket: str, endpoint_url: str | None, patience: Patience, *, re
 
     Raises `UsageError` without credentials, `StorageError` where no server listens.
     """
+    from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
     session = _session()
     _require_credentials(session, bucket)
     _knock(endpoint_url or f"https://s3.{region()}.amazonaws.com", given=bool(endpoint_url))
-    return S3Store(bucket, **store_options(endpoint_url, patience, retries=retries))
-
-
-def store_options(endpoint_url: str | None, patience: Patience, *, retries: bool) -> dict[str, Any]:
-    """What obstore is to know of a store: where it is, who we are, and how long to go on with a request."""
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    return {
-        "config": {"region": region()} | ({"endpoint": endpoint_url} if endpoint_url else {}),
-        "credential_provider": Boto3CredentialProvider(_session(), ttl=CREDENTIALS_TTL),
-        "client_options": {
+    return S3Store(
+        bucket,
+        endpoint=endpoint_url,
+        region=region(),
+        credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
+        client_options={
             "allow_http": (endpoint_url or "").startswith("http://"),
             "timeout": timedelta(seconds=patience.attempt_s),
             "connect_timeout": timedelta(seconds=min(CONNECT_S, patience.attempt_s)),
         },
-        "retry_config": {
+        retry_config={
             "max_retries": MOST_ATTEMPTS if retries else 0,
             "retry_timeout": timedelta(seconds=patience.retry_s),
             "backoff": {
@@ -99,7 +95,7 @@ def store_options(endpoint_url: str | None, patience: Patience, *, retries: bool
                 "base": 2,
             },
         },
-    }
+    )
 
 
 def endpoint(endpoint_url: str | None) -> str | None:

@@ -5,19 +5,23 @@ joins on disk where memory does not suffice; `tests/benchmarks/worklist.py` meas
 million. At a billion, cut both sides by a hash of the uri and join one piece after the other, or on several nodes.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet
 
-from genretag.storage import Storage, StorageError, join
+from genretag.storage import ObjectInfo, Storage, StorageError, join
 from genretag.tagging.database import open_database
 from genretag.tagging.inventory import Inventory
 
-KEY = pa.schema([("uri", pa.string()), ("etag", pa.string()), ("model_version", pa.string())])
+KEY = ["uri", "etag", "model_version"]
+READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ def make_worklist(
     try:
         _load_objects(database, inventory)
         listed = _count(database, "objects")
-        _subtract(database, "objects", "unscored", join(output, "predictions"), model_version, storage)
+        _load_held(database, join(output, "predictions"), model_version, storage)
+        _subtract_held(database, "objects", "unscored")
         unscored = _count(database, "unscored")
         last = "unscored"
         if not retry_failed:
-            _subtract(database, "unscored", "untried", join(output, "failures"), model_version, storage)
+            _load_held(database, join(output, "failures"), model_version, storage)
+            _subtract_held(database, "unscored", "untried")
             last = "untried"
         file = folder / "worklist.parquet"
         _write(database, f"select * from {last} order by uri", file, inventory.schema)  # noqa: S608
@@ -71,18 +77,10 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
     Raises `StorageError` and `OSError` where the output cannot be read.
     """
-    try:
-        pages = storage.list(join(output, "predictions"))
-        first = next((info.uri for page in pages for info in page if info.uri.endswith(".parquet")), None)
-    except StorageError as error:
-        if error.reason == "not_found":
-            return None
-        raise
-    if first is None:
-        return None
-    filesystem, path = storage.filesystem(first)
-    with filesystem.open(path, "rb") as file:
-        return pyarrow.parquet.read_schema(file)
+    for info in _part_files(join(output, "predictions"), storage):
+        with storage.open(info) as file:
+            return pyarrow.parquet.read_schema(file)
+    return None
 
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
@@ -93,24 +91,43 @@ def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> 
     database.execute(f"create table objects as {rows}")
 
 
-def _subtract(
-    database: duckdb.DuckDBPyConnection, rows: str, rest: str, location: str, model_version: str, storage: Storage
-) -> None:
-    """Makes the table `rest`: `rows` less the objects that the part files below a location know of."""
-    database.register(f"without_{rest}", _keys(location, storage))
-    database.execute(
-        f"create table {rest} as select {rows}.* from {rows} "  # noqa: S608
-        f"anti join (select uri, etag from without_{rest} where model_version = ?) using (uri, etag)",
-        [model_version],
-    )
+def _load_held(database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage) -> None:
+    """Makes the table `held`: the keys of a model version in all part files below a location."""
+    database.execute("create or replace table held (uri varchar, etag varchar)")
+    for part in _in_order(partial(_keys, storage), _part_files(location, storage)):
+        database.register("part", part)
+        database.execute("insert into held select uri, etag from part where model_version = ?", [model_version])
+        database.unregister("part")
 
 
-def _keys(location: str, storage: Storage) -> pyarrow.dataset.Dataset:
-    """The key columns of all part files below a location; empty where there is none."""
-    filesystem, path = storage.filesystem(location)
-    if not filesystem.exists(path):
-        return pyarrow.dataset.dataset(KEY.empty_table())
-    return pyarrow.dataset.dataset(path, KEY, format="parquet", filesystem=filesystem)
+def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, rest: str) -> None:
+    """Makes the table `rest`: `rows` less what is held."""
+    database.execute(f"create table {rest} as from {rows} anti join held using (uri, etag)")
+
+
+def _part_files(location: str, storage: Storage) -> Iterator[ObjectInfo]:
+    try:
+        yield from (info for page in storage.list(location) for info in page if info.uri.endswith(".parquet"))
+    except StorageError as error:
+        if error.reason != "not_found":
+            raise
+
+
+def _keys(storage: Storage, info: ObjectInfo) -> pa.Table:
+    with storage.open(info) as file:
+        return pyarrow.parquet.read_table(file, columns=KEY)
+
+
+def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo]) -> Iterator[pa.Table]:
+    """Reads files in threads, a few ahead, so that memory does not grow with their number."""
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        ahead: deque[Future[pa.Table]] = deque()
+        for info in files:
+            ahead.append(threads.submit(read, info))
+            if len(ahead) > READS_AT_ONCE:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _count(database: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -133,7 +133,7 @@ def _round(seed: str, cluster: RayCluster, endpoint_url: str, expected: set[str]
             code, errors = run.through(crashes)
             done.exit_codes.append(code)
             if code not in (0, -signal.SIGKILL):
-                done.last_words.append(errors[-1][:500] if errors else "no word")
+                done.last_words.append("\n".join(errors)[-3000:] if errors else "no word")
                 print(f"{seed}: exit code {code}: {done.last_words[-1]}", file=sys.stderr, flush=True)
     done.faults = dict(proxy.counts)
     _check(done, output, expected)
