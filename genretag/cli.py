@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from genretag import noise
+from genretag.bench.settings import BenchSettings
 from genretag.cli_settings import settings_sources
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
@@ -135,6 +136,40 @@ def train(
     bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def bench(
+    images: str | None = None,
+    *,
+    output: str | None = None,
+    model: str | None = None,
+    settings: Annotated[BenchSettings | None, Flat] = None,
+    tagging: Annotated[TagSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Measure how fast `tag` is here, beside what the machine can do at most, and say what bounds it.
+
+    Example: genretag bench s3://films/posters --posters 10000
+
+    Parameters
+    ----------
+    images
+        As for `tag`; posters are drawn when not given.
+    output
+        Where the rows go for as long as it runs; a local temporary folder when not given.
+    model
+        A model bundle; the one that ships with genretag when not given.
+    """
+    from genretag.bench.job import bench as run
+    from genretag.bench.report import print_report, to_json
+
+    settings, tagging, session = settings or BenchSettings(), tagging or TagSettings(), session or Session()
+    _start_logging(session)
+    found = run(images, output, settings, tagging, session, model)
+    print_report(found)
+    if settings.json:
+        settings.json.write_text(to_json(found))
 
 
 @app.command

@@ -1,0 +1,86 @@
+"""What the machine could do at most: GET, decode and predict in plain threads of one process, without Ray."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from genretag.bench.rates import Rate, measure
+from genretag.bundle import Bundle
+from genretag.engines import Engine, open_engine
+from genretag.errors import Failure
+from genretag.fetching import Poster, PosterReader
+from genretag.images import decode
+from genretag.storage import Storage, StorageError
+from genretag.tagging.settings import TagSettings
+from genretag.tagging.shards import POSTERS_PER_STEP
+
+SAMPLE = 512  # posters that the stages alone work on
+STEPS_AHEAD = 3  # steps that are fetched and decoded while one is predicted
+
+
+class BareMetal:
+    """The stages of a night in this process, alone and together; the same decoder, engine and store as the job's."""
+
+    def __init__(self, bundle: Bundle, storage: Storage, engine: str, threads: int, settings: TagSettings) -> None:
+        self._bundle, self._storage, self._settings = bundle, storage, settings
+        self._threads = threads
+        self._engine: Engine = open_engine(engine, bundle, settings.batch_size, threads)
+
+    def stages(self, uris: Sequence[str]) -> dict[str, Rate]:
+        """Each stage alone, on a sample of the posters."""
+        sample = uris[:: max(1, len(uris) // SAMPLE)][:SAMPLE]
+        with ThreadPoolExecutor(self._settings.fetch_threads) as getters, ThreadPoolExecutor(self._threads) as decoders:
+
+            def fetch() -> list[Any]:
+                return [data for data in getters.map(self._get, sample) if data is not None]
+
+            def decode_all() -> list[np.ndarray]:
+                return [pixels for pixels in decoders.map(self._decode, encoded) if pixels is not None]
+
+            encoded = fetch()
+            images = np.stack(decode_all())
+            return {
+                "fetch": measure(lambda: len(fetch())),
+                "decode": measure(lambda: len(decode_all())),
+                "infer": measure(lambda: len(self._engine.predict(images))),
+            }
+
+    def together(self, uris: Sequence[str]) -> list[tuple[float, int]]:
+        """All three stages at once, as fast as one process can; says when how many posters were done with."""
+        reader = PosterReader(self._storage, self._bundle.rule, self._settings.fetch_threads)
+        finished: list[tuple[float, int]] = []
+        with ThreadPoolExecutor(self._settings.fetch_threads) as threads:
+            ahead: deque[Future[Poster | Failure]] = deque()
+            waiting = iter(uris)
+            while True:
+                while len(ahead) < STEPS_AHEAD * POSTERS_PER_STEP and (uri := next(waiting, None)) is not None:
+                    ahead.append(threads.submit(reader.read, uri))
+                if not ahead:
+                    return finished
+                step = [ahead.popleft().result() for _ in range(min(POSTERS_PER_STEP, len(ahead)))]
+                images = [poster.image.pixels for poster in step if isinstance(poster, Poster)]
+                if images:
+                    self._engine.predict(np.stack(images))
+                finished.append((time.time(), len(step)))
+
+    def _get(self, uri: str) -> Any:
+        try:
+            return self._storage.get(uri).data
+        except StorageError:
+            return None
+
+    def _decode(self, data: Any) -> np.ndarray | None:
+        try:
+            return decode(data, self._bundle.rule).pixels
+        except ValueError:  # BadImage among them: a poster that the job makes a failure row of
+            return None
+
+
+def cpus_here() -> int:
+    """The CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

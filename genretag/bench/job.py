@@ -1,0 +1,212 @@
+"""Measures the real job, then what plain threads reach with the same posters, and each stage alone."""
+
+import multiprocessing
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from genretag.bench.ceiling import BareMetal, cpus_here
+from genretag.bench.rates import Rate, measure, steady_rate
+from genretag.bench.settings import BenchSettings
+from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.demo.posters import draw_posters
+from genretag.errors import UsageError
+from genretag.ray_session import ray_session
+from genretag.session import Session
+from genretag.storage import Storage, join, resolve
+from genretag.tagging.inventory import take_inventory
+from genretag.tagging.night import tag
+from genretag.tagging.run_record import RunRecord
+from genretag.tagging.settings import TagSettings
+
+DRAWN = 160  # different posters, where the user names none
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """One run of the job: rates with and without start-up, and its record."""
+
+    steady_per_s: float
+    whole_per_s: float
+    first_poster_s: float  # from the command to the first poster that was scored
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All figures. Rates are posters per second of all nodes."""
+
+    posters: int
+    cpus: float  # of a node
+    nodes: int
+    stages: dict[str, Rate]  # one node
+    ceilings: list[float]
+    jobs: list[JobRun]
+
+    @property
+    def ceiling(self) -> float:
+        """Median over the rounds."""
+        return median(self.ceilings)
+
+    @property
+    def job(self) -> float:
+        """Median over the rounds, in the steady state."""
+        return median(run.steady_per_s for run in self.jobs)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The actors of the job."""
+        return self.jobs[-1].record.actors or {}
+
+
+def bench(
+    images: str | None,
+    output: str | None,
+    settings: BenchSettings,
+    tag_settings: TagSettings,
+    session: Session,
+    model: str | None = None,
+) -> Benchmark:
+    """Tags posters of `images`, or drawn ones, into a folder of its own below `output`, and removes that again.
+
+    Raises `UsageError` and `JobError` as `tag` does.
+    """
+    on_cluster = bool(session.address or os.environ.get("RAY_ADDRESS"))
+    if on_cluster and not (images and output):
+        raise UsageError("on a cluster all nodes must reach the posters: name IMAGES, and --output s3://BUCKET/PREFIX")
+    with tempfile.TemporaryDirectory(prefix="genretag-bench-") as name:
+        folder, storage = Path(name), session.storage
+        source = resolve(images) if images else str(_drawn(folder / "posters", settings.posters))
+        manifest = _manifest(source, settings.posters, folder, storage)
+        uris = manifest["uri"].to_pylist()
+        place = join(resolve(output or str(folder)), f"bench-{secrets.token_hex(4)}")
+        try:
+            jobs, ceilings = [], []
+            for number in range(settings.rounds):
+                jobs.append(_job(join(place, str(number)), folder, tag_settings, session, model, len(uris)))
+                plan = jobs[-1].record.actors
+                if plan is None:
+                    raise UsageError(f"no poster of {source} could be read")
+                arguments = (uris, model, plan, tag_settings, storage, join(place, str(number)))
+                measured, nodes = _apart(_on_a_node, session, arguments) if on_cluster else _here(arguments)
+                ceilings.append(nodes * measured.steady_per_s)
+        finally:
+            storage.delete_below(place)
+    return Benchmark(len(uris), measured.cpus, nodes, measured.stages, ceilings, jobs)
+
+
+@dataclass(frozen=True)
+class BareMetalRun:
+    """What one process reached."""
+
+    cpus: int
+    steady_per_s: float
+    stages: dict[str, Rate]
+
+
+def measure_bare_metal(
+    uris: list[str],
+    model: str | None,
+    plan: dict[str, Any],
+    settings: TagSettings,
+    storage: Storage,
+    scored: str,
+) -> BareMetalRun:
+    """Measures the ceiling, and each stage alone; `scored` is an output that the job wrote, to be written again."""
+    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    metal = BareMetal(bundle, storage, plan["engine"], cpus_here(), settings)
+    ceiling = steady_rate(metal.together(uris))
+    stages = metal.stages(uris) | {"write": _write_rate(scored, storage)}
+    return BareMetalRun(cpus_here(), ceiling, stages)
+
+
+def _here(arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
+    return _apart(measure_bare_metal, *arguments), 1
+
+
+def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
+    """Measures one node of the cluster, and says how many there are; they are taken to be alike."""
+    import ray
+
+    with ray_session(session) as cluster:
+        plan = arguments[2]
+        task = ray.remote(num_cpus=1, num_gpus=plan["predict_gpus"])(measure_bare_metal)
+        return ray.get(task.remote(*arguments)), cluster.nodes
+
+
+def _job(output: str, folder: Path, settings: TagSettings, session: Session, model: str | None, posters: int) -> JobRun:
+    started = time.time()
+    record = _apart(tag, str(folder / "manifest.parquet"), output, settings, session, model)
+    seconds = time.time() - started
+    finished = _finished(output, session.storage)
+    first = min((at for at, _ in finished), default=started)
+    return JobRun(steady_rate(finished), posters / seconds, first - started, record)
+
+
+def _finished(output: str, storage: Storage) -> list[tuple[float, int]]:
+    """When how many posters were done with, as the rows of the output say."""
+    times = []
+    for kind, column in (("predictions", "scored_at"), ("failures", "failed_at")):
+        filesystem, path = storage.filesystem(join(output, kind))
+        if filesystem.exists(path):
+            table = pyarrow.parquet.read_table(path, columns=[column], filesystem=filesystem, partitioning=None)
+            times.append(table[column])
+    counts = pc.value_counts(pa.chunked_array([chunk for column in times for chunk in column.chunks]))
+    stamps: list[datetime] = counts.field("values").to_pylist()
+    return [(at.timestamp(), count) for at, count in zip(stamps, counts.field("counts").to_pylist(), strict=True)]
+
+
+def _write_rate(output: str, storage: Storage) -> Rate:
+    """Encodes and writes the rows of a part file again and again."""
+    part = next(info for page in storage.list(join(output, "predictions")) for info in page)
+    with storage.open(part) as file:
+        table = pyarrow.parquet.read_table(file)
+
+    def write() -> int:
+        buffer = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        storage.put(join(output, "written-again.parquet"), buffer.getvalue().to_pybytes())
+        return len(table)
+
+    return measure(write)
+
+
+def _manifest(source: str, posters: int, folder: Path, storage: Storage) -> pa.Table:
+    """Writes a manifest of some posters, and returns it."""
+    inventory = take_inventory(source, storage, folder)
+    with pyarrow.parquet.ParquetFile(inventory.file) as file:
+        first = next(file.iter_batches(posters, columns=["uri", "poster_id", "etag"]))
+    table = pa.Table.from_batches([first])
+    pyarrow.parquet.write_table(table, folder / "manifest.parquet")
+    return table
+
+
+def _drawn(folder: Path, posters: int) -> Path:
+    """A folder of drawn posters: a few different ones under many names."""
+    folder.mkdir()
+    drawn = []
+    for number, poster in enumerate(draw_posters(min(DRAWN, posters), seed=1)):
+        drawn.append(folder / f"{number:06d}.jpg")
+        drawn[-1].write_bytes(poster.data)
+    for number in range(len(drawn), posters):
+        (folder / f"{number:06d}.jpg").hardlink_to(drawn[number % len(drawn)])
+    return folder
+
+
+def _apart(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Does it in a new process, so that nothing of one measurement is left over in the next."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()

@@ -1,0 +1,68 @@
+"""`genretag bench`: its rates are right, its table is whole, and it leaves nothing behind."""
+
+import json
+from math import isnan
+
+import pytest
+import ray
+
+from genretag.bench.rates import measure, steady_rate
+from genretag.storage import join
+
+
+def test_the_steady_rate_leaves_start_up_and_the_last_tenth_out():
+    even = [(100.0 + step, 50) for step in range(20)]
+    slow_start, slow_end = (60.0, 50), (500.0, 50)
+
+    assert steady_rate(even) == pytest.approx(50)
+    assert steady_rate([slow_start, *even, slow_end]) == pytest.approx(50)
+    assert steady_rate(reversed(even)) == pytest.approx(50), "batches may be told of in any order"
+
+
+@pytest.mark.parametrize("finished", [[], [(1.0, 500)], [(1.0, 10), (2.0, 980), (3.0, 10)]])
+def test_too_few_batches_have_no_steady_rate(finished):
+    assert isnan(steady_rate(finished))
+
+
+def test_a_stage_is_repeated_and_its_cpu_time_counted(monkeypatch):
+    monkeypatch.setattr("genretag.bench.rates.LONG_ENOUGH_S", 0.05)
+    calls = []
+
+    rate = measure(lambda: calls.append(sum(range(10_000))) or 10)
+
+    assert len(calls) > 2
+    assert 0 < rate.cpu_ms < 1000
+    assert rate.posters_per_s > 0
+
+
+@pytest.fixture
+def on_the_shared_ray(ray_cluster, monkeypatch):
+    """The command runs on the Ray of the tests, as it does on any cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def test_the_command_measures_stages_ceiling_and_job(
+    command, on_the_shared_ray, poster_folder, bucket, storage, small_bundle, tmp_path
+):
+    file = tmp_path / "bench.json"
+
+    code, out, err = command(
+        *("bench", poster_folder, "--output", bucket, "--posters", 40, "--model", small_bundle, "--json", file)
+    )
+
+    assert code == 0, err
+    assert "ceiling: all in plain threads" in out
+    assert "bounds it" in out
+    found = json.loads(file.read_text())
+    assert found["posters"] == 40
+    assert found["stages"].keys() == {"fetch", "decode", "infer", "write"}
+    assert all(rate["posters_per_s"] > 0 for rate in found["stages"].values())
+    assert found["job_with_start_up_per_s"][0] > 0
+    assert [page for page in storage.list(join(bucket)) if page] == [], "nothing is left behind"
+
+
+def test_on_a_cluster_the_posters_must_be_named(command, on_the_shared_ray):
+    code, _, err = command("bench")
+
+    assert code == 2
+    assert "name IMAGES, and --output" in err
