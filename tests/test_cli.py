@@ -171,7 +171,7 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["tag", "--help"], ["train", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ("tag", "compact", "train", "predict", "bench"))])
 def test_help_shows_an_example(command, arguments):
     code, out, _ = command(*arguments)
 

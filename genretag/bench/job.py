@@ -89,14 +89,14 @@ def bench(
         raise UsageError("on a cluster all nodes must reach the posters: name IMAGES, and --output s3://BUCKET/PREFIX")
     with tempfile.TemporaryDirectory(prefix="genretag-bench-") as name:
         folder, storage = Path(name), session.storage
-        source = resolve(images) if images else str(_drawn(folder / "posters", settings.posters))
-        manifest = _manifest(source, settings.posters, folder, storage)
-        uris = manifest["uri"].to_pylist()
+        source = resolve(images) if images else str(drawn_folder(folder / "posters", settings.posters))
+        manifest = str(folder / "manifest.parquet")
+        uris = _write_manifest(manifest, source, settings.posters, storage)
         place = join(resolve(output or str(folder)), f"bench-{secrets.token_hex(4)}")
         try:
             jobs, ceilings = [], []
             for number in range(settings.rounds):
-                jobs.append(_job(join(place, str(number)), folder, tag_settings, session, model, len(uris)))
+                jobs.append(run_job(manifest, join(place, str(number)), tag_settings, session, model))
                 plan = jobs[-1].record.actors
                 if plan is None:
                     raise UsageError(f"no poster of {source} could be read")
@@ -147,13 +147,14 @@ def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalR
         return ray.get(task.remote(*arguments)), cluster.nodes
 
 
-def _job(output: str, folder: Path, settings: TagSettings, session: Session, model: str | None, posters: int) -> JobRun:
+def run_job(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> JobRun:
+    """Tags into an output that is new, in a process of its own, and reads from the rows when they were made."""
     started = time.time()
-    record = _apart(tag, str(folder / "manifest.parquet"), output, settings, session, model)
+    record = _apart(tag, images, output, settings, session, model)
     seconds = time.time() - started
     finished = _finished(output, session.storage)
     first = min((at for at, _ in finished), default=started)
-    return JobRun(steady_rate(finished), posters / seconds, first - started, record)
+    return JobRun(steady_rate(finished), record.listed / seconds, first - started, record)
 
 
 def _finished(output: str, storage: Storage) -> list[tuple[float, int]]:
@@ -184,17 +185,16 @@ def _write_rate(output: str, storage: Storage) -> Rate:
     return measure(write)
 
 
-def _manifest(source: str, posters: int, folder: Path, storage: Storage) -> pa.Table:
-    """Writes a manifest of some posters, and returns it."""
-    inventory = take_inventory(source, storage, folder)
+def _write_manifest(manifest: str, source: str, posters: int, storage: Storage) -> list[str]:
+    """Writes a manifest of the first posters of a source, and returns their URIs."""
+    inventory = take_inventory(source, storage, Path(manifest).parent)
     with pyarrow.parquet.ParquetFile(inventory.file) as file:
         first = next(file.iter_batches(posters, columns=["uri", "poster_id", "etag"]))
-    table = pa.Table.from_batches([first])
-    pyarrow.parquet.write_table(table, folder / "manifest.parquet")
-    return table
+    pyarrow.parquet.write_table(pa.Table.from_batches([first]), manifest)
+    return first["uri"].to_pylist()
 
 
-def _drawn(folder: Path, posters: int) -> Path:
+def drawn_folder(folder: Path, posters: int) -> Path:
     """A folder of drawn posters: a few different ones under many names."""
     folder.mkdir()
     drawn = []
