@@ -23,9 +23,9 @@ from genretag.training.settings import TrainSettings
 REPOSITORY = Path(__file__).parents[1]
 REAL_POSTERS = REPOSITORY.parent / "shared" / "posters"
 SMALL_MODEL = TrainSettings(
-    height=96, width=64, head_epochs=1, epochs=1, batch_size=16, head_learning_rate=0.01, min_positives=5
+    workers=1, height=96, width=64, head_epochs=1, epochs=1, batch_size=16, head_learning_rate=0.01, min_positives=5
 )
-"""Two workers, two epochs, tiny pictures: trained in a minute."""
+"""One worker, two epochs, tiny pictures: trained in half a minute."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -82,7 +82,7 @@ def poster_folder(drawn_posters, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
-    """The path of a bundle that two data-parallel workers trained for two epochs on the drawn posters."""
+    """The path of a bundle that was trained for two epochs on the drawn posters."""
     output = tmp_path_factory.mktemp("bundle") / "small"
     train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True))
     return str(output)

@@ -171,13 +171,13 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ("tag", "compact", "train", "predict", "bench"))])
-def test_help_shows_an_example(command, arguments):
-    code, out, _ = command(*arguments)
+@pytest.mark.parametrize("name", ["tag", "compact", "train", "bench", "predict"])
+def test_help_shows_an_example(command, name):
+    code, out, _ = command(name, "--help")
 
     assert code == 0
-    assert "Usage: genretag" in out
-    assert len(arguments) == 1 or f"Example: genretag {arguments[0]}" in out
+    assert f"Usage: genretag {name}" in out
+    assert f"Example: genretag {name}" in out
 
 
 def test_help_imports_nothing_heavy():

@@ -1,0 +1,48 @@
+"""Peer: a Daft data frame, `download`, `decode_image`, `resize`, and a class with a batch method."""
+
+import os
+
+import daft
+import numpy as np
+import pyarrow as pa
+from daft import DataType
+from daft.functions import decode_image, download, resize
+from daft.io import IOConfig, S3Config
+from peer_common import BATCH, job_of_command_line, load_keras, stamps
+
+ROW = DataType.struct({"probabilities": DataType.list(DataType.float32()), "scored_at": DataType.float64()})
+
+
+@daft.cls(max_concurrency=1)
+class Classifier:
+    def __init__(self, file: str) -> None:
+        self.model = load_keras(file)
+
+    @daft.method.batch(return_dtype=ROW, unnest=True, batch_size=BATCH)
+    def predict(self, images: daft.Series) -> pa.StructArray:
+        probabilities = self.model.predict_on_batch(np.stack(images.to_pylist()))
+        columns = [pa.array(list(probabilities)), pa.array(stamps(len(probabilities)))]
+        return pa.StructArray.from_arrays(columns, ["probabilities", "scored_at"])
+
+
+def main() -> None:
+    job = job_of_command_line()
+    s3 = IOConfig(
+        s3=S3Config(
+            endpoint_url=os.environ["AWS_ENDPOINT_URL"],
+            region_name=os.environ["AWS_REGION"],
+            key_id=os.environ["AWS_ACCESS_KEY_ID"],
+            access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+            use_ssl=False,
+        )
+    )
+    posters = daft.from_glob_path(f"{job.images}/*.jpg", io_config=s3)
+    image = decode_image(download(posters["path"], io_config=s3), mode="RGB")
+    scored = posters.select(
+        posters["path"].alias("uri"), Classifier(job.keras_file).predict(resize(image, job.width, job.height))
+    )
+    scored.write_parquet(job.output, io_config=s3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The network of genretag's default bundle in the forms that the peers load: `python peer_model.py FOLDER`.
+
+A process of its own, so that peers.py has no TensorFlow in it.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+
+from genretag.bundle import DEFAULT_BUNDLE, KERAS_FILE, MANIFEST
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (MANIFEST, KERAS_FILE):
+        shutil.copy(DEFAULT_BUNDLE / name, folder)
+    rule = json.loads((folder / MANIFEST).read_text())["image"]
+    model = keras.saving.load_model(folder / KERAS_FILE, compile=False)
+    signature = keras.InputSpec(shape=(None, rule["height"], rule["width"], 3), dtype="uint8", name="image")
+    model.export(str(folder / "model.onnx"), format="onnx", verbose=False, input_signature=[signature])
+
+
+if __name__ == "__main__":
+    main()

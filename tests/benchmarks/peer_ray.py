@@ -1,0 +1,39 @@
+"""Peer: Ray Data as its documentation has it, `read_images`, a class in `map_batches`, `write_parquet`."""
+
+from typing import Any
+
+import numpy as np
+import ray
+from peer_common import BATCH, arrow_s3, job_of_command_line, load_keras, stamps
+
+
+class Classifier:
+    def __init__(self, file: str) -> None:
+        self.model = load_keras(file)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        probabilities = self.model.predict_on_batch(batch["image"])
+        return {"uri": batch["path"], "probabilities": probabilities, "scored_at": stamps(len(probabilities))}
+
+
+def main() -> None:
+    job = job_of_command_line()
+    ray.init(address="local", _node_ip_address="127.0.0.1")
+    images = ray.data.read_images(
+        job.images.removeprefix("s3://"),
+        filesystem=arrow_s3(),
+        size=(job.height, job.width),
+        mode="RGB",
+        include_paths=True,
+    )
+    predictions = images.map_batches(
+        Classifier,
+        fn_constructor_args=(job.keras_file,),
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=1),  # of two CPUs the other reads and decodes
+    )
+    predictions.write_parquet(job.output.removeprefix("s3://"), filesystem=arrow_s3())
+
+
+if __name__ == "__main__":
+    main()

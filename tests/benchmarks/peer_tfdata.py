@@ -1,0 +1,57 @@
+"""Peer: one process with `tf.data` and `model.predict`; the bytes come through boto3 in a `py_function`."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from peer_common import (
+    BATCH,
+    FETCHES_AT_ONCE,
+    get,
+    job_of_command_line,
+    list_uris,
+    load_keras,
+    s3_client,
+    stamps,
+    write_parquet,
+)
+
+
+class Stamps(keras.callbacks.Callback):
+    """Notes when each batch was predicted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_batches: list[np.ndarray] = []
+
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.of_batches.append(stamps(len(logs["outputs"])))
+
+
+def main() -> None:
+    job, client = job_of_command_line(), s3_client()
+
+    def fetch(uri: tf.Tensor) -> tf.Tensor:
+        data = tf.py_function(lambda value: get(client, value.numpy().decode()), [uri], tf.string)
+        return tf.ensure_shape(data, [])
+
+    def decode(data: tf.Tensor) -> tf.Tensor:
+        image = tf.io.decode_jpeg(data, channels=3)
+        return tf.cast(tf.round(tf.image.resize(image, (job.height, job.width))), tf.uint8)
+
+    uris = list_uris(job.images)
+    images = (
+        tf.data.Dataset.from_tensor_slices(uris)
+        .map(fetch, num_parallel_calls=FETCHES_AT_ONCE)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    noted = Stamps()
+    probabilities = load_keras(job.keras_file).predict(images, verbose=0, callbacks=[noted])
+    write_parquet(job.output, uris, probabilities, np.concatenate(noted.of_batches))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Peer: as with PyTorch's DataLoader, a dataset with `__getitem__` and a loader with threads; ONNX Runtime predicts."""
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+from peer_common import (
+    FETCHES_AT_ONCE,
+    Job,
+    batches,
+    get,
+    job_of_command_line,
+    list_uris,
+    s3_client,
+    stamps,
+    write_parquet,
+)
+from PIL import Image
+
+PREFETCHED_BATCHES = 2  # DataLoader's prefetch_factor
+
+
+class Posters:
+    """uint8 (height, width, 3) by number."""
+
+    def __init__(self, job: Job) -> None:
+        self.uris = list_uris(job.images)
+        self._size = (job.width, job.height)
+        self._client = s3_client()
+
+    def __len__(self) -> int:
+        return len(self.uris)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        image = Image.open(io.BytesIO(get(self._client, self.uris[number])))
+        return np.asarray(image.convert("RGB").resize(self._size, Image.Resampling.BILINEAR))
+
+
+def load(posters: Posters) -> Iterator[np.ndarray]:
+    """Batches in order, uint8 (N, height, width, 3); the next ones are read meanwhile."""
+    with ThreadPoolExecutor(FETCHES_AT_ONCE) as threads:
+        waiting: deque[list] = deque()
+        for numbers in batches(list(range(len(posters)))):
+            waiting.append([threads.submit(posters.__getitem__, number) for number in numbers])
+            if len(waiting) > PREFETCHED_BATCHES:
+                yield np.stack([image.result() for image in waiting.popleft()])
+        while waiting:
+            yield np.stack([image.result() for image in waiting.popleft()])
+
+
+def main() -> None:
+    job = job_of_command_line()
+    settings = onnxruntime.SessionOptions()
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the loader needs the CPUs too
+    session = onnxruntime.InferenceSession(job.onnx_file, settings, providers=["CPUExecutionProvider"])
+    posters, probabilities, scored_at = Posters(job), [], []
+    for images in load(posters):
+        probabilities.append(session.run(None, {"image": images})[0])
+        scored_at.append(stamps(len(images)))
+    write_parquet(job.output, posters.uris, np.concatenate(probabilities), np.concatenate(scored_at))
+
+
+if __name__ == "__main__":
+    main()
