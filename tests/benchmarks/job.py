@@ -1,0 +1,45 @@
+"""`genretag bench` on a bucket: the job beside its own ceiling, on an S3 server of this machine.
+
+    python tests/benchmarks/job.py [--images FOLDER] --posters 10000 --rounds 3 [--json FILE] [further options of bench]
+
+Starts a SeaweedFS, puts posters into it (those of a folder, again under other keys where there are too few, or
+drawn ones), and runs the command there. Its CPU time is the store's too: they share the machine in all measurements.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+from genretag.bench.job import drawn_folder
+from genretag.demo.s3_server import running_s3_server
+from genretag.storage import Storage, join
+
+BUCKET = "s3://bench"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, help="a folder of posters")
+    parser.add_argument("--posters", type=int, default=10_000)
+    options, further = parser.parse_known_args()
+    with tempfile.TemporaryDirectory(prefix="job-") as name, running_s3_server(Path(name) / "store") as server:
+        os.environ.update(server.environment())
+        server.create_bucket("bench")
+        folder = options.images or drawn_folder(Path(name) / "posters", 160)
+        files = islice(cycle(sorted(folder.rglob("*.jpg"))), options.posters)
+        uris = [join(BUCKET, "posters", f"{number:06d}.jpg") for number in range(options.posters)]
+        storage = Storage()
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda uri, file: storage.put(uri, file.read_bytes()), uris, files))
+        arguments = ["bench", join(BUCKET, "posters"), "--output", join(BUCKET, "genres")]
+        command = [sys.executable, "-m", "genretag.cli", *arguments, "--posters", str(options.posters), *further]
+        return subprocess.run(command).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
