@@ -31,6 +31,7 @@ from genretag.iceberg.catalog import (
 )
 from genretag.iceberg.settings import TableSettings
 from genretag.storage import Storage, StorageError, join
+from genretag.tagging.held_files import held_files
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestEntry
@@ -77,7 +78,7 @@ def commit_parts(settings: TableSettings, output: str, run_id: str, model_versio
     None where there is nothing to add, or no table is set. Only the run that holds the output may call this.
     Raises `UsageError` or `JobError`; the table is then as it was.
     """
-    parts = part_files(output, storage) if settings.table else []
+    parts = _part_files(output, storage) if settings.table else []
     if not parts:
         return None
     _mark(settings, output, storage)
@@ -158,17 +159,6 @@ def runs_property(table: "Table", uris: Iterable[str]) -> dict[str, str]:
     }
 
 
-def part_files(output: str, storage: Storage) -> list[str]:
-    """The prediction files that the output holds. Raises `StorageError`."""
-    try:
-        pages = storage.list(join(output, "predictions"))
-        return sorted(info.uri for page in pages for info in page if info.uri.endswith(".parquet"))
-    except StorageError as error:
-        if error.reason == "not_found":
-            return []
-        raise
-
-
 def marked_table(output: str, storage: Storage) -> str | None:
     """The table that reads this output's files, by `OUTPUT/_table.json`; none where there is none."""
     try:
@@ -179,6 +169,10 @@ def marked_table(output: str, storage: Storage) -> str | None:
         raise unreadable_output(output, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{join(output, MARK)} cannot be read: write the table's name into it again") from error
+
+
+def _part_files(output: str, storage: Storage) -> list[str]:
+    return sorted(info.uri for info in held_files(join(output, "predictions"), storage))
 
 
 def _mark(settings: TableSettings, output: str, storage: Storage) -> None:

@@ -1,7 +1,6 @@
 """Writes scored and failed rows as part files: each whole or not there, under a name that a retry writes again."""
 
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from ray.data import Datasink
 
-from genretag.storage import Storage, StorageError, join
+from genretag.storage import Storage, join
+from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import require_held
 from genretag.tagging.schema import Night, failures_table, predictions_table
 from genretag.tagging.stages import failure_counts
 
 KINDS = ("predictions", "failures")
-NAME = re.compile(r"/part-(.+)-\d+\.parquet\Z")
 
 logger = logging.getLogger(__name__)
 
@@ -73,19 +72,12 @@ class PartFiles(Datasink[Part]):
 
 def list_parts(output: str, storage: Storage) -> frozenset[str]:
     """The URIs of all part files that the output holds. Raises `StorageError`."""
-    found: set[str] = set()
-    for kind in KINDS:
-        try:
-            found.update(info.uri for page in storage.list(join(output, kind)) for info in page)
-        except StorageError as error:
-            if error.reason != "not_found":
-                raise
-    return frozenset(uri for uri in found if NAME.search(uri))
+    return frozenset(info.uri for kind in KINDS for info in held_files(join(output, kind), storage))
 
 
 def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: Storage) -> None:
     """Removes what a dead run's last worker wrote after this run had listed the `known` files and scored the same."""
     for uri in list_parts(output, storage) - known:
-        if f"/part-{run_id}-" not in uri:
+        if "/part-" in uri and f"/part-{run_id}-" not in uri:
             logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
             storage.delete(uri)

@@ -16,8 +16,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
-from genretag.storage import ObjectInfo, Storage, StorageError, join
+from genretag.storage import ObjectInfo, Storage, join
 from genretag.tagging.database import open_database
+from genretag.tagging.held_files import held_files
 from genretag.tagging.inventory import Inventory
 
 KEY = ["uri", "etag", "model_version"]
@@ -77,7 +78,7 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
     Raises `StorageError` and `OSError` where the output cannot be read.
     """
-    for info in _part_files(join(output, "predictions"), storage):
+    for info in held_files(join(output, "predictions"), storage):
         with storage.open(info) as file:
             return pyarrow.parquet.read_schema(file)
     return None
@@ -94,7 +95,7 @@ def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> 
 def _load_held(database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage) -> None:
     """Makes the table `held`: the keys of a model version in all part files below a location."""
     database.execute("create or replace table held (uri varchar, etag varchar)")
-    for part in _in_order(partial(_keys, storage), _part_files(location, storage)):
+    for part in _in_order(partial(_keys, storage), held_files(location, storage)):
         database.register("part", part)
         database.execute("insert into held select uri, etag from part where model_version = ?", [model_version])
         database.unregister("part")
@@ -103,14 +104,6 @@ def _load_held(database: duckdb.DuckDBPyConnection, location: str, model_version
 def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, rest: str) -> None:
     """Makes the table `rest`: `rows` less what is held."""
     database.execute(f"create table {rest} as from {rows} anti join held using (uri, etag)")
-
-
-def _part_files(location: str, storage: Storage) -> Iterator[ObjectInfo]:
-    try:
-        yield from (info for page in storage.list(location) for info in page if info.uri.endswith(".parquet"))
-    except StorageError as error:
-        if error.reason != "not_found":
-            raise
 
 
 def _keys(storage: Storage, info: ObjectInfo) -> pa.Table:
