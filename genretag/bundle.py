@@ -4,6 +4,7 @@
     model.keras     the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
     openvino.xml    the same network for CPU scoring, with its weights in
     openvino.bin
+    openvino-int8.* the same again with 8-bit integers, where that is as good
 
 `model_version` is a hash over all that decides a prediction, so an altered bundle cannot pass for another.
 """
@@ -25,6 +26,8 @@ FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("openvino.xml", "openvino.bin")
+INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
+FACTS = ("metrics", "calibration", "int8", "data", "training")
 DEFAULT_PROFILE = "balanced"
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 
@@ -91,7 +94,7 @@ def load_bundle(location: str, storage: Storage) -> Bundle:
             rule=ImageRule(**manifest["image"]),
             backbone=manifest["backbone"],
             files={name: _read_checked(base, name, sha256, storage) for name, sha256 in expected.items()},
-            facts={key: manifest[key] for key in ("metrics", "calibration", "data", "training") if key in manifest},
+            facts={name: manifest[name] for name in FACTS if name in manifest},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         problem = one_line(f"{type(error).__name__}: {error}")

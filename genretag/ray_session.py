@@ -14,6 +14,13 @@ from genretag.session import Session
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 CONNECT_TIMEOUT_S = 10
+QUIET_RAY = {  # what nobody asks a Ray of our own for, and what costs 5 % of two CPUs
+    "RAY_prestart_worker_first_driver": "0",  # idle workers, which take seconds to start
+    "RAY_enable_metrics_collection": "false",
+    "RAY_event_stats": "false",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 OBJECT_STORE_BYTES = 1 << 30  # decoded batches in flight; bounded, so that a laptop keeps its memory
 
 
@@ -70,7 +77,8 @@ def _connect(address: str | None, verbose: bool) -> None:
     if address:
         _require_answer(address)
     else:
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # idle workers, which cost seconds to start
+        for name, value in QUIET_RAY.items():
+            os.environ.setdefault(name, value)
         options = {
             "address": "local",
             "num_cpus": _cpus_here() * LOGICAL_CPUS_PER_CPU,

@@ -2,9 +2,18 @@
 
 import pytest
 
+from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.ray_session import Cluster
-from genretag.tagging.resources import WRITE_CPU, plan_actors
+from genretag.storage import Storage
+from genretag.tagging import resources
+from genretag.tagging.resources import WRITE_CPU
 from genretag.tagging.settings import TagSettings
+
+BUNDLE = load_bundle(str(DEFAULT_BUNDLE), Storage())
+
+
+def plan_actors(cluster, settings):
+    return resources.plan_actors(cluster, settings, BUNDLE)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 16, 96])
@@ -30,6 +39,14 @@ def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it():
     plan = plan_actors(Cluster(16, 1), TagSettings())
 
     assert (plan.engine, plan.predict_actors, plan.predict_gpus, plan.fetch_actors) == ("tensorflow", 1, 1.0, 12)
+    assert (plan.precision, plan.batch_size) == ("native", 64)
+
+
+def test_a_cpu_computes_in_int8_in_batches_that_its_caches_hold():
+    plan = plan_actors(Cluster(16, 0), TagSettings())
+
+    assert (plan.engine, plan.precision, plan.batch_size) == ("openvino", "int8", 8)
+    assert plan_actors(Cluster(16, 1), TagSettings(precision="int8")).engine == "openvino", "no GPU computes in it"
 
 
 def test_settings_come_first():

@@ -12,7 +12,6 @@ from conftest import SMALL_MODEL
 
 from genretag.bundle import KERAS_FILE, load_bundle
 from genretag.demo.posters import LOOKS
-from genretag.engines import open_engine
 from genretag.errors import UsageError
 from genretag.fetching import PosterReader
 from genretag.images import ImageRule
@@ -39,31 +38,6 @@ def test_every_epoch_stands_in_the_note_beside_the_bundle(small_bundle):
 
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert all(0 < epoch["loss"] < 1 and 0 < epoch["macro_map"] <= 1 for epoch in epochs)
-
-
-def test_keras_and_openvino_are_the_same_network(small_bundle, poster_folder):
-    bundle = load_bundle(small_bundle, Storage())
-    files = [str(file) for file in sorted(poster_folder.rglob("*.*"))[:20]]
-    images = np.stack([p.image.pixels for p in PosterReader(Storage(), bundle.rule, 4).read_many(files)])
-
-    openvino, tensorflow = (open_engine(name, bundle, 8, 2).predict(images) for name in ("openvino", "tensorflow"))
-
-    assert openvino.shape == tensorflow.shape == (20, len(bundle.labels))
-    assert np.abs(openvino - tensorflow).max() < 0.03, "bfloat16 against float32"
-
-
-@pytest.mark.parametrize("posters", [0, 1, 7, 8, 9])
-@pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
-def test_an_engine_takes_any_number_of_posters(small_bundle, engine, posters):
-    bundle = load_bundle(small_bundle, Storage())
-    images = np.random.default_rng(0).integers(0, 256, (posters, 96, 64, 3), dtype=np.uint8)
-    loaded = open_engine(engine, bundle, 4, 2)
-
-    probabilities = loaded.predict(images)
-
-    assert probabilities.shape == (posters, len(bundle.labels))
-    for index in range(posters):
-        np.testing.assert_allclose(probabilities[index], loaded.predict(images[index : index + 1])[0], atol=1e-2)
 
 
 def test_the_saved_model_loads_in_keras_without_custom_objects(small_bundle):

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -26,10 +26,11 @@ STEPS_AHEAD = 3  # steps that are fetched and decoded while one is predicted
 class BareMetal:
     """The stages of a night in this process, alone and together; the same decoder, engine and store as the job's."""
 
-    def __init__(self, bundle: Bundle, storage: Storage, engine: str, threads: int, settings: TagSettings) -> None:
+    def __init__(self, bundle: Bundle, storage: Storage, plan: Mapping[str, Any], settings: TagSettings) -> None:
+        """`plan` is the job's: an `ActorPlan` as a run record has it."""
         self._bundle, self._storage, self._settings = bundle, storage, settings
-        self._threads = threads
-        self._engine: Engine = open_engine(engine, bundle, settings.batch_size, threads)
+        self._threads = cpus_here()
+        self._engine: Engine = open_engine(plan["engine"], bundle, plan["batch_size"], self._threads, plan["precision"])
 
     def stages(self, uris: Sequence[str]) -> dict[str, Rate]:
         """Each stage alone, on a sample of the posters."""

@@ -127,7 +127,7 @@ def measure_bare_metal(
 ) -> BareMetalRun:
     """Measures the ceiling, and each stage alone; `scored` is an output that the job wrote, to be written again."""
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
-    metal = BareMetal(bundle, storage, plan["engine"], cpus_here(), settings)
+    metal = BareMetal(bundle, storage, plan, settings)
     ceiling = steady_rate(metal.together(uris))
     stages = metal.stages(uris) | {"write": _write_rate(scored, storage)}
     return BareMetalRun(cpus_here(), ceiling, stages)

@@ -1,27 +1,27 @@
 """TensorFlow, for GPUs: one compiled function of a static batch."""
 
-import tempfile
-from pathlib import Path
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from genretag.bundle import KERAS_FILE, Bundle
-from genretag.engines import padded_batches
+from genretag.bundle import Bundle
+from genretag.engines import NATIVE, padded_batches
+from genretag.engines.keras_engine import load_network
 
 
 class TensorFlowEngine:
-    """The Keras model as one `tf.function`; XLA on a GPU (on a CPU it is many times slower, so not there)."""
+    """The Keras model as one `tf.function`; XLA on a GPU (on a CPU it is many times slower, so not there).
 
-    def __init__(self, bundle: Bundle, batch_size: int) -> None:
+    On a GPU `native` is bfloat16. Calls return before it is done, so a batch is copied while the one before it runs.
+    """
+
+    def __init__(self, bundle: Bundle, batch_size: int, precision: str) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(f"the tensorflow engine needs KERAS_BACKEND=tensorflow, not {keras.backend.backend()}")
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:  # share the card with whoever else is on it
             tf.config.experimental.set_memory_growth(gpu, True)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / KERAS_FILE
-            file.write_bytes(bundle.files[KERAS_FILE])
-            model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        model = load_network(bundle, "bfloat16" if gpus and precision == NATIVE else precision)
         signature = tf.TensorSpec((batch_size, bundle.rule.height, bundle.rule.width, 3), tf.uint8)
         self._function = tf.function(
             lambda images: model(images, training=False), input_signature=[signature], jit_compile=bool(gpus)

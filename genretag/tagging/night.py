@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.compaction.journal import finish_compaction
-from genretag.engines import require_engine
+from genretag.engines import require_engine, require_precision
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
@@ -64,6 +64,8 @@ def tag(
     if settings.engine:
         require_engine(settings.engine)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    if settings.precision:
+        require_precision(settings.precision, settings.engine, bundle)
     with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
@@ -80,7 +82,7 @@ def tag(
             plan = None
             if worklist.to_score:
                 with clock.phase("ray"), ray_session(session) as cluster:
-                    plan = plan_actors(cluster, settings)
+                    plan = plan_actors(cluster, settings, bundle)
                     with clock.phase("score"):
                         parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
                 remove_late_parts(output, night.run_id, known, storage)

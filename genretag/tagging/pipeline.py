@@ -36,8 +36,8 @@ def scored_dataset(
     options = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
     ledger = open_ledger()
     fetch = (storage, bundle.rule, options, board, ledger)
-    predict = (plan.engine, ray.put(bundle), settings.batch_size, plan.engine_threads, board, ledger, allowed_failures)
-    posters = ray.data.from_arrow(blocks)
+    predict = (plan, ray.put(bundle), board, ledger, allowed_failures)
+    posters = ray.data.from_blocks(blocks)  # `from_arrow` would start tasks only to look at them
     if not plan.fetch_actors:
         posters.context.target_max_block_size = None  # a task's rows are one block: they are small without pixels
         actors = _actors(plan.predict_actors, len(blocks), CALLS_AT_ONCE)

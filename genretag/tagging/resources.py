@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from genretag.engines import engine_for
+from genretag.bundle import Bundle
+from genretag.engines import INT8, engine_for, precision_for
 from genretag.ray_session import Cluster
 from genretag.tagging.settings import TagSettings
 
@@ -10,6 +11,7 @@ THREADS_PER_CPU_ENGINE = 4
 FETCH_ACTORS_PER_GPU = 12  # what one GPU can use; bounded by the CPUs
 CPUS_ASKED = 0.5  # by each actor: half of what it uses, so that all fit again when half of the nodes are lost
 WRITE_CPU = 0.25
+CPU_BATCH, GPU_BATCH = 8, 64
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class ActorPlan:
     """
 
     engine: str
+    precision: str
+    batch_size: int
     fetch_actors: int  # 0 where the predict actors fetch and decode too
     predict_actors: int
     predict_gpus: float
@@ -28,12 +32,13 @@ class ActorPlan:
     cpus_asked: float
 
 
-def plan_actors(cluster: Cluster, settings: TagSettings) -> ActorPlan:
+def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> ActorPlan:
     """Fills the cluster: on GPUs one engine each, and the CPUs for decoding; on CPUs actors that do everything.
 
     Where `fetch_actors` is set, the two stages are kept apart on CPUs too.
     """
-    engine = settings.engine or engine_for("gpu" if cluster.gpus else "cpu")
+    device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"
+    engine = settings.engine or engine_for(device)
     on_gpu = engine == "tensorflow" and cluster.gpus >= 1
     threads = 1 if on_gpu else max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))
     if on_gpu:
@@ -45,6 +50,8 @@ def plan_actors(cluster: Cluster, settings: TagSettings) -> ActorPlan:
     fits = (cluster.cpus_of_a_node - WRITE_CPU) / (fetch + predict)  # were they all on one node
     return ActorPlan(
         engine=engine,
+        precision=settings.precision or precision_for(engine, bundle),
+        batch_size=settings.batch_size or (GPU_BATCH if on_gpu else CPU_BATCH),
         fetch_actors=fetch,
         predict_actors=predict,
         predict_gpus=1.0 if on_gpu else 0.0,

@@ -13,8 +13,12 @@ class TagSettings:
     """Runtime of the network: openvino (CPU) or tensorflow (GPU). Chosen by the device when not set."""
     profile: str = "balanced"
     """Which of the bundle's threshold profiles decides the genres."""
-    batch_size: int = 32
-    """Posters in one call of the engine; its shape is fixed, the last batch is padded."""
+    precision: str | None = None
+    """In what the network computes: native, float32, bfloat16 or int8. When not set, int8 on CPU where the bundle has
+    it, else native: bfloat16 where the hardware has it."""
+    batch_size: int | None = None
+    """Posters in one call of the engine; its shape is fixed, the last batch is padded. When not set, 8 on CPU, whose
+    caches hold no more, and 64 on a GPU."""
     fetch_actors: int | None = None
     """Actors that fetch and decode. On CPUs the predict actors do that too, unless this is set."""
     fetch_threads: int = 16
@@ -25,7 +29,7 @@ class TagSettings:
     """Actors that run the network: one for each GPU, or for every few CPUs."""
     rows_per_file: int | None = None
     """Posters in one part file. Larger files are read faster; smaller ones lose less work when a job dies.
-    By default a twentieth of the worklist, between 1,000 and 50,000."""
+    By default a twentieth of the worklist, between 500 and 50,000."""
     carry: tuple[str, ...] = ()
     """Columns of the manifest that the output is to have too."""
     error_budget: float = 0.05
@@ -60,4 +64,4 @@ class TagSettings:
 
     def rows_per_file_for(self, posters: int) -> int:
         """How many posters go into one part file of a worklist."""
-        return self.rows_per_file or min(max(posters // 20, 1_000), 50_000)
+        return self.rows_per_file or min(max(posters // 20, 500), 50_000)

@@ -23,6 +23,7 @@ from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
 from genretag.tagging.inventory import CARRIED
+from genretag.tagging.resources import ActorPlan
 from genretag.tagging.shards import posters_of, steps
 
 SPARE_NO_POSTER = frozenset({"credentials_refused"})  # reasons of the store that all others will meet too
@@ -154,13 +155,11 @@ def _image_column(posters: list[Poster | None], image_type: pa.DataType) -> pa.A
 class Predict:
     """Rows with `image` -> rows with `probabilities` (float32 list, null where it failed) and `at`."""
 
-    def __init__(
-        self, engine: str, bundle: Any, batch_size: int, threads: int, board: Any, ledger: Any, allowed_failures: int
-    ) -> None:
+    def __init__(self, plan: ActorPlan, bundle: Any, board: Any, ledger: Any, allowed_failures: int) -> None:
         import ray
 
         loaded = ray.get(bundle)  # one copy in the object store of each node, not one in each task
-        self._engine = open_engine(engine, loaded, batch_size, threads)
+        self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
         self._board, self._ledger = board, ledger

@@ -24,7 +24,7 @@ def score_labelled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns truth uint8 (N, L) and probabilities float32 (N, L) of the posters that could be scored."""
     settings = TagSettings(engine="openvino")
-    plan = plan_actors(cluster, settings)
+    plan = plan_actors(cluster, settings, bundle)
     blocks = list(steps(inventory_of(posters.uris)))
     dataset = scored_dataset(blocks, bundle, plan, settings, storage, open_board(), allowed_failures=len(posters))
     scored: dict[str, Any] = {}

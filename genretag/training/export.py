@@ -17,7 +17,16 @@ def bundle_files(weights: list[np.ndarray], settings: TrainSettings, temperature
     labels = len(weights[-1])
     network = build_network(settings.backbone, labels, settings.height, settings.width)
     network.set_weights(weights)
-    scoring = scoring_network(network, np.full(labels, 1 / temperature), np.zeros(labels))
+    return network_files(scoring_network(network, np.full(labels, 1 / temperature), np.zeros(labels)))
+
+
+def network_files(scoring: Any) -> dict[str, bytes]:
+    """Returns the files of a network of probabilities.
+
+    Its weights are rounded to float16 first: OpenVINO's file keeps them as such, and all engines then compute with the
+    same numbers.
+    """
+    scoring.set_weights([weights.astype(np.float16).astype(np.float32) for weights in scoring.get_weights()])
     with tempfile.TemporaryDirectory() as folder:
         scoring.save(Path(folder) / KERAS_FILE)
         _save_openvino(scoring, Path(folder) / OPENVINO_FILES[0])

@@ -1,0 +1,150 @@
+"""All engines run the same network: each is held to Keras in float32."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from genretag.bundle import DEFAULT_BUNDLE, INT8_FILES, load_bundle
+from genretag.engines import open_engine
+from genretag.errors import UsageError
+from genretag.fetching import PosterReader
+from genretag.modeling.metrics import macro_map
+from genretag.storage import Storage
+from genretag.tagging.schema import genre_lists
+from genretag.training.labelled_posters import read_labelled_posters
+from genretag.training.settings import TrainSettings
+
+FLOAT32 = [("tensorflow", "float32"), ("openvino", "float32")]
+FASTER = [("openvino", "bfloat16", 0.98), ("openvino", "int8", 0.95), ("tensorflow", "bfloat16", 0.98)]
+MAP_IT_MAY_COST = 0.003
+
+
+def pixels(uris, rule):
+    return np.stack([poster.image.pixels for poster in PosterReader(Storage(), rule, 4).read_many(uris)])
+
+
+@pytest.fixture(scope="module")
+def drawn(small_bundle, poster_folder):
+    """The small bundle and 20 drawn posters as it sees them."""
+    bundle = load_bundle(small_bundle, Storage())
+    return bundle, pixels([str(file) for file in sorted(poster_folder.rglob("*.*"))[:20]], bundle.rule)
+
+
+@pytest.fixture(scope="module")
+def real(real_posters):
+    """The default bundle, the real posters it has not learnt from, their labels, and what Keras says of them."""
+    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
+    splits = read_labelled_posters(
+        str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
+    )
+    held_out = (splits["validation"], splits["test"])
+    images = pixels([uri for part in held_out for uri in part.uris], bundle.rule)
+    truth = np.concatenate([part.labelled.multi_hot for part in held_out])
+    return bundle, images, truth, open_engine("keras", bundle, 32, 2, "float32").predict(images)
+
+
+def genres(bundle, probabilities):
+    return genre_lists(bundle.labels, probabilities, probabilities >= bundle.profile()).to_pylist()
+
+
+@pytest.mark.parametrize(("engine", "precision"), FLOAT32)
+def test_in_float32_an_engine_gives_the_same_probabilities(drawn, engine, precision):
+    bundle, images = drawn
+    reference = open_engine("keras", bundle, 8, 2, "float32").predict(images)
+
+    assert reference.shape == (20, len(bundle.labels))
+    np.testing.assert_allclose(open_engine(engine, bundle, 8, 2, precision).predict(images), reference, atol=1e-3)
+
+
+@pytest.mark.parametrize(("engine", "precision"), FLOAT32)
+def test_in_float32_real_posters_get_the_same_genres(real, engine, precision):
+    bundle, images, _, reference = real
+
+    probabilities = open_engine(engine, bundle, 32, 2, precision).predict(images)
+
+    np.testing.assert_allclose(probabilities, reference, atol=1e-3)
+    same = [a == b for a, b in zip(genres(bundle, probabilities), genres(bundle, reference), strict=True)]
+    assert np.mean(same) >= 0.995
+
+
+@pytest.mark.parametrize(("engine", "precision", "same_first"), FASTER)
+def test_faster_precisions_are_as_good_on_real_posters(real, engine, precision, same_first):
+    bundle, images, truth, reference = real
+
+    probabilities = open_engine(engine, bundle, 32, 2, precision).predict(images)
+
+    assert np.abs(probabilities - reference).max() > 1e-4, "it computes in float32 after all"
+    assert np.mean(probabilities.argmax(axis=1) == reference.argmax(axis=1)) >= same_first
+    assert macro_map(truth, probabilities) == pytest.approx(macro_map(truth, reference), abs=MAP_IT_MAY_COST)
+
+
+@pytest.mark.parametrize("posters", [0, 1, 7, 8, 9])
+@pytest.mark.parametrize("engine", ["openvino", "tensorflow", "keras"])
+def test_an_engine_takes_any_number_of_posters(small_bundle, engine, posters):
+    bundle = load_bundle(small_bundle, Storage())
+    images = np.random.default_rng(0).integers(0, 256, (posters, 96, 64, 3), dtype=np.uint8)
+    loaded = open_engine(engine, bundle, 4, 2)
+
+    probabilities = loaded.predict(images)
+
+    assert probabilities.shape == (posters, len(bundle.labels))
+    for index in range(posters):
+        np.testing.assert_allclose(probabilities[index], loaded.predict(images[index : index + 1])[0], atol=1e-2)
+
+
+def test_int8_is_chosen_where_the_bundle_has_it(drawn):
+    bundle, images = drawn
+    with_int8 = {name: data for name, data in bundle.files.items() if name in INT8_FILES}
+    assert len(with_int8) == len(INT8_FILES), "the small model is as good in int8"
+    chosen = open_engine("openvino", bundle, 8, 2).predict(images)
+
+    np.testing.assert_array_equal(chosen, open_engine("openvino", bundle, 8, 2, "int8").predict(images))
+    assert not np.array_equal(chosen, open_engine("openvino", bundle, 8, 2, "native").predict(images))
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "says"),
+    [
+        ("openvino", "fp4", "no precision 'fp4': choose from native, float32, bfloat16, int8"),
+        ("openvino", "int8", "the bundle has no int8 network: train it again"),
+        ("tensorflow", "int8", "the tensorflow engine has no int8"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_says_so(drawn, engine, precision, says):
+    bundle, _ = drawn
+    without = replace(bundle, files={name: data for name, data in bundle.files.items() if name not in INT8_FILES})
+
+    with pytest.raises(UsageError, match=says):
+        open_engine(engine, without, 8, 2, precision)
+
+
+BY_JAX = """
+import json, sys, numpy as np
+from genretag.bundle import load_bundle
+from genretag.engines import open_engine
+from genretag.storage import Storage
+bundle = load_bundle(sys.argv[1], Storage())
+print(json.dumps(open_engine("keras", bundle, 8, 2).predict(np.load(sys.argv[2])).tolist()))
+"""
+
+
+def test_keras_runs_the_network_on_jax_too(drawn, small_bundle, tmp_path):
+    pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
+    bundle, images = drawn
+    np.save(tmp_path / "images.npy", images)
+
+    ran = subprocess.run(
+        [sys.executable, "-c", BY_JAX, small_bundle, str(tmp_path / "images.npy")],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    reference = open_engine("keras", bundle, 8, 2, "float32").predict(images)
+    np.testing.assert_allclose(json.loads(ran.stdout.splitlines()[-1]), reference, atol=1e-3)
