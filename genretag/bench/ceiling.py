@@ -30,6 +30,7 @@ class BareMetal:
         """`plan` is the job's: an `ActorPlan` as a run record has it."""
         self._bundle, self._storage, self._settings = bundle, storage, settings
         self._threads = cpus_here()
+        self._nothing = np.empty((0, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
         self._engine: Engine = open_engine(plan["engine"], bundle, plan["batch_size"], self._threads, plan["precision"])
 
     def stages(self, uris: Sequence[str]) -> dict[str, Rate]:
@@ -55,19 +56,25 @@ class BareMetal:
         """All three stages at once, as fast as one process can; says when how many posters were done with."""
         reader = PosterReader(self._storage, self._bundle.rule, self._settings.fetch_threads)
         finished: list[tuple[float, int]] = []
-        with ThreadPoolExecutor(self._settings.fetch_threads) as threads:
+        with ThreadPoolExecutor(self._settings.fetch_threads) as threads, ThreadPoolExecutor(1) as predictor:
+            predicting = predictor.submit(lambda: None)
             ahead: deque[Future[Poster | Failure]] = deque()
             waiting = iter(uris)
             while True:
                 while len(ahead) < STEPS_AHEAD * POSTERS_PER_STEP and (uri := next(waiting, None)) is not None:
                     ahead.append(threads.submit(reader.read, uri))
                 if not ahead:
+                    predicting.result()
                     return finished
                 step = [ahead.popleft().result() for _ in range(min(POSTERS_PER_STEP, len(ahead)))]
                 images = [poster.image.pixels for poster in step if isinstance(poster, Poster)]
-                if images:
-                    self._engine.predict(np.stack(images))
-                finished.append((time.time(), len(step)))
+                batch = np.stack(images) if images else self._nothing  # while the one before is predicted
+                predicting.result()
+                predicting = predictor.submit(self._predict, batch, len(step), finished)
+
+    def _predict(self, images: np.ndarray, posters: int, finished: list[tuple[float, int]]) -> None:
+        self._engine.predict(images)
+        finished.append((time.time(), posters))
 
     def _get(self, uri: str) -> Any:
         try:

@@ -67,6 +67,11 @@ class Benchmark:
         return median(run.steady_per_s for run in self.jobs)
 
     @property
+    def ratio(self) -> float:
+        """The job's rate by the ceiling's: the median over the rounds, each of which measured both in turn."""
+        return median(run.steady_per_s / ceiling for run, ceiling in zip(self.jobs, self.ceilings, strict=True))
+
+    @property
     def plan(self) -> dict[str, Any]:
         """The actors of the job."""
         return self.jobs[-1].record.actors or {}

@@ -26,7 +26,7 @@ def figures(found: Benchmark) -> dict[str, Any]:
         "job_per_s": [_known(run.steady_per_s) for run in found.jobs],
         "job_with_start_up_per_s": [run.whole_per_s for run in found.jobs],
         "first_poster_s": [run.first_poster_s for run in found.jobs],
-        "ratio": _known(found.job / found.ceiling),
+        "ratio": _known(found.ratio),
         "peak_memory_bytes": [run.record.peak_memory_bytes for run in found.jobs],
         "advice": advice(found),
     }
@@ -58,8 +58,8 @@ def advice(found: Benchmark) -> list[str]:
     if isnan(found.job) or found.posters < NEEDS_POSTERS:
         lines.append(f"{found.posters:,} posters are few for a steady state: name more, or raise --posters")
     else:
-        lines.append(f"the job reaches {found.job / found.ceiling:.2f} of the ceiling")
-        if found.job / found.ceiling < GOOD_RATIO:
+        lines.append(f"the job reaches {found.ratio:.2f} of the ceiling")
+        if found.ratio < GOOD_RATIO:
             lines.append("something waits: try --fetch-threads 32, and look for other work on the machine")
     fetch = found.stages["fetch"].posters_per_s * found.nodes
     if fetch < 1.2 * found.ceiling:
