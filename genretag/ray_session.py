@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from genretag import noise
@@ -31,6 +31,7 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: int = 1  # that have CPUs
+    memory_bytes: float = float("inf")  # of all nodes
 
     @property
     def cpus_of_a_node(self) -> float:
@@ -55,7 +56,7 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     _connect(address, session.verbose)
     _configure_data(session.verbose)
     try:
-        yield _declared() if address else Cluster(_cpus_here(), _declared().gpus)
+        yield _declared() if address else replace(_declared(), cpus=_cpus_here())
     finally:
         ray.shutdown()
 
@@ -116,7 +117,8 @@ def _declared() -> Cluster:
 
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0), max(nodes, 1))
+    memory = resources.get("memory", float("inf"))
+    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0), max(nodes, 1), memory)
 
 
 def _configure_data(verbose: bool) -> None:

@@ -10,7 +10,14 @@ import pytest
 
 from genretag.errors import OutputHeldError
 from genretag.storage import Storage, StorageError, join
+from genretag.tagging import lock
 from genretag.tagging.lock import LOCK, Holder, output_lock, require_held
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_of_a_dead_run_is_left(monkeypatch):
+    """Nothing is to be waited for here: no run in these tests has workers."""
+    monkeypatch.setattr(lock, "SETTLE_S", 0.1)
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -49,10 +49,17 @@ def test_a_cpu_computes_in_int8_in_batches_that_its_caches_hold():
     assert plan_actors(Cluster(16, 1), TagSettings(precision="int8")).engine == "openvino", "no GPU computes in it"
 
 
-def test_settings_come_first():
-    plan = plan_actors(Cluster(16, 0), TagSettings(fetch_actors=3, predict_actors=2))
+def test_there_are_no_more_actors_than_memory_for_them():
+    assert plan_actors(Cluster(64, 0), TagSettings()).predict_actors == 16
+    assert plan_actors(Cluster(64, 0, memory_bytes=6 * 2**30), TagSettings()).predict_actors == 6
+    assert plan_actors(Cluster(64, 1, memory_bytes=6 * 2**30), TagSettings()).fetch_actors == 5
+    assert plan_actors(Cluster(64, 0, memory_bytes=2**20), TagSettings()).predict_actors == 1
 
-    assert (plan.fetch_actors, plan.predict_actors) == (3, 2)
+
+def test_settings_come_first():
+    plan = plan_actors(Cluster(16, 0), TagSettings(fetch_actors=3, predict_actors=2, engine_threads=1))
+
+    assert (plan.fetch_actors, plan.predict_actors, plan.engine_threads) == (3, 2, 1)
 
 
 def test_on_cpus_the_stages_are_apart_only_when_told_so():

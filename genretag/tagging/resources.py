@@ -1,4 +1,4 @@
-"""How many actors of each stage, and what each asks Ray for, from the CPUs and GPUs that are there."""
+"""How many actors of each stage, and what each asks Ray for, from the CPUs, GPUs and memory that are there."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ FETCH_ACTORS_PER_GPU = 12  # what one GPU can use; bounded by the CPUs
 CPUS_ASKED = 0.5  # by each actor: half of what it uses, so that all fit again when half of the nodes are lost
 WRITE_CPU = 0.25
 CPU_BATCH, GPU_BATCH = 8, 64
+ACTOR_BYTES = 2**30  # of usual posters; the README states what hostile ones may take
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> Acto
     device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"
     engine = settings.engine or engine_for(device)
     on_gpu = engine == "tensorflow" and cluster.gpus >= 1
-    threads = 1 if on_gpu else max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))
+    threads = settings.engine_threads or max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))
+    fit_in_memory = cluster.memory_bytes / ACTOR_BYTES
     if on_gpu:
         predict = settings.predict_actors or int(cluster.gpus)
-        fetch = settings.fetch_actors or max(1, min(int(cluster.cpus) - predict, FETCH_ACTORS_PER_GPU * predict))
+        fetch = min(cluster.cpus - predict, FETCH_ACTORS_PER_GPU * predict, fit_in_memory - predict)
+        fetch = settings.fetch_actors or max(1, int(fetch))
     else:
         fetch = settings.fetch_actors or 0
-        predict = settings.predict_actors or max(1, round(cluster.cpus / threads))
+        predict = settings.predict_actors or max(1, int(min(round(cluster.cpus / threads), fit_in_memory - fetch)))
     fits = (cluster.cpus_of_a_node - WRITE_CPU) / (fetch + predict)  # were they all on one node
     return ActorPlan(
         engine=engine,

@@ -27,6 +27,8 @@ class TagSettings:
     """How long one poster may take to decode. A decoder that hangs costs its actor, and the poster a failure row."""
     predict_actors: int | None = None
     """Actors that run the network: one for each GPU, or for every few CPUs."""
+    engine_threads: int | None = None
+    """CPU threads of one engine; four, or the CPUs of a node where it has fewer, when not set."""
     rows_per_file: int | None = None
     """Posters in one part file. Larger files are read faster; smaller ones lose less work when a job dies.
     By default a twentieth of the worklist, between 500 and 50,000."""
@@ -44,7 +46,7 @@ class TagSettings:
     def __post_init__(self) -> None:
         from datetime import date
 
-        for name in ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "rows_per_file"):
+        for name in ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
