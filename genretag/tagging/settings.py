@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from genretag.errors import UsageError
 
 
+COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
+
+
 @dataclass(frozen=True)
 class TagSettings:
     """How to tag. What is not set is chosen from the CPUs and GPUs that are found."""
@@ -46,7 +49,7 @@ class TagSettings:
     def __post_init__(self) -> None:
         from datetime import date
 
-        for name in ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file"):
+        for name in COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
