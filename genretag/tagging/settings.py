@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from genretag.errors import UsageError
 
-
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
 
 
