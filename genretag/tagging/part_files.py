@@ -1,6 +1,7 @@
 """Writes scored and failed rows as part files: each whole or not there, under a name that a retry writes again."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from genretag.tagging.schema import Night, failures_table, predictions_table
 from genretag.tagging.stages import failure_counts
 
 KINDS = ("predictions", "failures")
+NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # of a part file, whatever the folders above it are called
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,6 @@ def list_parts(output: str, storage: Storage) -> frozenset[str]:
 def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: Storage) -> None:
     """Removes what a dead run's last worker wrote after this run had listed the `known` files and scored the same."""
     for uri in list_parts(output, storage) - known:
-        if "/part-" in uri and f"/part-{run_id}-" not in uri:
+        if NAME.search(uri) and f"/part-{run_id}-" not in uri:
             logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
             storage.delete(uri)
