@@ -108,6 +108,7 @@ def train(
     images: str,
     output: str,
     checkpoints: str | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     settings: Annotated[TrainSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
@@ -126,6 +127,8 @@ def train(
         Where the bundle goes: a folder or an s3:// prefix.
     checkpoints
         Where workers leave checkpoints, shared by all nodes; a local temporary folder when not given.
+    resume
+        Go on with the run that was interrupted and left its checkpoints there.
     overwrite
         Replace a bundle that is there already.
     """
@@ -133,7 +136,7 @@ def train(
 
     settings, session = settings or TrainSettings(), session or Session()
     _start_logging(session)
-    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, overwrite=overwrite)
+    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, resume=resume, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
 
