@@ -13,7 +13,6 @@ import numpy as np
 from genretag.bundle import DEFAULT_PROFILE, MANIFEST, Bundle, write_bundle
 from genretag.errors import JobError, UsageError, one_line
 from genretag.fetching import Poster, PosterReader
-from genretag.images import ImageRule
 from genretag.modeling.calibration import fit_temperature
 from genretag.modeling.metrics import macro_map, null_probabilities, summary
 from genretag.modeling.thresholds import balanced_thresholds, global_threshold
@@ -27,6 +26,7 @@ from genretag.training.export import bundle_files
 from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
 from genretag.training.posters import labelled_dataset
 from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
+from genretag.training.sampling import shown_posters
 from genretag.training.settings import TrainSettings
 from genretag.training.worker import read_checkpoint, train_worker
 
@@ -100,21 +100,19 @@ def _fit(
         import ray.train
         from ray.train.tensorflow import TensorflowTrainer
 
-    rule = ImageRule(settings.height, settings.width)
     board = open_board()
+    learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
     trainer = TensorflowTrainer(
         train_worker,
         train_loop_config={
             "settings": settings,
-            "prevalence": splits["train"].labelled.multi_hot.mean(axis=0),
+            "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
             "posters": len(splits["train"]),
             "board": board,
         },
         datasets={
-            name: labelled_dataset(
-                splits[name].uris, splits[name].labelled.multi_hot, rule, session.storage, settings.seed
-            )
-            for name in ("train", "validation")
+            name: labelled_dataset(part.uris, part.labelled.multi_hot, settings.rule, session.storage, settings.seed)
+            for name, part in learned.items()
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.workers,
@@ -161,7 +159,7 @@ def _finish(
     raw = Bundle(
         labels=splits["train"].labelled.labels,
         thresholds={},
-        rule=ImageRule(settings.height, settings.width),
+        rule=settings.rule,
         backbone=settings.backbone,
         files=bundle_files(weights, settings),
     )
