@@ -89,5 +89,5 @@ def scoring_network(network: Any, slope: np.ndarray, offset: np.ndarray) -> Any:
 def summary_lines(network: Any) -> list[str]:
     """Keras's table of a network's layers, outputs and parameters, as lines of plain text."""
     lines: list[str] = []
-    network.summary(line_length=100, print_fn=lambda text, **_: lines.extend(str(text).splitlines()))
+    network.summary(print_fn=lambda text: lines.extend(text.splitlines()))
     return [line.rstrip() for line in lines if line.strip()]

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from genretag.images import ImageRule
 
 SCHEDULES = ("cosine", "constant")
+NOT_NEGATIVE = ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "patience")
+SHARES = ("dropout", "drop_connect", "average_momentum", "label_smoothing", "margin", "colour")
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,10 @@ class TrainSettings:
             )
 
     def _check_ranges(self) -> None:
-        for name in ("weight_decay", "clip_norm", "patience"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in (
-            "dropout", "drop_connect", "average_momentum", "label_smoothing", "margin", "colour"
-        ):  # fmt: skip
+        for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         for name in ("gamma_positive", "gamma_negative"):  # between them the loss is infinitely steep

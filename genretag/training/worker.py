@@ -52,7 +52,7 @@ def train_worker(config: dict[str, Any]) -> None:
     for epochs, start_phase in phases:
         if epochs_done < first + epochs:
             with replica.strategy.scope():
-                start_phase(replica, steps * epochs)
+                start_phase(replica, settings, steps * epochs)
             _restore_optimizer(replica, phase_starts=first)
             step = _training_step(replica)
             for epoch in range(max(first, epochs_done), first + epochs):
@@ -99,17 +99,16 @@ def _show_summary(replica: Replica, board: Any) -> None:
             board.say.remote(line)
 
 
-def _start_head_phase(replica: Replica, _steps: int) -> None:
+def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) -> None:
     import keras
 
     network.train_only_the_head(replica.learner)
-    _compile(replica, keras.optimizers.Adam(replica.settings.head_learning_rate))
+    _compile(replica, keras.optimizers.Adam(settings.head_learning_rate))
 
 
-def _start_fine_tuning(replica: Replica, steps: int) -> None:
+def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) -> None:
     import keras
 
-    settings = replica.settings
     network.train_all_but_depthwise(replica.learner)
     optimizer = keras.optimizers.AdamW(
         _learning_rate(settings, steps),
