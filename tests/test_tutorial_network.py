@@ -1,5 +1,6 @@
 """The tutorial's network is the tutorial's, fits a bundle like any other, and is the same for any number of workers."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,9 @@ import pytest
 from genretag.bundle import KERAS_FILE, Bundle
 from genretag.engines import open_engine
 from genretag.modeling import network
+from genretag.session import Session
 from genretag.training.export import bundle_files
+from genretag.training.job import train
 from genretag.training.quantization import int8_files
 from genretag.training.recipes import settings_of
 
@@ -150,3 +153,19 @@ def test_two_halves_of_a_batch_give_the_statistics_of_the_whole():
     ran = subprocess.run([sys.executable, "-c", ONE_STEP], capture_output=True, text=True)
 
     assert ran.stdout == "equal\n", ran.stderr
+
+
+def test_it_trains_on_two_workers_with_everything_that_a_step_can_do(ray_cluster, poster_folder, tmp_path):
+    settings = settings_of(
+        "tutorial", height=100, width=80, epochs=2, batch_size=16, workers=2, min_positives=5, patience=1, min_crop=0.9,
+        loss="asymmetric", label_weights="sqrt", balanced_sampling=True, label_smoothing=0.05, resize="letterbox",
+    )  # fmt: skip
+
+    bundle = train(
+        str(poster_folder.parent / "labels.csv"), str(poster_folder), str(tmp_path), settings, Session(quiet=True)
+    )
+
+    assert (bundle.backbone, bundle.rule) == ("tutorial", settings.rule)
+    epochs = json.loads((tmp_path / "training.json").read_text())["epochs"]
+    assert 1 <= len(epochs) <= 2
+    assert all(0 < epoch["loss"] < 1 for epoch in epochs)

@@ -72,7 +72,10 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
     shape = (settings.backbone, len(prevalence), settings.height, settings.width)
     with strategy.scope():
         learner = network.build_network(
-            *shape, dropout=settings.dropout, drop_connect=settings.drop_connect, synchronized=True
+            *shape,
+            dropout=settings.dropout,
+            drop_connect=settings.drop_connect,
+            synchronized=strategy.num_replicas_in_sync > 1,
         )
     average = network.build_network(*shape)
     network.set_starting_weights(average, settings.backbone, prevalence)
