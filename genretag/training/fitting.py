@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from genretag.errors import JobError, UsageError, one_line
-from genretag.images import ImageRule
 from genretag.noise import stderr_muted
 from genretag.progress import open_board, watch
 from genretag.ray_session import Cluster
@@ -18,6 +17,7 @@ from genretag.training.checkpoints import read_checkpoint
 from genretag.training.decoding import DecodedPosters, decode_posters
 from genretag.training.labelled_posters import LabelledPosters
 from genretag.training.run_folder import RUN
+from genretag.training.sampling import shown_posters
 from genretag.training.settings import TrainSettings
 from genretag.training.worker import train_worker
 
@@ -44,13 +44,14 @@ def fit(
         import ray.train
         from ray.train.tensorflow import TensorflowTrainer
     board = open_board()
+    learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
     with watch(board, _describer(settings, splits), quiet=session.quiet):
         try:
             config = {
                 "settings": settings,
-                "prevalence": splits["train"].labelled.multi_hot.mean(axis=0),
+                "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
                 "board": board,
-                **_decode(splits, settings, session.storage, cluster, board),
+                **_decode(learned, settings, session.storage, cluster, board),
             }
             trainer = TensorflowTrainer(
                 train_worker,
@@ -82,10 +83,9 @@ def _decode(
         done += posters
         board.set.remote(decoded=done)
 
-    rule = ImageRule(settings.height, settings.width)
     for name in ("train", "validation"):
         at_once = max(2, int(cluster.cpus))  # on one CPU two, of which one may wait for the store
-        split = decode_posters(splits[name], rule, settings.cache, storage, at_once=at_once, progress=progress)
+        split = decode_posters(splits[name], settings.rule, settings.cache, storage, at_once=at_once, progress=progress)
         for reason, count in split.failures.items():
             logger.warning("%d %s posters cannot be read and are left out: %s", count, name, reason)
         decoded[name] = split

@@ -12,7 +12,6 @@ import numpy as np
 from genretag.bundle import DEFAULT_PROFILE, MANIFEST, Bundle, write_bundle
 from genretag.errors import UsageError
 from genretag.fetching import Poster, PosterReader
-from genretag.images import ImageRule
 from genretag.modeling.calibration import fit_temperature
 from genretag.modeling.metrics import macro_map, null_probabilities, summary
 from genretag.modeling.thresholds import balanced_thresholds, global_threshold
@@ -103,7 +102,7 @@ def _finish(
     raw = Bundle(
         labels=splits["train"].labelled.labels,
         thresholds={},
-        rule=ImageRule(settings.height, settings.width),
+        rule=settings.rule,
         backbone=settings.backbone,
         files=bundle_files(weights, settings),
     )

@@ -20,7 +20,7 @@ from genretag.training.settings import TrainSettings
 
 NOTE, RUN = "training-run.json", "run"
 # where and how fast, not what comes of it
-FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures"}
+FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures", "summary"}
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from genretag.modeling import efficientnet_lite, network
+from genretag.modeling import network
 from genretag.modeling.augmentation import augment
+from genretag.modeling.balance import label_weights
+from genretag.modeling.losses import LabelLoss, build_loss
 from genretag.training.checkpoints import restore_optimizer, restore_weights
 from genretag.training.clipping import clip_the_sum
+from genretag.training.early_stopping import stops_early
 from genretag.training.epochs import run_epoch
 from genretag.training.learning_rate import with_scaled_rates
 from genretag.training.settings import TrainSettings
 
 WARMUP_STEPS = 100
-GRADIENT_NORM = 1.0
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Replica:
     strategy: Any
     learner: Any
     average: Any
+    loss: LabelLoss
     settings: TrainSettings
     history: list[dict[str, float]] = field(default_factory=list)  # of each epoch
 
@@ -39,7 +42,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
     settings: TrainSettings = config["settings"]
     keras.config.set_dtype_policy(settings.dtype_policy)
-    replica = _build(settings, config["prevalence"])
+    replica = _build(settings, config["prevalence"], len(config["train"]))
+    _show_summary(replica, config["board"])
     restore_weights(replica)
     epochs_done = len(replica.history)
     steps = len(config["train"]) // settings.batch_size
@@ -48,16 +52,18 @@ def train_worker(config: dict[str, Any]) -> None:
     for epochs, start_phase in phases:
         if epochs_done < first + epochs:
             with replica.strategy.scope():
-                start_phase(replica.learner, with_scaled_rates(settings), steps * epochs)
+                start_phase(replica, with_scaled_rates(settings), steps * epochs)
             clip_the_sum(replica.learner.optimizer, replica.strategy.num_replicas_in_sync)
             restore_optimizer(replica, phase_starts=first)
             step = _training_step(replica)
             for epoch in range(max(first, epochs_done), first + epochs):
+                if stops_early(replica.history, settings.patience):
+                    return
                 run_epoch(replica, step, epoch, config, phase_starts=first)
         first += epochs
 
 
-def _build(settings: TrainSettings, prevalence: np.ndarray) -> Replica:
+def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Replica:
     import keras
     import tensorflow as tf
 
@@ -66,45 +72,80 @@ def _build(settings: TrainSettings, prevalence: np.ndarray) -> Replica:
     keras.utils.set_random_seed(settings.seed)
     shape = (settings.backbone, len(prevalence), settings.height, settings.width)
     with strategy.scope():
-        learner = network.build_network(*shape, dropout=settings.dropout, drop_connect=settings.drop_connect)
+        learner = network.build_network(
+            *shape,
+            dropout=settings.dropout,
+            drop_connect=settings.drop_connect,
+            synchronized=strategy.num_replicas_in_sync > 1,
+        )
     average = network.build_network(*shape)
-    efficientnet_lite.load_imagenet_weights(average, settings.backbone)
-    network.set_prior(average, prevalence)
+    network.set_starting_weights(average, settings.backbone, prevalence)
     learner.set_weights(average.get_weights())
-    return Replica(strategy, learner, average, settings)
+    return Replica(strategy, learner, average, _loss(settings, prevalence, posters), settings)
 
 
-def _start_head_phase(learner: Any, settings: TrainSettings, _steps: int) -> None:
+def _loss(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> LabelLoss:
+    return build_loss(
+        settings.loss,
+        label_weights=label_weights(prevalence, posters) if settings.label_weights == "sqrt" else None,
+        label_smoothing=settings.label_smoothing,
+        gamma_positive=settings.gamma_positive,
+        gamma_negative=settings.gamma_negative,
+        margin=settings.margin,
+    )
+
+
+def _show_summary(replica: Replica, board: Any) -> None:
+    import ray.train
+
+    if replica.settings.summary and ray.train.get_context().get_world_rank() == 0:
+        for line in network.summary_lines(replica.learner):
+            board.say.remote(line)
+
+
+def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) -> None:
     import keras
 
-    network.train_only_the_head(learner)
-    _compile(learner, keras.optimizers.Adam(settings.head_learning_rate))
+    network.train_only_the_head(replica.learner)
+    _compile(replica, keras.optimizers.Adam(settings.head_learning_rate))
 
 
-def _start_fine_tuning(learner: Any, settings: TrainSettings, steps: int) -> None:
+def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) -> None:
     import keras
 
+    network.train_all_but_depthwise(replica.learner)
+    optimizer = keras.optimizers.AdamW(
+        _learning_rate(settings, steps),
+        weight_decay=settings.weight_decay,
+        global_clipnorm=settings.clip_norm or None,
+    )
+    _compile(replica, optimizer)
+
+
+def _learning_rate(settings: TrainSettings, steps: int) -> Any:
+    import keras
+
+    if settings.schedule == "constant":
+        return settings.learning_rate
     warmup = min(WARMUP_STEPS, steps // 10)
-    network.train_all_but_depthwise(learner)
-    rate = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         0.0, max(steps - warmup, 1), warmup_target=settings.learning_rate, warmup_steps=warmup
     )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=GRADIENT_NORM)
-    _compile(learner, optimizer)
 
 
-def _compile(learner: Any, optimizer: Any) -> None:
-    import keras
-
-    learner.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))
-    optimizer.build(learner.trainable_variables)
+def _compile(replica: Replica, optimizer: Any) -> None:
+    replica.learner.compile(optimizer, replica.loss)
+    optimizer.build(replica.learner.trainable_variables)
 
 
 def _training_step(replica: Replica) -> Any:
     import tensorflow as tf
 
-    learner, average, momentum = replica.learner, replica.average, replica.settings.average_momentum
-    change = augment if replica.settings.augment else lambda images: images
+    learner, average, settings = replica.learner, replica.average, replica.settings
+    momentum = settings.average_momentum
+
+    def change(images: Any) -> Any:
+        return augment(images, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
 
     @tf.function
     def step(images: Any, targets: Any) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from genretag.demo.posters import draw_posters, labels_csv
-from genretag.images import ImageRule, decode
+from genretag.images import decode
 from genretag.ray_session import ray_session
 from genretag.session import Session
 from genretag.storage import Storage
@@ -103,17 +103,22 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
 
     keras.utils.set_random_seed(settings.seed)
     labels = posters.labelled.multi_hot.astype(np.float32)
+
+    def change(x):
+        return augment(x, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
+
     shape = (settings.backbone, labels.shape[1], settings.height, settings.width)
     model = network.build_network(*shape, dropout=settings.dropout, drop_connect=settings.drop_connect)
     efficientnet_lite.load_imagenet_weights(model, settings.backbone)
     network.train_all_but_depthwise(model)
-    rule = ImageRule(settings.height, settings.width)
     with ThreadPoolExecutor(4) as threads:
-        images = np.stack(list(threads.map(lambda uri: decode(Path(uri).read_bytes(), rule).pixels, posters.uris)))
+        images = np.stack(
+            list(threads.map(lambda uri: decode(Path(uri).read_bytes(), settings.rule).pixels, posters.uris))
+        )
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images), seed=settings.seed)
-    dataset = dataset.batch(settings.batch_size, drop_remainder=True).map(lambda x, y: (augment(x), y)).prefetch(2)
+    dataset = dataset.batch(settings.batch_size, drop_remainder=True).map(lambda x, y: (change(x), y)).prefetch(2)
     optimizer = keras.optimizers.AdamW(
-        settings.learning_rate, weight_decay=settings.weight_decay, global_clipnorm=1.0,
+        settings.learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.clip_norm,
         use_ema=True, ema_momentum=settings.average_momentum,
     )  # fmt: skip
     # XLA, which Keras takes where it can, is several times slower on a CPU: the plain loop gets what is best for it
