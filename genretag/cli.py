@@ -19,11 +19,13 @@ from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.iceberg.settings import TableSettings
 from genretag.session import Session
 from genretag.tagging.settings import TagSettings
+from genretag.training.recipes import DEFAULT_RECIPE
 from genretag.training.settings import TrainSettings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 1, 2, 3, 130
 TOP = 3  # genres that `predict` prints of each poster
 
+logger = logging.getLogger(__name__)
 app = App(
     name="genretag",
     help="Tag images at scale: train a multi-label classifier, score an image bucket, query the Parquet.",
@@ -107,7 +109,9 @@ def train(
     labels: str,
     images: str,
     output: str,
+    recipe: str = DEFAULT_RECIPE,
     checkpoints: str | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     settings: Annotated[TrainSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
@@ -124,8 +128,12 @@ def train(
         A folder or an s3:// prefix; an image's name less its ending is its id.
     output
         Where the bundle goes: a folder or an s3:// prefix.
+    recipe
+        Settings under one name: tutorial, frozen, fine-tune or lite2. Settings that you give come before its own.
     checkpoints
         Where workers leave checkpoints, shared by all nodes; a local temporary folder when not given.
+    resume
+        Go on with the run that was interrupted and left its checkpoints there.
     overwrite
         Replace a bundle that is there already.
     """
@@ -133,7 +141,8 @@ def train(
 
     settings, session = settings or TrainSettings(), session or Session()
     _start_logging(session)
-    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, overwrite=overwrite)
+    logger.info("recipe %s", recipe)
+    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, resume=resume, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
 

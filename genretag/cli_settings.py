@@ -1,4 +1,4 @@
-"""Settings from the environment and a TOML file, after the flags; an unknown key is an error with a suggestion."""
+"""Settings from the environment, a TOML file and a recipe, after the flags; an unknown key is an error that helps."""
 
 import difflib
 import os
@@ -9,15 +9,16 @@ from typing import Any
 
 from cyclopts import App
 from cyclopts.argument import ArgumentCollection
-from cyclopts.config import Env, Toml
+from cyclopts.config import Dict, Env, Toml
 
 from genretag.errors import UsageError, one_line
+from genretag.training.recipes import recipe
 
 PREFIX = "GENRETAG_"
 
 
 def settings_sources(app: App, file: Path | None) -> list[Callable[..., Any]]:
-    """The sources that come after the flags, in order: `GENRETAG_<COMMAND>_<SETTING>`, then the TOML file.
+    """The sources that come after the flags, in order: `GENRETAG_<COMMAND>_<SETTING>`, the TOML file, the recipe.
 
     Raises `UsageError` for a file that is missing, not TOML, or has a table that is no command.
     """
@@ -25,7 +26,7 @@ def settings_sources(app: App, file: Path | None) -> list[Callable[..., Any]]:
     if file is not None:
         _check_file(file, [name for name in app if not name.startswith("-")])
         sources.append(Toml(file, must_exist=True))
-    return sources
+    return [*sources, _fill_from_recipe]
 
 
 def _check_file(file: Path, commands: list[str]) -> None:
@@ -52,6 +53,14 @@ def _refuse_unknown_variables(_app: App, commands: tuple[str, ...], arguments: A
     for variable in os.environ:
         if variable.startswith(prefix) and variable not in known:
             raise UsageError(f"unknown setting {variable} in the environment{_nearest(variable, known)}")
+
+
+def _fill_from_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """What the sources before this one left unset; the recipe's own name comes from one of them."""
+    named = arguments.get("--recipe", None)
+    if named is not None and named.tokens:
+        name = named.tokens[-1].value
+        Dict({commands[0]: recipe(name)}, source=f"recipe {name}")(app, commands, arguments)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

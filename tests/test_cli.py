@@ -153,6 +153,8 @@ def test_settings_of_training_that_cannot_work(refused):
 
     assert "no backbone 'lite9'" in refused(*train, "--backbone", "lite9")
     assert "cannot be shared by 3 workers" in refused(*train, "--workers", "3")
+    assert "or a range such as 1..4, not '4..1'" in refused(*train, "--workers", "4..1")
+    assert "--resume needs --checkpoints" in refused(*train, "--workers", "1..4", "--resume")
 
 
 def test_predict_without_a_poster(refused):

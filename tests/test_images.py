@@ -64,8 +64,8 @@ def test_a_rule_needs_a_positive_size(height: int, width: int) -> None:
 
 
 def test_an_unknown_resize_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown resize 'crop'; known: squash"):
-        ImageRule(30, 20, resize="crop")
+    with pytest.raises(ValueError, match=r"unknown resize 'stretch'; known: squash, letterbox, crop"):
+        ImageRule(30, 20, resize="stretch")
 
 
 # -- frames ------------------------------------------------------------------------------------------------

@@ -95,9 +95,36 @@ def test_augmentation_changes_pictures_but_not_what_they_are():
     images = np.full((16, 48, 32, 3), 100, dtype=np.uint8)
     images[:, :, :8] = 200
 
-    changed = augmentation.augment(images).numpy()
+    changed = augmentation.augment(images, min_crop=0.84, colour=0.1, flip=True).numpy()
 
     assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
     bright_left = (changed[:, :, :4].mean(axis=(1, 2, 3)) > changed[:, :, -4:].mean(axis=(1, 2, 3))).sum()
     assert 0 < bright_left < 16, "some are mirrored, some are not"
     assert np.abs(changed.mean() - images.mean()) < 20, "colour stays mild"
+
+
+def test_without_augmentation_the_pixels_stay_as_they_are():
+    images = np.random.default_rng(0).integers(0, 256, (2, 9, 6, 3), dtype=np.uint8)
+
+    assert augmentation.augment(images, min_crop=1.0, colour=0.0, flip=False) is images
+
+
+def test_mirroring_alone_moves_pixels_and_changes_none():
+    images = np.random.default_rng(0).integers(0, 256, (32, 9, 6, 3), dtype=np.uint8)
+
+    changed = augmentation.augment(images, min_crop=1.0, colour=0.0, flip=True).numpy()
+
+    mirrored = (changed == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert 0 < mirrored.sum() < 32
+    np.testing.assert_array_equal(changed[~mirrored], images[~mirrored])
+
+
+def test_colour_alone_moves_no_edge():
+    images = np.full((16, 9, 6, 3), 100, dtype=np.uint8)
+    images[:, :, 3:] = 140
+
+    changed = augmentation.augment(images, min_crop=1.0, colour=0.1, flip=False).numpy().astype(int)
+
+    assert (changed[:, :, :3] == changed[:, :1, :1]).all()
+    assert (changed[:, :, 3:] > changed[:, :, :3]).all()
+    assert len(np.unique(changed[:, 0, 0, 0])) > 1, "each poster by itself"

@@ -1,8 +1,8 @@
 """Image bytes -> uint8 (height, width, 3) RGB: the only decoder, for training, scoring and predict.
 
 One filter, one treatment of colour and one orientation everywhere, so that a model sees in production
-what it was trained on. ICC profiles are not applied. Of an animation the first frame counts, of a
-multi-page TIFF the first page.
+what it was trained on; the shape is the bundle's rule (`resizing.py`). ICC profiles are not applied. Of an
+animation the first frame counts, of a multi-page TIFF the first page.
 """
 
 import io
@@ -20,13 +20,12 @@ from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slo
 from genretag.images.jpeg_structure import jpeg_structure, lost_pixels
 from genretag.images.pillow_settings import configure_pillow
 from genretag.images.png_texts import has_swollen_texts, without_texts
+from genretag.images.resizing import ImageRule as ImageRule
 from genretag.images.signatures import ends_early, looks_like
 
 # What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
 # say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
-RESIZES = ("squash",)  # squash: the whole picture, its aspect ratio given up
 
 REASONS = {
     "empty": "the object has no bytes",
@@ -39,9 +38,6 @@ REASONS = {
     "corrupt": "an image of a known format that cannot be decoded",
     "out_of_memory": "this machine had no memory left: the picture itself may be sound",
 }
-
-# Pillow's filters widen as the picture shrinks, so they antialias. Bicubic costs .2 to .4 ms more per poster.
-_FILTER = Image.Resampling.BILINEAR
 
 # EXIF orientation -> what makes the stored picture upright (5 to 8 swap the axes). Absent: nothing to do.
 _UPRIGHT = {
@@ -57,21 +53,6 @@ _MAX_EXIF_BYTES = 2**20  # real EXIF has 64 KB at most; Pillow makes a Python ob
 _DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's modes of more than 8 bits
 
 configure_pillow()
-
-
-@dataclass(frozen=True)
-class ImageRule:
-    """What a model wants to see, stored in its bundle: one rule for every reader. ValueError if invalid."""
-
-    height: int
-    width: int
-    resize: str = "squash"  # one of RESIZES
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"image height and width must be positive, not {self.height} x {self.width}")
-        if self.resize not in RESIZES:
-            raise ValueError(f"unknown resize {self.resize!r}; known: {', '.join(RESIZES)}")
 
 
 @dataclass(frozen=True)
@@ -161,7 +142,7 @@ def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory
     _refuse("truncated", lost_pixels(encoded, jpeg) if jpeg else None)
     if isinstance(image, JpegImageFile):
         # Reduced by 2, 4 or 8 inside the decoder, never below the target. None: keep the colour mode.
-        image.draft(None, _stored_size(rule, _orientation(image)))
+        image.draft(None, _as_stored(rule, _orientation(image)).scaled_size(size))
     needed_bytes = decode_bytes(image, jpeg, len(encoded))
     if needed_bytes > limits.max_decode_bytes:
         what = f"{size[0]:,} x {size[1]:,} pixels of {image.format} {image.mode}"
@@ -174,9 +155,10 @@ def _pixels(image: Image.Image, size: tuple[int, int], rule: ImageRule) -> Decod
     """The expensive part: an opened picture, whose own size is `size`, decoded, resized and upright."""
     image.load()
     orientation = _orientation(image)  # a PNG may tell only after its pixels; a TIFF has turned itself by now
-    rgb = _to_rgb(_averageable(image).resize(_stored_size(rule, orientation), _FILTER))
+    rgb = _to_rgb(_as_stored(rule, orientation).resized(_averageable(image), size))
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
+    rgb = rule.with_bars(rgb)
     width, height = size[::-1] if orientation >= 5 else size
     return DecodedImage(np.asarray(rgb), width, height)
 
@@ -192,9 +174,9 @@ def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
         raise BadImage("too_many_pixels", f"{width:,} x {height:,} pixels, limit {limits.max_pixels:,}")
 
 
-def _stored_size(rule: ImageRule, orientation: int) -> tuple[int, int]:
-    """The rule's size as (width, height), before the picture is turned upright."""
-    return (rule.height, rule.width) if orientation >= 5 else (rule.width, rule.height)
+def _as_stored(rule: ImageRule, orientation: int) -> ImageRule:
+    """The rule for the picture before it is turned upright."""
+    return rule.turned() if orientation >= 5 else rule
 
 
 def _orientation(image: Image.Image) -> int:

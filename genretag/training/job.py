@@ -3,7 +3,6 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,24 +10,21 @@ from typing import Any
 import numpy as np
 
 from genretag.bundle import DEFAULT_PROFILE, MANIFEST, Bundle, write_bundle
-from genretag.errors import JobError, UsageError, one_line
+from genretag.errors import UsageError
 from genretag.fetching import Poster, PosterReader
-from genretag.images import ImageRule
 from genretag.modeling.calibration import fit_temperature
 from genretag.modeling.metrics import macro_map, null_probabilities, summary
 from genretag.modeling.thresholds import balanced_thresholds, global_threshold
-from genretag.noise import stderr_muted
-from genretag.progress import open_board, watch
 from genretag.ray_session import Cluster, ray_session
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, join, resolve
 from genretag.training.evaluation import score_labelled
 from genretag.training.export import bundle_files
+from genretag.training.fitting import fit
 from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
-from genretag.training.posters import labelled_dataset
 from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
+from genretag.training.run_folder import opened_run
 from genretag.training.settings import TrainSettings
-from genretag.training.worker import read_checkpoint, train_worker
 
 CALIBRATION_THREADS = 4
 RUN_NOTE = "training.json"  # settings and epochs, for people; no part of what decides a prediction
@@ -44,21 +40,27 @@ def train(
     session: Session,
     *,
     checkpoints: str | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
     """Trains on the labelled posters and writes the bundle to `output`.
 
-    `checkpoints` is where workers leave theirs: shared by all nodes, local and temporary when not given.
+    `checkpoints` is where workers leave theirs: shared by all nodes, local and temporary when not given. A run that
+    was interrupted goes on from there with `resume`; one that ends well leaves nothing there.
     Raises `UsageError` where a person must act, `JobError` where the workers failed too often.
     """
+    if resume and not checkpoints:
+        raise UsageError("--resume needs --checkpoints: the folder of the run that is to go on")
     output, storage = resolve(output), session.storage
     splits = read_labelled_posters(labels, images, settings, storage)
     _claim(output, settings, splits, storage, overwrite)
-    with ray_session(session) as cluster, tempfile.TemporaryDirectory() as folder:
-        weights, history = _fit(splits, settings, session, checkpoints or folder)
-        bundle = _finish(weights, splits, settings, cluster, storage)
-    storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": history}))
-    write_bundle(bundle, output, storage)
+    with tempfile.TemporaryDirectory() as folder:
+        run_folder = resolve(checkpoints or folder)
+        with opened_run(run_folder, settings, splits, storage, resume=resume), ray_session(session) as cluster:
+            fitted = fit(splits, settings, session, cluster, run_folder)
+            bundle = _finish(fitted.weights, splits, settings, cluster, storage)
+            storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))
+            write_bundle(bundle, output, storage)
     return bundle
 
 
@@ -89,67 +91,6 @@ def _exists(uri: str, storage: Storage) -> bool:
     return True
 
 
-def _fit(
-    splits: dict[str, LabelledPosters],
-    settings: TrainSettings,
-    session: Session,
-    checkpoints: str,
-) -> tuple[list[np.ndarray], list[dict[str, float]]]:
-    """Runs the data-parallel workers; returns the weights of the best epoch and the history of all."""
-    with stderr_muted(not session.verbose):  # TensorFlow is imported here for the first time
-        import ray.train
-        from ray.train.tensorflow import TensorflowTrainer
-
-    rule = ImageRule(settings.height, settings.width)
-    board = open_board()
-    trainer = TensorflowTrainer(
-        train_worker,
-        train_loop_config={
-            "settings": settings,
-            "prevalence": splits["train"].labelled.multi_hot.mean(axis=0),
-            "posters": len(splits["train"]),
-            "board": board,
-        },
-        datasets={
-            name: labelled_dataset(
-                splits[name].uris, splits[name].labelled.multi_hot, rule, session.storage, settings.seed
-            )
-            for name in ("train", "validation")
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker, "GPU": int(settings.gpu)},
-        ),
-        run_config=_run_config(settings, checkpoints, session.storage),
-    )
-    with watch(board, _describer(settings, len(splits["train"])), quiet=session.quiet):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise JobError(f"training failed: {one_line(error, 1000)}") from error
-    best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
-    _, history = read_checkpoint(result.checkpoint)
-    weights, _ = read_checkpoint(best)
-    return weights, history
-
-
-def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> Any:
-    import pyarrow.fs
-    import ray.train
-
-    filesystem, path = storage.filesystem(resolve(checkpoints))
-    return ray.train.RunConfig(
-        name=f"train-{datetime.now(UTC):%Y%m%dT%H%M%SZ}",
-        storage_path=path,
-        storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
-        failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
-        checkpoint_config=ray.train.CheckpointConfig(
-            num_to_keep=2, checkpoint_score_attribute="macro_map", checkpoint_score_order="max"
-        ),
-    )
-
-
 def _finish(
     weights: list[np.ndarray],
     splits: dict[str, LabelledPosters],
@@ -161,7 +102,7 @@ def _finish(
     raw = Bundle(
         labels=splits["train"].labelled.labels,
         thresholds={},
-        rule=ImageRule(settings.height, settings.width),
+        rule=settings.rule,
         backbone=settings.backbone,
         files=bundle_files(weights, settings),
     )
@@ -212,17 +153,6 @@ def _with_int8_if_as_good(
     logger.info("validation macro mAP %.4f, in int8 %.4f: int8 is %s", native, int8, "kept" if kept else "left out")
     facts = {"kept": kept, "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)}}
     return quantized if kept else bundle, facts
-
-
-def _describer(settings: TrainSettings, posters: int) -> Callable[[dict[str, Any]], str]:
-    epochs = settings.head_epochs + settings.epochs
-
-    def describe(values: dict[str, Any]) -> str:
-        if "epoch" not in values:
-            return f"training on {posters:,} posters: starting {settings.workers} workers"
-        return f"training: epoch {values['epoch']}/{epochs}, {values['posters']:,} of {posters:,} posters"
-
-    return describe
 
 
 def _json(value: dict[str, Any]) -> bytes:

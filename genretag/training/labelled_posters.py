@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledPosters:
-    """Labelled posters of one split, and where each one's image is."""
+    """Labelled posters of one split, where each one's image is, and which version of it."""
 
     labelled: LabelledSet
     uris: list[str]
+    etags: list[str]
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -52,23 +53,29 @@ def read_labelled_posters(
     for line in report.lines():
         logger.info(line)
     inventory = read_inventory(images, storage)
-    uri_of = dict(zip(inventory["poster_id"].to_pylist(), inventory["uri"].to_pylist(), strict=True))
-    labelled, missing = keep_existing(labelled, uri_of)
+    columns = (inventory[name].to_pylist() for name in ("poster_id", "uri", "etag"))
+    image_of = {poster: (uri, etag) for poster, uri, etag in zip(*columns, strict=True)}
+    labelled, missing = keep_existing(labelled, image_of)
     if missing:
         logger.warning("%d labelled posters have no image, such as %s", len(missing), one_line(", ".join(missing[:3])))
     if not len(labelled):
         raise UsageError(f"no id in {source} is the name of an image in {images}: an id is a file's name less .jpg")
-    return _split(labelled, uri_of, settings)
+    return _split(labelled, image_of, settings)
 
 
-def _split(labelled: LabelledSet, uri_of: dict[str, str], settings: TrainSettings) -> dict[str, LabelledPosters]:
+def _split(
+    labelled: LabelledSet, image_of: dict[str, tuple[str, str]], settings: TrainSettings
+) -> dict[str, LabelledPosters]:
     parts = split(
         labelled, seed=settings.seed, validation=settings.validation_share, test=settings.test_share
     )._asdict()
     for name, part in parts.items():
         if not len(part):
             raise UsageError(f"{len(labelled)} posters leave none for the {name} split: label more of them")
-    splits = {name: LabelledPosters(part, [uri_of[poster] for poster in part.ids]) for name, part in parts.items()}
+    splits = {
+        name: LabelledPosters(part, *([image_of[poster][column] for poster in part.ids] for column in (0, 1)))
+        for name, part in parts.items()
+    }
     if len(splits["train"]) < settings.batch_size:
         raise UsageError(
             f"{len(splits['train'])} training posters are less than one batch of {settings.batch_size}: "

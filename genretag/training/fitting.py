@@ -1,0 +1,160 @@
+"""Runs the data-parallel workers under Ray Train, from labelled posters to the weights of the best epoch."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from genretag.errors import JobError, UsageError, one_line
+from genretag.noise import stderr_muted
+from genretag.progress import open_board, watch
+from genretag.ray_session import Cluster
+from genretag.session import Session
+from genretag.storage import Storage
+from genretag.training.checkpoints import read_checkpoint
+from genretag.training.decoding import DecodedPosters, decode_posters
+from genretag.training.labelled_posters import LabelledPosters
+from genretag.training.run_folder import RUN
+from genretag.training.sampling import shown_posters
+from genretag.training.settings import TrainSettings
+from genretag.training.worker import train_worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of the workers."""
+
+    weights: list[np.ndarray]  # of the epoch that was best on validation posters
+    history: list[dict[str, float]]  # of each epoch
+    worker_bytes: int  # the most memory that a worker has had resident
+
+
+def fit(
+    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, checkpoints: str
+) -> Fitted:
+    """Trains from the last checkpoint in `checkpoints`, or from the start where there is none.
+
+    Raises `UsageError` where too few posters can be read, `JobError` where workers failed too often.
+    """
+    with stderr_muted(not session.verbose):  # TensorFlow is imported here for the first time
+        import ray.train
+        from ray.train.tensorflow import TensorflowTrainer
+    board = open_board()
+    learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
+    with watch(board, _describer(settings, splits), quiet=session.quiet):
+        try:
+            config = {
+                "settings": settings,
+                "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
+                "board": board,
+                **_decode(learned, settings, session.storage, cluster, board),
+            }
+            trainer = TensorflowTrainer(
+                train_worker,
+                train_loop_config=config,
+                scaling_config=_scaling_config(settings, cluster),
+                run_config=_run_config(settings, checkpoints, session.storage),
+            )
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise JobError(f"training failed: {one_line(error, 1000)}") from error
+        except ray.exceptions.RayError as error:
+            raise JobError(f"training failed under Ray: {one_line(error, 1000)}") from error
+    worker_bytes = _worker_bytes(board)
+    logger.info("training took at most %.2f GiB of memory in a worker", worker_bytes / 2**30)
+    best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
+    _, history = read_checkpoint(result.checkpoint)
+    weights, _ = read_checkpoint(best)
+    return Fitted(weights, history, worker_bytes)
+
+
+def _decode(
+    splits: dict[str, LabelledPosters], settings: TrainSettings, storage: Storage, cluster: Cluster, board: Any
+) -> dict[str, DecodedPosters]:
+    """The splits that workers need, decoded. Raises `UsageError` where no batch can be read."""
+    decoded, done = {}, 0
+
+    def progress(posters: int) -> None:
+        nonlocal done
+        done += posters
+        board.set.remote(decoded=done)
+
+    for name in ("train", "validation"):
+        at_once = max(2, int(cluster.cpus))  # on one CPU two, of which one may wait for the store
+        split = decode_posters(splits[name], settings.rule, settings.cache, storage, at_once=at_once, progress=progress)
+        for reason, count in split.failures.items():
+            logger.warning("%d %s posters cannot be read and are left out: %s", count, name, reason)
+        decoded[name] = split
+    if len(decoded["train"]) < settings.batch_size or not len(decoded["validation"]):
+        raise UsageError(
+            f"only {len(decoded['train'])} training and {len(decoded['validation'])} validation posters can be read, "
+            f"less than a batch of {settings.batch_size} and one: {decoded['train'].failures}"
+        )
+    return decoded
+
+
+def _scaling_config(settings: TrainSettings, cluster: Cluster) -> Any:
+    """As many workers as the settings say; of a range, as many as there is room for (real CPUs, not logical ones)."""
+    import ray.train
+
+    (fewest, most), cpus = settings.worker_range, float(settings.cpus_per_worker)
+    declared = ray.cluster_resources().get("CPU", 0.0)
+    if fewest < most:
+        cpus *= max(1.0, declared / cluster.cpus)
+    if fewest * cpus > declared or (settings.gpu and fewest > cluster.gpus):
+        logger.warning("training waits until the cluster has room for %d workers", fewest)
+    workers: Any = most if fewest == most else (fewest, most)  # a range makes the run elastic
+    return ray.train.ScalingConfig(
+        num_workers=workers,
+        use_gpu=settings.gpu,
+        resources_per_worker={"CPU": cpus, "GPU": int(settings.gpu)},
+    )
+
+
+def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> Any:
+    """The run always has the same name in its folder: by that Ray Train finds the checkpoints to go on from."""
+    import pyarrow.fs
+    import ray.train
+
+    filesystem, path = storage.filesystem(checkpoints)
+    return ray.train.RunConfig(
+        name=RUN,
+        storage_path=path,
+        storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+        failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+        checkpoint_config=ray.train.CheckpointConfig(
+            num_to_keep=2, checkpoint_score_attribute="macro_map", checkpoint_score_order="max"
+        ),
+    )
+
+
+def _describer(settings: TrainSettings, splits: dict[str, LabelledPosters]) -> Callable[[dict[str, Any]], str]:
+    epochs = settings.head_epochs + settings.epochs
+    posters = len(splits["train"])
+    to_decode = posters + len(splits["validation"])
+
+    def describe(values: dict[str, Any]) -> str:
+        unreadable = f", {values['unreadable']:,} unreadable" if "unreadable" in values else ""
+        if "epoch" in values:
+            return (
+                f"training: epoch {values['epoch']}/{epochs}, {values['posters']:,} of {posters:,} posters{unreadable}"
+            )
+        if values.get("decoded", 0) < to_decode:
+            return f"training: decoding, {values.get('decoded', 0):,} of {to_decode:,} posters"
+        return f"training on {posters:,} posters: starting {settings.workers} workers"
+
+    return describe
+
+
+def _worker_bytes(board: Any) -> int:
+    import ray
+
+    try:
+        values, _ = ray.get(board.read.remote(0), timeout=5)
+    except (ray.exceptions.RayError, TimeoutError):  # never worth a job
+        return 0
+    return int(values.get("worker_bytes", 0))

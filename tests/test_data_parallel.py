@@ -1,0 +1,137 @@
+"""Data-parallel training: two workers do what one does, fewer than wished for will do, and those that die are replaced.
+
+All runs here have the same settings, for 20 steps, and change nothing by chance: so they must come out alike.
+"""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SMALL_MODEL
+
+from genretag.errors import JobError
+from genretag.session import Session
+from genretag.storage import Storage, join
+from genretag.training import fitting, worker
+from genretag.training.fitting import fit
+from genretag.training.job import train
+from genretag.training.labelled_posters import read_labelled_posters
+
+STEPS, EPOCHS, BATCH = 20, 5, 32
+NOTHING_BY_CHANCE = replace(
+    SMALL_MODEL,
+    workers=2,
+    epochs=EPOCHS - 1,
+    batch_size=BATCH,
+    learning_rate=2e-3,  # enough for 20 steps to go somewhere
+    min_crop=1.0,
+    colour=0.0,
+    flip=False,
+    dropout=0.0,
+    drop_connect=0.0,
+    validation_share=0.08,
+    test_share=0.08,
+    max_failures=1,
+)
+QUIET = Session(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def splits(poster_folder):
+    splits = read_labelled_posters(
+        str(poster_folder.parent / "labels.csv"), str(poster_folder), NOTHING_BY_CHANCE, Storage()
+    )
+    assert len(splits["train"]) // BATCH * EPOCHS == STEPS
+    return splits
+
+
+@pytest.fixture(scope="module")
+def two_workers(ray_cluster, splits, tmp_path_factory):
+    """What two workers came to, each with 16 posters of a batch of 32."""
+    return fit(splits, NOTHING_BY_CHANCE, QUIET, ray_cluster, str(tmp_path_factory.mktemp("two")))
+
+
+def test_two_workers_do_what_one_does_that_there_is_room_for(ray_cluster, two_workers, splits, tmp_path):
+    """Up to two are asked for, and each shall have more than half of the CPUs: so there is one, with 32 posters."""
+    most_cpus = int(ray_cluster.cpus) // 2 + 1
+    elastic = replace(NOTHING_BY_CHANCE, workers="1..2", cpus_per_worker=most_cpus, cache="none")
+
+    one = fit(splits, elastic, QUIET, ray_cluster, str(tmp_path))
+
+    assert {epoch["workers"] for epoch in one.history} == {1}
+    assert {epoch["workers"] for epoch in two_workers.history} == {2}
+    assert figures(one.history) == pytest.approx(figures(two_workers.history), abs=1e-3)
+    distance = far(one.weights, two_workers.weights)
+    assert distance < 0.01 * far(one.weights, untrained(splits)), "of the way that the weights have come"
+
+
+def test_a_worker_that_dies_is_replaced_and_a_run_that_ends_so_is_resumed(
+    ray_cluster, two_workers, poster_folder, bucket, tmp_path, monkeypatch
+):
+    """The second worker kills itself in the second epoch, and is replaced; again in the third, which is once too often.
+
+    Then the run is resumed. It costs the two epochs in which workers died, and ends as if nothing had happened.
+    The checkpoints are in a bucket, as they are where the workers are on several machines.
+    """
+    monkeypatch.setattr(fitting, "train_worker", _dying_worker(tmp_path, epochs=(1, 2)))
+    labels, checkpoints = str(poster_folder.parent / "labels.csv"), join(bucket, "checkpoints")
+
+    def run(**options):
+        output = str(tmp_path / "bundle")
+        return train(labels, str(poster_folder), output, NOTHING_BY_CHANCE, QUIET, checkpoints=checkpoints, **options)
+
+    with pytest.raises(JobError, match="training failed"):
+        run()
+    bundle = run(resume=True)
+
+    history = json.loads((tmp_path / "bundle" / "training.json").read_text())["epochs"]
+    assert sorted(file.read_text() for file in tmp_path.glob("died-in-*")) == ["1 of 2", "1 of 2"]
+    assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4, 5]
+    assert figures(history) == pytest.approx(figures(two_workers.history), abs=1e-3)
+    assert bundle.facts["training"]["workers"] == 2
+    assert bundle.facts["metrics"]["validation"]["model"]["posters"] > 0
+    assert not list(Storage().list(checkpoints)), "what ended well leaves no checkpoints"
+
+
+def figures(history):
+    return [epoch[name] for epoch in history for name in ("loss", "macro_map")]
+
+
+def far(weights, others):
+    """The distance between two networks' weights."""
+    return np.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(weights, others, strict=True)))
+
+
+def untrained(splits):
+    from genretag.modeling import efficientnet_lite, network
+
+    labelled, settings = splits["train"].labelled, NOTHING_BY_CHANCE
+    start = network.build_network(settings.backbone, len(labelled.labels), settings.height, settings.width)
+    efficientnet_lite.load_imagenet_weights(start, settings.backbone)
+    network.set_prior(start, labelled.multi_hot.mean(axis=0))
+    return start.get_weights()
+
+
+def _dying_worker(folder, epochs):
+    """A worker that kills itself, where it is the second, in the second step of each of the epochs; once in each."""
+
+    def train(config):
+        from genretag.training import epochs as module
+
+        batches = module.training_batches
+
+        def batches_until_death(posters, batch_size, seed, epoch, rank, workers):
+            death = folder / f"died-in-{epoch}"
+            for number, batch in enumerate(batches(posters, batch_size, seed, epoch, rank, workers)):
+                if epoch in epochs and number == 1 and rank == 1 and not death.exists():
+                    death.write_text(f"{rank} of {workers}")
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+        module.training_batches = batches_until_death
+        worker.train_worker(config)
+
+    return train

@@ -1,0 +1,129 @@
+"""The folder of a run's checkpoints: a run takes it, goes on from it, and leaves it when its bundle is written."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SMALL_MODEL
+
+from genretag.errors import UsageError
+from genretag.labels import LabelledSet
+from genretag.storage import Storage, join
+from genretag.training.labelled_posters import LabelledPosters
+from genretag.training.run_folder import NOTE, RUN, opened_run
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def checkpoints(request, tmp_path):
+    return str(tmp_path / "runs") if request.param == "folder" else join(request.getfixturevalue("bucket"), "runs")
+
+
+@pytest.fixture
+def splits():
+    return {"train": posters("Drama"), "validation": posters("Drama"), "test": posters("Drama")}
+
+
+def posters(label):
+    return LabelledPosters(LabelledSet(("film",), (label,), np.ones((1, 1), np.uint8)), ["film.jpg"], ["1"])
+
+
+def opened(checkpoints, splits, settings=SMALL_MODEL, *, resume=False):
+    return opened_run(checkpoints, settings, splits, Storage(), resume=resume)
+
+
+@pytest.fixture
+def interrupted(checkpoints, splits):
+    """The folder of a run that died after an epoch."""
+    with pytest.raises(KeyboardInterrupt), opened(checkpoints, splits):
+        Storage().put(join(checkpoints, RUN, "checkpoint_1", "weights.npz"), b"weights")
+        raise KeyboardInterrupt
+    return checkpoints
+
+
+def files(folder):
+    return [info.uri.removeprefix(f"{folder}/") for page in Storage().list(folder) for info in page]
+
+
+def test_an_interrupted_run_goes_on_with_the_same_settings(interrupted, splits):
+    with opened(interrupted, splits, resume=True):
+        assert f"{RUN}/checkpoint_1/weights.npz" in files(interrupted)
+
+
+def test_more_workers_or_another_cache_do_not_hinder_it(interrupted, splits):
+    with opened(interrupted, splits, replace(SMALL_MODEL, workers="1..4", cache="none", max_failures=9), resume=True):
+        assert files(interrupted)
+
+
+def test_other_settings_do_and_the_line_says_which(interrupted, splits):
+    other = replace(SMALL_MODEL, learning_rate=0.1)
+
+    with (
+        pytest.raises(UsageError, match=r"began with learning_rate 0\.0002, not 0\.1: resume it with the same"),
+        opened(interrupted, splits, other, resume=True),
+    ):
+        raise AssertionError
+
+
+def test_other_labels_do(interrupted, splits):
+    with (
+        pytest.raises(UsageError, match="began with other posters or labels"),
+        opened(interrupted, {**splits, "train": posters("War")}, resume=True),
+    ):
+        raise AssertionError
+
+
+def test_there_is_nothing_to_resume_where_no_run_began(checkpoints, splits):
+    with (
+        pytest.raises(UsageError, match=r"there is nothing to resume in .*start one without --resume"),
+        opened(checkpoints, splits, resume=True),
+    ):
+        raise AssertionError
+
+
+def test_a_run_that_ends_well_leaves_nothing_to_resume(interrupted, splits):
+    with opened(interrupted, splits, resume=True):
+        pass
+
+    assert files(interrupted) == []
+    with pytest.raises(UsageError, match="there is nothing to resume"), opened(interrupted, splits, resume=True):
+        raise AssertionError
+
+
+def test_a_run_that_could_not_begin_leaves_nothing_either(checkpoints, splits):
+    with pytest.raises(UsageError, match="too few"), opened(checkpoints, splits):
+        raise UsageError("too few posters")
+
+    with opened(checkpoints, splits):
+        assert files(checkpoints) == [NOTE]
+
+
+def test_a_resumed_run_that_a_person_must_help_keeps_its_checkpoints(interrupted, splits):
+    with pytest.raises(UsageError, match="no such disk"), opened(interrupted, splits, resume=True):
+        raise UsageError("no such disk")
+
+    assert len(files(interrupted)) == 2
+
+
+def test_a_run_does_not_begin_over_another_that_did_not_end(interrupted, splits):
+    with (
+        pytest.raises(UsageError, match="a run that did not end: go on with --resume, or name another folder"),
+        opened(interrupted, splits),
+    ):
+        raise AssertionError
+
+
+def test_a_damaged_note_is_said_to_be_damaged(checkpoints, splits):
+    Storage().put(join(checkpoints, NOTE), b"{")
+
+    with pytest.raises(UsageError, match="is damaged: remove the folder"), opened(checkpoints, splits, resume=True):
+        raise AssertionError
+
+
+def test_a_setting_that_did_not_exist_yet_is_another_setting(checkpoints, splits):
+    Storage().put(join(checkpoints, NOTE), b'{"settings": {}, "posters": {}}')
+
+    with (
+        pytest.raises(UsageError, match="began with backbone None, not lite0"),
+        opened(checkpoints, splits, resume=True),
+    ):
+        raise AssertionError
