@@ -6,6 +6,8 @@
     openvino.bin
     openvino-int8.* the same again with 8-bit integers, where that is as good
 
+Beside it, for `genretag evaluate` only, lies `training_ids.bin`; no file of the bundle, so scoring never reads it.
+
 `model_version` is a hash over all that decides a prediction, so an altered bundle cannot pass for another.
 """
 
@@ -16,10 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genretag.errors import UsageError, one_line
 from genretag.images import ImageRule
+from genretag.profiles import DEFAULT_PROFILE, Profile, profile_named
 from genretag.storage import Storage, StorageError, join, resolve
 
 FORMAT_VERSION = 1
@@ -27,8 +28,7 @@ MANIFEST = "bundle.json"
 KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("openvino.xml", "openvino.bin")
 INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
-FACTS = ("metrics", "calibration", "int8", "data", "training")
-DEFAULT_PROFILE = "balanced"
+FACTS = ("metrics", "calibration", "int8", "data", "split", "null", "training_ids", "training")
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 
 
@@ -49,11 +49,9 @@ class Bundle:
         decisive = self._decisive() | {"files": {name: _sha256(data) for name, data in self.files.items()}}
         return _sha256(json.dumps(decisive, sort_keys=True).encode())[:12]
 
-    def profile(self, name: str = DEFAULT_PROFILE) -> np.ndarray:
-        """The thresholds of a profile, float32 (labels,)."""
-        if name not in self.thresholds:
-            raise UsageError(f"the bundle has no threshold profile {name!r}: it has {', '.join(self.thresholds)}")
-        return np.array(self.thresholds[name], dtype=np.float32)
+    def profile(self, name: str = DEFAULT_PROFILE) -> Profile:
+        """A threshold profile, or `top-K` for any K, which every bundle has. Raises `UsageError` for another name."""
+        return profile_named(name, self.thresholds, len(self.labels))
 
     def _decisive(self) -> dict[str, Any]:
         return {

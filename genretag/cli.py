@@ -16,6 +16,7 @@ from genretag.bench.settings import BenchSettings
 from genretag.cli_settings import settings_sources
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
+from genretag.evaluation.settings import EvaluateSettings
 from genretag.iceberg.settings import TableSettings
 from genretag.session import Session
 from genretag.tagging.settings import TagSettings
@@ -145,6 +146,42 @@ def train(
     bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, resume=resume, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def evaluate(
+    bundle: str,
+    *,
+    labels: str,
+    images: str,
+    against: str | None = None,
+    settings: Annotated[EvaluateSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Measure a model bundle on labelled posters that it was not trained on, beside a model that never looks.
+
+    Example: genretag evaluate model --labels films.csv --images posters --against other-model
+
+    Parameters
+    ----------
+    bundle
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        A CSV, as for `train`.
+    images
+        A folder or an s3:// prefix; an image's name less its ending is its id.
+    against
+        Another bundle to compare with, on the same posters.
+    """
+    from genretag.evaluation.job import evaluate as run
+    from genretag.evaluation.report import print_report, to_json
+
+    settings, session = settings or EvaluateSettings(), session or Session()
+    _start_logging(session)
+    found = run(bundle, labels, images, settings, session, against)
+    print_report(found)
+    if settings.json:
+        settings.json.write_text(to_json(found))
 
 
 @app.command

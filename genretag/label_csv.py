@@ -123,6 +123,20 @@ def read_labels(
         raise LabelError(one_line(f"{source}: {error}", 1_000)) from None
 
 
+def read_column(content: str | bytes, source: str, column: str, *, id_column: str | None = None) -> dict[str, str]:
+    """The cells of one column as they are, by poster; of a poster with several rows, its first. Raises LabelError."""
+    try:
+        header, rows = _table(content)
+        id_at, at = _find(header, id_column, ID_COLUMNS), header.index(column) if column in header else None
+        if id_at is None:
+            raise LabelError(f"no column of ids among {_few(header)}: call one id, or say which by id_column")
+        if at is None:
+            raise LabelError(f"no column is called {quoted(column)}: there are {_few(header)}")
+    except LabelError as error:
+        raise LabelError(one_line(f"{source}: {error}", 1_000)) from None
+    return {poster_id(cells[id_at]): cells[at] for _, cells in reversed(rows)}
+
+
 def _table(content: str | bytes) -> tuple[list[str], list[Row]]:
     """The header's names and the rows that are not blank, each as wide as the header."""
     text = _text(content)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -44,6 +44,15 @@ def keep_existing(labelled: LabelledSet, existing: Container[str]) -> tuple[Labe
     """The posters whose id is in `existing` (those with an image), and the ids of the others."""
     found = [poster in existing for poster in labelled.ids]
     return labelled.where(found), [poster for poster, there in zip(labelled.ids, found, strict=True) if not there]
+
+
+def with_labels(labelled: LabelledSet, labels: Sequence[str]) -> LabelledSet:
+    """The same posters with just these labels, in this order; one that `labelled` does not have, none of them has."""
+    multi_hot = np.zeros((len(labelled), len(labels)), dtype=np.uint8)
+    for column, label in enumerate(labels):
+        if label in labelled.labels:
+            multi_hot[:, column] = labelled.multi_hot[:, labelled.labels.index(label)]
+    return LabelledSet(labelled.ids, tuple(labels), multi_hot)
 
 
 def poster_id(name: str) -> str:

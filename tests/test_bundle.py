@@ -105,6 +105,7 @@ def test_an_unknown_profile_names_those_there_are():
 def test_the_default_bundle_is_small_and_better_than_the_null_model():
     bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
 
+    assert bundle.model_version == json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())["model_version"]
     assert sum(len(data) for data in bundle.files.values()) < 25 * 2**20
     assert len(bundle.labels) == 23
     test = bundle.facts["metrics"]["test"]

@@ -157,6 +157,15 @@ def test_settings_of_training_that_cannot_work(refused):
     assert "--resume needs --checkpoints" in refused(*train, "--workers", "1..4", "--resume")
 
 
+def test_settings_of_an_evaluation_that_cannot_work(refused, tmp_path):
+    evaluate = ("evaluate", "model", "--labels", "a", "--images", "b")
+
+    assert refused(*evaluate, "--split", "train") == "there is no split 'train': choose from test, validation, all"
+    assert refused(*evaluate, "--bootstrap", "3") == "bootstrap must be at least 20, not 3"
+    assert "there is no folder for" in refused(*evaluate, "--json", tmp_path / "nowhere" / "figures.json")
+    assert "no model bundle at" in refused(*evaluate)
+
+
 def test_predict_without_a_poster(refused):
     assert refused("predict") == "name at least one poster: genretag predict POSTER..."
 
@@ -173,7 +182,7 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["tag", "compact", "train", "bench", "predict"])
+@pytest.mark.parametrize("name", ["tag", "compact", "train", "evaluate", "bench", "predict"])
 def test_help_shows_an_example(command, name):
     code, out, _ = command(name, "--help")
 

@@ -49,7 +49,7 @@ def real(real_posters):
 
 
 def genres(bundle, probabilities):
-    return genre_lists(bundle.labels, probabilities, probabilities >= bundle.profile()).to_pylist()
+    return genre_lists(bundle.labels, probabilities, bundle.profile().predicted(probabilities)).to_pylist()
 
 
 @pytest.mark.parametrize(("engine", "precision"), FLOAT32)

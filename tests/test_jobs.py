@@ -35,7 +35,7 @@ def test_a_cluster_that_does_not_answer_is_named(few_posters, tmp_path, small_bu
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("job", ["tag.py", "train.py"])
+@pytest.mark.parametrize("job", ["tag.py", "train.py", "evaluate.py"])
 def test_a_mistake_ends_with_code_2(job):
     done = run_job(job, "--no-such-option", "3")
 

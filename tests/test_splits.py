@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genretag.labels import LabelledSet
-from genretag.splits import split, split_of
+from genretag.splits import SplitRule, split, split_of
 
 IDS = [f"tt{number:07}" for number in range(10_000)]
 
@@ -60,7 +60,7 @@ def test_fractions_that_leave_nothing_to_train_on_are_refused(shares):
 
 def test_a_labelled_set_is_split_into_three_disjoint_parts_in_order():
     labelled = LabelledSet(("tt0", "tt1", "tt2", "tt3"), ("War",), np.array([[0], [1], [2], [3]], np.uint8))
-    parts = split(labelled)
+    parts = split(labelled, SplitRule())
     assert (parts.train.ids, parts.validation.ids, parts.test.ids) == (("tt2",), ("tt1",), ("tt0", "tt3"))
     assert parts.test.multi_hot.tolist() == [[0], [3]]
     assert parts.train.labels == ("War",)

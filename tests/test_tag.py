@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow.parquet
 import pytest
 from outputs import rows
@@ -18,6 +20,7 @@ from outputs import rows
 from genretag.bundle import load_bundle, write_bundle
 from genretag.demo.posters import draw_posters
 from genretag.errors import JobError, UsageError
+from genretag.labels import column_names
 from genretag.storage import Storage, join
 from genretag.tagging import night
 from genretag.tagging.worklist import make_worklist
@@ -71,8 +74,30 @@ def test_genres_probabilities_and_multi_hot_columns_agree(run, small_bundle, few
         predicted = [label for label, column in named.items() if row[f"is_{column}"]]
         by_probability = sorted(predicted, key=lambda label: -row[f"p_{named[label]}"])
         assert row["genres"] == by_probability
-        for label, threshold in zip(bundle.labels, bundle.profile(), strict=True):
+        for label, threshold in zip(bundle.labels, bundle.profile().thresholds, strict=True):
             assert row[f"is_{named[label]}"] == (row[f"p_{named[label]}"] >= threshold)
+
+
+@pytest.mark.parametrize(("profile", "at_most"), [("precise", None), ("generous", None), ("top-3", b"3")])
+def test_every_profile_decides_columns_lists_and_metadata_alike(
+    run, small_bundle, few_posters, tmp_path, profile, at_most
+):
+    record = run(few_posters, tmp_path / "out", profile=profile)
+
+    bundle = load_bundle(small_bundle, Storage())
+    decides = bundle.profile(profile)
+    file = next((tmp_path / "out").glob("predictions/*/*.parquet"))
+    metadata = pyarrow.parquet.read_schema(file).metadata
+    assert metadata[b"genretag.profile"].decode() == record.profile == profile
+    assert json.loads(metadata[b"genretag.thresholds"]) == list(decides.thresholds)
+    assert metadata.get(b"genretag.at_most") == at_most
+    columns = column_names(bundle.labels)
+    for row in rows(tmp_path / "out"):
+        probabilities = np.array([[row[f"p_{column}"] for column in columns]], dtype=np.float32)
+        predicted = decides.predicted(probabilities)[0]
+        assert [row[f"is_{column}"] for column in columns] == predicted.tolist()
+        assert set(row["genres"]) == set(compress(bundle.labels, predicted))
+        assert at_most is None or len(row["genres"]) == 3
 
 
 def test_a_second_run_adds_nothing(run, few_posters, tmp_path):

@@ -13,6 +13,7 @@ from genretag.images import ImageRule
 from genretag.storage import Storage, join
 from genretag.training.labelled_posters import read_labelled_posters
 from genretag.training.settings import TrainSettings
+from genretag.training.training_ids import TRAINING_IDS, among, read_training_ids
 
 
 def test_a_bundle_says_how_good_it_is(small_bundle):
@@ -23,6 +24,34 @@ def test_a_bundle_says_how_good_it_is(small_bundle):
     metrics = bundle.facts["metrics"]
     assert metrics["validation"]["model"]["macro_map"] > metrics["validation"]["null"]["macro_map"]
     assert sum(split["posters"] for split in bundle.facts["data"].values()) == 160
+
+
+def test_a_bundle_has_profiles_from_few_labels_to_many_and_says_how_it_was_calibrated(small_bundle):
+    bundle = load_bundle(small_bundle, Storage())
+
+    assert list(bundle.thresholds) == ["balanced", "precise", "generous"]
+    for balanced, precise, generous in zip(*bundle.thresholds.values(), strict=True):
+        assert precise >= balanced >= generous
+    calibration = bundle.facts["calibration"]
+    losses = calibration["cross_validated_cross_entropy"]
+    assert calibration["method"] == ("platt" if losses["platt"] < losses["temperature"] else "temperature")
+    assert {name: list(errors) for name, errors in calibration["ece"].items()} == {
+        "validation": ["before", "after"], "test": ["before", "after"]
+    }  # fmt: skip
+
+
+def test_beside_a_bundle_stands_what_it_was_trained_on_and_scoring_reads_it_not(small_bundle, poster_folder):
+    bundle = load_bundle(small_bundle, Storage())
+    splits = read_labelled_posters(str(poster_folder.parent / "labels.csv"), str(poster_folder), SMALL_MODEL, Storage())
+
+    hashes = read_training_ids(small_bundle, bundle.facts["training_ids"], Storage())
+
+    assert TRAINING_IDS not in bundle.files
+    assert {name: int(among(part.labelled.ids, hashes).sum()) for name, part in splits.items()} == {
+        "train": len(splits["train"]), "validation": 0, "test": 0
+    }  # fmt: skip
+    prevalence = splits["train"].labelled.multi_hot.mean(axis=0)
+    assert bundle.facts["null"]["prevalence"] == pytest.approx(prevalence.tolist(), abs=1e-6)
 
 
 def test_every_epoch_stands_in_the_note_beside_the_bundle(small_bundle):

@@ -96,13 +96,15 @@ def tag(
 
 
 def _name_the_night(bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime) -> Night:
+    profile = bundle.profile(settings.profile)
     night = Night(
         run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
         dt=date.fromisoformat(settings.date) if settings.date else started.date(),
         model_version=bundle.model_version,
         labels=bundle.labels,
         profile=settings.profile,
-        thresholds=tuple(bundle.profile(settings.profile).tolist()),
+        thresholds=profile.thresholds,
+        at_most=profile.at_most,
         carried=tuple(inventory.schema.field(CARRIED).type) if settings.carry else (),
     )
     require_columns_free(settings.carry, night)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
 from genretag.labels import column_names
+from genretag.profiles import Profile
 from genretag.tagging.inventory import CARRIED
 
 LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
@@ -42,6 +43,7 @@ class Night:
     profile: str
     thresholds: tuple[float, ...]
     carried: tuple[pa.Field, ...] = ()  # columns of the manifest that both tables have too
+    at_most: int | None = None  # labels of one poster, where the profile says so
 
 
 def predictions_schema(night: Night) -> pa.Schema:
@@ -53,6 +55,8 @@ def predictions_schema(night: Night) -> pa.Schema:
         "genretag.profile": night.profile,
         "genretag.model_version": night.model_version,
     }
+    if night.at_most is not None:
+        metadata["genretag.at_most"] = str(night.at_most)
     return pa.schema(
         [
             pa.field("poster_id", pa.string(), nullable=False),
@@ -90,7 +94,7 @@ def predictions_table(rows: pa.Table, night: Night) -> pa.Table:
     schema = predictions_schema(night)
     column = rows["probabilities"].combine_chunks()
     probabilities = column.flatten().to_numpy().reshape(len(rows), len(night.labels))
-    predicted = probabilities >= np.array(night.thresholds, dtype=np.float32)
+    predicted = Profile(night.thresholds, night.at_most).predicted(probabilities)
     values = {
         "genres": genre_lists(night.labels, probabilities, predicted),
         "model_version": pa.repeat(night.model_version, len(rows)),

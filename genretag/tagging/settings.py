@@ -14,7 +14,8 @@ class TagSettings:
     engine: str | None = None
     """Runtime of the network: openvino (CPU) or tensorflow (GPU). Chosen by the device when not set."""
     profile: str = "balanced"
-    """Which of the bundle's threshold profiles decides the genres."""
+    """Which of the bundle's threshold profiles decides the genres: balanced, precise (fewer, surer ones), generous, or
+    top-3 (or top-1, top-5...) for just so many of the most probable."""
     precision: str | None = None
     """In what the network computes: native, float32, bfloat16 or int8. When not set, int8 on CPU where the bundle has
     it, else native: bfloat16 where the hardware has it."""

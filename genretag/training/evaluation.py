@@ -23,6 +23,14 @@ def score_labelled(
     posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns truth uint8 (N, L) and probabilities float32 (N, L) of the posters that could be scored."""
+    kept, probabilities = score_posters(posters, bundle, cluster, storage)
+    return posters.labelled.multi_hot[kept], probabilities[kept]
+
+
+def score_posters(
+    posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which posters could be scored, bool (N,), and the probabilities, float32 (N, L), of others NaN."""
     settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings, bundle)
     blocks = list(steps(inventory_of(posters.uris)))
@@ -30,8 +38,8 @@ def score_labelled(
     scored: dict[str, Any] = {}
     for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
         scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
-    kept = [i for i, uri in enumerate(posters.uris) if scored.get(uri) is not None]
-    if len(kept) < len(posters):
-        logger.warning("%d of %d labelled posters cannot be read", len(posters) - len(kept), len(posters))
-    probabilities = np.array([scored[posters.uris[i]] for i in kept], dtype=np.float32)
-    return posters.labelled.multi_hot[kept], probabilities
+    unknown = [np.nan] * len(bundle.labels)
+    kept = np.array([scored.get(uri) is not None for uri in posters.uris], dtype=bool)
+    if not kept.all():
+        logger.warning("%d of %d labelled posters cannot be read", len(posters) - kept.sum(), len(posters))
+    return kept, np.array([scored.get(uri) or unknown for uri in posters.uris], dtype=np.float32)

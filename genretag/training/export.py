@@ -12,12 +12,20 @@ from genretag.modeling.network import build_network, scoring_network
 from genretag.training.settings import TrainSettings
 
 
-def bundle_files(weights: list[np.ndarray], settings: TrainSettings, temperature: float = 1.0) -> dict[str, bytes]:
-    """Returns the files of a network that gives sigmoid(logits / temperature)."""
+def bundle_files(
+    weights: list[np.ndarray],
+    settings: TrainSettings,
+    slope: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+) -> dict[str, bytes]:
+    """Returns the files of a network that gives sigmoid(slope * logits + offset), float (labels,) both; 1 and 0 when
+    not given."""
     labels = len(weights[-1])
     network = build_network(settings.backbone, labels, settings.height, settings.width)
     network.set_weights(weights)
-    return network_files(scoring_network(network, np.full(labels, 1 / temperature), np.zeros(labels)))
+    slope = np.ones(labels) if slope is None else slope
+    offset = np.zeros(labels) if offset is None else offset
+    return network_files(scoring_network(network, slope, offset))
 
 
 def network_files(scoring: Any) -> dict[str, bytes]:

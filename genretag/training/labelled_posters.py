@@ -2,14 +2,20 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+import numpy.typing as npt
 
 from genretag.errors import UsageError, one_line
 from genretag.label_csv import read_labels
 from genretag.labels import LabelledSet, keep_existing
-from genretag.splits import split
+from genretag.splits import NO_LEADERS, SplitRule, split
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import read_inventory
+from genretag.training.identical import StoredImage, leaders
 from genretag.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -26,6 +32,13 @@ class LabelledPosters:
     def __len__(self) -> int:
         return len(self.uris)
 
+    def where(self, mask: npt.ArrayLike) -> "LabelledPosters":
+        """The posters for which `mask`, bool (posters,), is true."""
+        chosen = np.asarray(mask, dtype=bool)
+        return LabelledPosters(
+            self.labelled.where(chosen), list(compress(self.uris, chosen)), list(compress(self.etags, chosen))
+        )
+
     @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits derived from the ids and their labels, in any order."""
@@ -37,48 +50,73 @@ class LabelledPosters:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class FoundPosters:
+    """Every labelled poster that has an image, and those images by id."""
+
+    labelled: LabelledSet
+    images: Mapping[str, StoredImage]
+
+    def split(self, rule: SplitRule, storage: Storage) -> dict[str, LabelledPosters]:
+        """`train`, `validation` and `test`, any of which may be empty; identical pictures together if so ruled."""
+        together = leaders(self._images_of_labelled(), storage) if rule.identical_together else NO_LEADERS
+        return {name: self.posters(part) for name, part in split(self.labelled, rule, together)._asdict().items()}
+
+    def posters(self, labelled: LabelledSet) -> LabelledPosters:
+        """Some of the posters with their images."""
+        images = [self.images[poster] for poster in labelled.ids]
+        return LabelledPosters(labelled, [image.uri for image in images], [image.etag for image in images])
+
+    def _images_of_labelled(self) -> dict[str, StoredImage]:
+        return {poster: self.images[poster] for poster in self.labelled.ids}
+
+
+def split_rule(settings: TrainSettings) -> SplitRule:
+    """The rule that a training run splits by."""
+    return SplitRule(settings.seed, settings.validation_share, settings.test_share)
+
+
 def read_labelled_posters(
     labels: str, images: str, settings: TrainSettings, storage: Storage
 ) -> dict[str, LabelledPosters]:
-    """Reads the CSV, finds the images by their stems, and splits by a hash of the id.
+    """Reads the CSV, finds the images by their stems, and splits by a hash of the id, identical pictures together.
 
     Returns `train`, `validation` and `test`. What is left out is logged with its count. Raises `UsageError`.
     """
-    source = resolve(labels)
-    try:
-        content = bytes(storage.get(source).data)
-    except StorageError as error:
-        raise UsageError(f"cannot read the labels: {error}") from error
-    labelled, report = read_labels(content, source, min_positives=settings.min_positives)
-    for line in report.lines():
-        logger.info(line)
-    inventory = read_inventory(images, storage)
-    columns = (inventory[name].to_pylist() for name in ("poster_id", "uri", "etag"))
-    image_of = {poster: (uri, etag) for poster, uri, etag in zip(*columns, strict=True)}
-    labelled, missing = keep_existing(labelled, image_of)
-    if missing:
-        logger.warning("%d labelled posters have no image, such as %s", len(missing), one_line(", ".join(missing[:3])))
-    if not len(labelled):
-        raise UsageError(f"no id in {source} is the name of an image in {images}: an id is a file's name less .jpg")
-    return _split(labelled, image_of, settings)
-
-
-def _split(
-    labelled: LabelledSet, image_of: dict[str, tuple[str, str]], settings: TrainSettings
-) -> dict[str, LabelledPosters]:
-    parts = split(
-        labelled, seed=settings.seed, validation=settings.validation_share, test=settings.test_share
-    )._asdict()
-    for name, part in parts.items():
+    content = read_label_file(labels, storage)
+    found = find_posters(content, labels, images, storage, min_positives=settings.min_positives)
+    splits = found.split(split_rule(settings), storage)
+    for name, part in splits.items():
         if not len(part):
-            raise UsageError(f"{len(labelled)} posters leave none for the {name} split: label more of them")
-    splits = {
-        name: LabelledPosters(part, *([image_of[poster][column] for poster in part.ids] for column in (0, 1)))
-        for name, part in parts.items()
-    }
+            raise UsageError(f"{len(found.labelled)} posters leave none for the {name} split: label more of them")
     if len(splits["train"]) < settings.batch_size:
         raise UsageError(
             f"{len(splits['train'])} training posters are less than one batch of {settings.batch_size}: "
             "label more of them or lower --batch-size"
         )
     return splits
+
+
+def read_label_file(labels: str, storage: Storage) -> bytes:
+    """The CSV's bytes. Raises `UsageError`."""
+    try:
+        return bytes(storage.get(resolve(labels)).data)
+    except StorageError as error:
+        raise UsageError(f"cannot read the labels: {error}") from error
+
+
+def find_posters(content: bytes, labels: str, images: str, storage: Storage, *, min_positives: int) -> FoundPosters:
+    """The posters of a CSV (its bytes, and its name `labels`) whose image is found. Raises `UsageError`."""
+    source = resolve(labels)
+    labelled, report = read_labels(content, source, min_positives=min_positives)
+    for line in report.lines():
+        logger.info(line)
+    inventory = read_inventory(images, storage)
+    columns = (inventory[name].to_pylist() for name in ("poster_id", "uri", "etag", "size"))
+    stored = {poster: StoredImage(*image) for poster, *image in zip(*columns, strict=True)}
+    labelled, missing = keep_existing(labelled, stored)
+    if missing:
+        logger.warning("%d labelled posters have no image, such as %s", len(missing), one_line(", ".join(missing[:3])))
+    if not len(labelled):
+        raise UsageError(f"no id in {source} is the name of an image in {images}: an id is a file's name less .jpg")
+    return FoundPosters(labelled, stored)

@@ -61,7 +61,7 @@ def _keys(start: int, stop: int) -> pa.Table:
 
 def _fill(output: str, rows: int) -> None:
     storage, bundle = Storage(), load_bundle(str(DEFAULT_BUNDLE), Storage())
-    night = Night("run", date(2026, 11, 23), "m1", bundle.labels, "balanced", tuple(bundle.profile().tolist()))
+    night = Night("run", date(2026, 11, 23), "m1", bundle.labels, "balanced", bundle.profile().thresholds)
     random = np.random.default_rng(1)
     with tempfile.NamedTemporaryFile() as temporary:
         for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):

@@ -1,0 +1,190 @@
+"""One evaluation, from a bundle and labelled posters to all figures."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+import numpy as np
+
+from genretag.bundle import Bundle, load_bundle
+from genretag.errors import UsageError
+from genretag.evaluation.choosing import Candidate, choose_posters
+from genretag.evaluation.measuring import (
+    Difference,
+    Figure,
+    LabelFigures,
+    Measured,
+    Said,
+    compare,
+    label_figures,
+    measure,
+)
+from genretag.evaluation.resampling import LABEL_APS
+from genretag.evaluation.settings import EvaluateSettings
+from genretag.evaluation.slices import slices
+from genretag.label_csv import read_column
+from genretag.profiles import TOP
+from genretag.ray_session import ray_session
+from genretag.session import Session
+from genretag.storage import Storage, resolve
+from genretag.training.evaluation import score_posters
+from genretag.training.labelled_posters import LabelledPosters, find_posters, read_label_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The posters with one value of a column."""
+
+    posters: int
+    figures: dict[str, Figure]
+    against: dict[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """The bundle that was compared, and what is the difference of the first one to it."""
+
+    bundle: str
+    model_version: str
+    figures: dict[str, Figure]
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, of whom, on what."""
+
+    bundle: str
+    model_version: str
+    split: str
+    posters: int
+    labels: list[str]
+    profile: str  # of the table of labels
+    resamples: int
+    null_from: str  # where the null model's prevalence comes from
+    figures: dict[str, Figure]
+    by_label: list[LabelFigures]
+    against: Opponent | None
+    slices: dict[str, dict[str, Slice]]  # by column, by value
+
+
+def evaluate(
+    bundle: str, labels: str, images: str, settings: EvaluateSettings, session: Session, against: str | None = None
+) -> Evaluation:
+    """Scores labelled posters as tagging does, and measures a bundle, and `against` beside it, on them.
+
+    Raises `UsageError` where a person must act, above all where a bundle was trained on the posters.
+    """
+    if find_spec("sklearn") is None:
+        raise UsageError("evaluate needs scikit-learn: pip install 'genretag[train]'")
+    storage = session.storage
+    candidates = [_load(place, settings, storage) for place in (bundle, against) if place is not None]
+    content = read_label_file(labels, storage)
+    columns = {name: read_column(content, resolve(labels), name) for name in settings.slice}
+    found = find_posters(content, labels, images, storage, min_positives=0)
+    posters, others = choose_posters(found, candidates, settings, storage)
+    logger.info("%d posters to evaluate (%s), %d others", len(posters), settings.split, len(others))
+    posters, said = _ask(posters, candidates, settings, session, storage)
+    return _measured(candidates, posters, said, columns, _null(candidates[0].bundle, posters, others), settings)
+
+
+def _load(place: str, settings: EvaluateSettings, storage: Storage) -> Candidate:
+    candidate = Candidate(resolve(place), load_bundle(place, storage))
+    candidate.bundle.profile(settings.profile)  # or it would be missed after the scoring
+    return candidate
+
+
+def _measured(
+    candidates: Sequence[Candidate],
+    posters: LabelledPosters,
+    said: Sequence[Said],
+    columns: Mapping[str, Mapping[str, str]],
+    null: tuple[np.ndarray, str],
+    settings: EvaluateSettings,
+) -> Evaluation:
+    """All figures. `columns` are those of the slices, cells by poster; `null` is what `_null` says."""
+    labels, (prevalence, null_from) = posters.labelled.labels, null
+    measured = [measure(one, prevalence, settings.bootstrap, settings.seed) for one in said]
+    profile = said[0].profiles[settings.profile]
+    return Evaluation(
+        bundle=candidates[0].location,
+        model_version=candidates[0].bundle.model_version,
+        split=settings.split,
+        posters=len(posters),
+        labels=list(labels),
+        profile=settings.profile,
+        resamples=settings.bootstrap,
+        null_from=null_from,
+        figures=measured[0].figures,
+        by_label=label_figures(labels, said[0], profile, measured[0].draws[LABEL_APS]),
+        against=_opponent(candidates, measured),
+        slices={
+            name: _slices([column.get(id, "") for id in posters.labelled.ids], said, prevalence, settings)
+            for name, column in columns.items()
+        },
+    )
+
+
+def _ask(
+    posters: LabelledPosters,
+    candidates: Sequence[Candidate],
+    settings: EvaluateSettings,
+    session: Session,
+    storage: Storage,
+) -> tuple[LabelledPosters, list[Said]]:
+    """The posters that every candidate could score, and what each one says of them."""
+    with ray_session(session) as cluster:
+        scored = [score_posters(posters, candidate.bundle, cluster, storage) for candidate in candidates]
+    kept = np.logical_and.reduce([readable for readable, _ in scored])
+    if not kept.any():
+        raise UsageError("none of the posters can be read: `genretag tag` says why of each, in failures/")
+    profiles = _profiles([candidate.bundle for candidate in candidates], settings.profile)
+    labels = posters.labelled.labels
+    posters = posters.where(kept)
+    said = []
+    for candidate, (_, probabilities) in zip(candidates, scored, strict=True):
+        columns = [candidate.bundle.labels.index(label) for label in labels]
+        decide = {name: candidate.bundle.profile(name).among(columns) for name in profiles}
+        said.append(Said(posters.labelled.multi_hot, probabilities[kept][:, columns], decide))
+    return posters, said
+
+
+def _profiles(bundles: Sequence[Bundle], chosen: str) -> list[str]:
+    """The profiles that every bundle has, by name, each once."""
+    first, *others = bundles
+    named = [name for name in first.thresholds if all(name in other.thresholds for other in others)]
+    return list(dict.fromkeys([*named, chosen, TOP]))
+
+
+def _null(bundle: Bundle, posters: LabelledPosters, others: LabelledPosters) -> tuple[np.ndarray, str]:
+    """What the null model says, float (L,), and where that comes from."""
+    if "null" in bundle.facts:
+        prevalence = dict(zip(bundle.labels, bundle.facts["null"]["prevalence"], strict=True))
+        return np.array([prevalence[label] for label in posters.labelled.labels]), "the bundle's training posters"
+    if len(others):
+        source = "the CSV's other posters, as the bundle does not keep its training posters' prevalence"
+        return others.labelled.multi_hot.mean(axis=0), source
+    return posters.labelled.multi_hot.mean(axis=0), "the evaluated posters themselves, so it knows what it should not"
+
+
+def _opponent(candidates: Sequence[Candidate], measured: Sequence[Measured]) -> Opponent | None:
+    if len(candidates) < 2:
+        return None
+    other = candidates[1]
+    return Opponent(other.location, other.bundle.model_version, measured[1].figures, compare(measured[0], measured[1]))
+
+
+def _slices(
+    cells: Sequence[str], said: Sequence[Said], prevalence: np.ndarray, settings: EvaluateSettings
+) -> dict[str, Slice]:
+    """Every bundle measured on the posters of each slice; the first one's figures, and its lead on the other."""
+
+    def one(mask: np.ndarray) -> Slice:
+        measured = [measure(each.where(mask), prevalence, settings.bootstrap, settings.seed) for each in said]
+        differences: Mapping[str, Difference] = compare(*measured) if len(measured) == 2 else {}
+        return Slice(int(mask.sum()), measured[0].figures, dict(differences))
+
+    return {value: one(mask) for value, mask in slices(cells).items()}

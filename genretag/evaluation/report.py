@@ -1,0 +1,137 @@
+"""An evaluation for people, as tables on a terminal, and for programs, as JSON."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from genretag.evaluation.job import Evaluation, Opponent
+from genretag.evaluation.measuring import Difference, Figure
+from genretag.modeling.metrics import ECE_BINS, LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAMES = {
+    "macro_map": "macro mAP",
+    "micro_ap": "micro AP",
+    "macro_roc_auc": "macro ROC AUC",
+    "hit_at_1": "hit@1",
+    "hit_at_3": "hit@3",
+    "ranking_loss": "ranking loss",
+    "coverage_error": "coverage error",
+    "bce": "cross-entropy",
+    "ece": f"ECE, {ECE_BINS} equal bins",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "labels": "labels per poster",
+}
+WIDTH_OF_A_FILE = 120  # columns, where no terminal says how many it has
+IN_SLICES = ("macro_map", "hit_at_3", "bce")  # and micro F1 of the profile; all figures stand in the JSON
+
+
+def to_json(found: Evaluation) -> str:
+    """Everything, as text; what has no value is null."""
+    return json.dumps(_known(asdict(found)), indent=1, ensure_ascii=False) + "\n"
+
+
+def print_report(found: Evaluation) -> None:
+    """Prints who was measured on what, and the tables."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_A_FILE
+    posters = {"all": "posters of the CSV"}.get(found.split, f"{found.split} posters")
+    console.print(f"{escape(found.bundle)} (model {found.model_version}): {found.posters:,} {posters}")
+    if found.split == "validation":
+        console.print("its calibration and thresholds were chosen on these posters: figures are a little kind")
+    console.print(f"in parentheses: 95 % bootstrap interval over posters, {found.resamples:,} draws")
+    console.print(f"null: a model that never looks, and says the prevalence of {found.null_from}")
+    console.print(_figures_table(found))
+    if found.against:
+        console.print(f"against {escape(found.against.bundle)} (model {found.against.model_version})")
+        console.print(_differences_table(found, found.against))
+    console.print(_labels_table(found))
+    for column, values in found.slices.items():
+        table = _table(escape(column), "posters", *(_name(name) for name in _in_slices(found)))
+        for value, part in values.items():
+            row = (_with_interval(part.figures[name], _short) for name in _in_slices(found))
+            table.add_row(escape(value), f"{part.posters:,}", *row)
+        console.print(table)
+
+
+def _figures_table(found: Evaluation) -> "Table":
+    table = _table("", "null", "model")
+    for name, figure in found.figures.items():
+        sign = " (less is better)" if name in LOWER_IS_BETTER else ""
+        table.add_row(_name(name) + sign, _precise(figure.null), _with_interval(figure, _precise))
+    return table
+
+
+def _differences_table(found: Evaluation, other: Opponent) -> "Table":
+    """Both bundles' figures, the difference, and in which share of the draws it is for the better."""
+    table = _table("", "other", "model", "difference", "better in")
+    for name, difference in other.differences.items():
+        better = "" if difference.better_in is None else f"{difference.better_in:.1%}"
+        both = (_precise(figures[name].value) for figures in (other.figures, found.figures))
+        table.add_row(_name(name), *both, _signed(difference), better)
+    return table
+
+
+def _labels_table(found: Evaluation) -> "Table":
+    from rich.markup import escape
+
+    columns = ("posters", "null's AP", "AP", "threshold", "precision", "recall", "F1")
+    table = _table(f"label ({found.profile})", *columns)
+    for row in found.by_label:
+        precision = f"{_short(row.average_precision)} ({_short(row.low)}–{_short(row.high)})"
+        rest = map(_short, (row.threshold, row.precision, row.recall, row.f1))
+        table.add_row(escape(row.label), f"{row.support:,}", _short(row.prevalence), precision, *rest)
+    return table
+
+
+def _table(first: str, *columns: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _in_slices(found: Evaluation) -> list[str]:
+    return [*IN_SLICES, f"micro_f1:{found.profile}"]
+
+
+def _name(figure: str) -> str:
+    """`micro_f1:balanced` -> `micro F1, balanced`."""
+    name, _, profile = figure.partition(":")
+    return f"{NAMES[name]}, {profile}" if profile else NAMES[name]
+
+
+def _with_interval(figure: Figure, form: Callable[[float], str]) -> str:
+    return f"{form(figure.value)} ({form(figure.low)}–{form(figure.high)})"
+
+
+def _signed(difference: Difference) -> str:
+    return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}" if isfinite(number) else "-"
+
+
+def _precise(number: float) -> str:
+    return f"{number:.4f}" if isfinite(number) else "-"
+
+
+def _known(value: Any) -> Any:
+    """JSON has no word for what is not a number."""
+    if isinstance(value, Mapping):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

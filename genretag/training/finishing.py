@@ -1,0 +1,115 @@
+"""Trained weights -> a whole bundle: calibrated, quantized, with thresholds, and measured beside the null model.
+
+Everything is chosen on validation posters; test posters are only measured.
+"""
+
+import logging
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from genretag.bundle import Bundle
+from genretag.fetching import Poster, PosterReader
+from genretag.modeling.calibration import Calibration, choose_calibration, logits_of
+from genretag.modeling.metrics import expected_calibration_error, macro_map, null_probabilities, summary
+from genretag.modeling.thresholds import expected_threshold, threshold_profiles
+from genretag.profiles import DEFAULT_PROFILE, Profile
+from genretag.ray_session import Cluster
+from genretag.storage import Storage
+from genretag.training.evaluation import score_labelled
+from genretag.training.export import bundle_files
+from genretag.training.labelled_posters import LabelledPosters, split_rule
+from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
+from genretag.training.settings import TrainSettings
+from genretag.training.training_ids import training_ids_facts, training_ids_file
+
+CALIBRATION_THREADS = 4
+
+Scored = dict[str, tuple[np.ndarray, np.ndarray]]  # by split: truth and probabilities
+
+logger = logging.getLogger(__name__)
+
+
+def finish_bundle(
+    weights: list[np.ndarray],
+    splits: dict[str, LabelledPosters],
+    settings: TrainSettings,
+    cluster: Cluster,
+    storage: Storage,
+) -> Bundle:
+    """Calibrates, quantizes and chooses thresholds on validation posters, then measures on validation and test."""
+    raw = Bundle(
+        labels=splits["train"].labelled.labels,
+        thresholds={},
+        rule=settings.rule,
+        backbone=settings.backbone,
+        files=bundle_files(weights, settings),
+    )
+    truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage)
+    calibration = choose_calibration(truth, logits_of(uncalibrated))
+    calibrated = replace(raw, files=bundle_files(weights, settings, calibration.slope, calibration.offset))
+    chosen, int8 = _with_int8_if_as_good(calibrated, splits, cluster, storage)
+    scored = {name: score_labelled(splits[name], chosen, cluster, storage) for name in ("validation", "test")}
+    facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings)}
+    return _with_thresholds(replace(chosen, facts=facts), scored)
+
+
+def _facts(splits: dict[str, LabelledPosters], settings: TrainSettings) -> dict[str, Any]:
+    """What the bundle says of where it comes from, and what `genretag evaluate` needs to know."""
+    train = splits["train"].labelled
+    return {
+        "data": {name: {"posters": len(part), "fingerprint": part.fingerprint} for name, part in splits.items()},
+        "split": asdict(split_rule(settings)),
+        "null": {"prevalence": np.round(train.multi_hot.mean(axis=0), 6).tolist()},
+        "training_ids": training_ids_facts(training_ids_file(train.ids)),
+        "training": {"trained_at": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(settings),
+    }
+
+
+def _calibration_facts(calibration: Calibration, scored: Scored) -> dict[str, Any]:
+    """The choice, and the calibration error with and without it, of the network that the bundle scores with."""
+    errors = {
+        name: {
+            "before": round(expected_calibration_error(truth, calibration.undone(probabilities)), 4),
+            "after": round(expected_calibration_error(truth, probabilities), 4),
+        }
+        for name, (truth, probabilities) in scored.items()
+    }
+    logger.info(
+        "calibration by %s: expected calibration error %.4f -> %.4f on validation posters, %.4f -> %.4f on test ones",
+        calibration.method,
+        *(errors[name][when] for name in ("validation", "test") for when in ("before", "after")),
+    )
+    return calibration.facts() | {"ece": errors}
+
+
+def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
+    """The bundle with thresholds that were chosen on validation posters, and its figures beside the null model's."""
+    bundle = replace(bundle, thresholds=threshold_profiles(*scored["validation"]))
+    prevalence = np.array(bundle.facts["null"]["prevalence"])
+    null_profile = Profile((expected_threshold(prevalence),) * len(bundle.labels))
+    metrics = {
+        name: {
+            "model": summary(truth, probabilities, bundle.profile(DEFAULT_PROFILE)),
+            "null": summary(truth, null_probabilities(prevalence, len(truth)), null_profile),
+        }
+        for name, (truth, probabilities) in scored.items()
+    }
+    return replace(bundle, facts={**bundle.facts, "metrics": metrics})
+
+
+def _with_int8_if_as_good(
+    bundle: Bundle, splits: dict[str, LabelledPosters], cluster: Cluster, storage: Storage
+) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle with its int8 network too, or as it is where that would be worse; and what both were worth."""
+    posters = splits["train"].uris[:: max(1, len(splits["train"]) // CALIBRATION_POSTERS)][:CALIBRATION_POSTERS]
+    read = PosterReader(storage, bundle.rule, CALIBRATION_THREADS).read_many(posters)
+    images = np.stack([poster.image.pixels for poster in read if isinstance(poster, Poster)])
+    quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
+    native, int8 = (macro_map(*score_labelled(splits["validation"], b, cluster, storage)) for b in (bundle, quantized))
+    kept = native - int8 < MAP_IT_MAY_COST
+    logger.info("validation macro mAP %.4f, in int8 %.4f: int8 is %s", native, int8, "kept" if kept else "left out")
+    facts = {"kept": kept, "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)}}
+    return quantized if kept else bundle, facts
