@@ -4,7 +4,6 @@ import json
 import logging
 import tempfile
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from genretag.bundle import MANIFEST, Bundle, write_bundle
