@@ -33,7 +33,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "head_epochs": 0,
         "epochs": 10,
         "batch_size": 64,
-        "learning_rate": 1e-3,  # Keras's default for Adam
+        "learning_rate": 1e-3,  # Keras's default for Adam, at any size of batch
+        "scale_learning_rate": False,
         "schedule": "constant",
         "weight_decay": 0.0,  # which makes AdamW Adam
         "clip_norm": 0.0,

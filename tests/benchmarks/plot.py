@@ -32,7 +32,10 @@ def bench(found: dict[str, Any]) -> plt.Figure:
     names, rates, colours = zip(*reversed(bars), strict=True)
     drawn = axes.barh(names, rates, color=colours)
     axes.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=3)
-    axes.set_xlabel(f"posters/s, {found['posters']:,} posters, {found['cpus_of_a_node']:g} x {found['processor']}")
+    machine = f"{found['cpus_of_a_node']:g} virtual CPUs ({found['processor']})"
+    axes.set_title(f"posters/s: {found['posters']:,} posters in a bucket, {machine}", loc="left", fontsize=10)
+    axes.tick_params(bottom=False, labelbottom=False, left=False)
+    axes.spines[:].set_visible(False)
     axes.margins(x=0.1)
     return figure
 
