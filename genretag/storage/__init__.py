@@ -99,6 +99,8 @@ class Storage:
     def create(self, uri: str, data: bytes) -> str:
         """Writes an object that must not be there yet, and returns its etag; one of several writers wins.
 
+        An object with the very same bytes counts as this one, as an answer of the store may have been lost: a writer
+        that must be the only one puts something into it that is his alone.
         Raises `StorageError`, `exists` where it is there already.
         """
         return self._store(uri).create(uri, data)

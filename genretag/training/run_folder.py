@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
+from uuid import uuid4
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join
@@ -50,7 +51,7 @@ def _take(checkpoints: str, note: dict[str, Any], storage: Storage, *, resume: b
         if resume:
             _require_same(json.loads(bytes(storage.get(uri).data)), note, checkpoints)
         else:
-            storage.create(uri, json.dumps(note, indent=1).encode())
+            storage.create(uri, json.dumps({**note, "run": uuid4().hex}, indent=1).encode())  # no two are equal
     except ValueError as error:
         raise UsageError(f"{uri} is damaged: remove the folder and start again without --resume") from error
     except StorageError as error:
