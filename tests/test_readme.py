@@ -13,7 +13,7 @@ from genretag.storage import join
 from genretag.tagging.schema import FAILURES, Night, predictions_schema
 
 README = (REPOSITORY / "README.md").read_text()
-FAST_TRAINING = {"HEIGHT": 96, "WIDTH": 64, "EPOCHS": 1, "HEAD_EPOCHS": 1, "MIN_POSITIVES": 5}
+FAST_TRAINING = {"BACKBONE": "tutorial", "HEIGHT": 96, "WIDTH": 80, "EPOCHS": 1, "HEAD_EPOCHS": 1, "MIN_POSITIVES": 5}
 
 
 def blocks(language):

@@ -98,7 +98,7 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
     import keras
     import tensorflow as tf
 
-    from genretag.modeling import efficientnet_lite, network
+    from genretag.modeling import network
     from genretag.modeling.augmentation import augment
 
     keras.utils.set_random_seed(settings.seed)
@@ -109,7 +109,7 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
 
     shape = (settings.backbone, labels.shape[1], settings.height, settings.width)
     model = network.build_network(*shape, dropout=settings.dropout, drop_connect=settings.drop_connect)
-    efficientnet_lite.load_imagenet_weights(model, settings.backbone)
+    network.set_starting_weights(model, settings.backbone, labels.mean(axis=0))
     network.train_all_but_depthwise(model)
     with ThreadPoolExecutor(4) as threads:
         images = np.stack(
