@@ -1,0 +1,61 @@
+"""Outputs with rows of our choice, and the generated SQL run on them."""
+
+import io
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from genretag.storage import Storage, join
+from genretag.tagging.schema import Night, failures_table, predictions_table
+
+LABELS = ("Drama", "Comedy", "Sci-Fi")
+THRESHOLDS = (0.5, 0.5, 0.5)
+
+
+def night(dt, model="model1", labels=LABELS):
+    """A night; its only run is named after it."""
+    return Night(f"{dt:%Y%m%d}T010203Z-{model}", dt, model, labels, "balanced", tuple(0.5 for _ in labels))
+
+
+def scored(output, of, posters, hour=1):
+    """Writes one part file; `posters` are (uri, etag, probabilities)."""
+    uris, etags, probabilities = zip(*posters, strict=True)
+    width = len(of.labels)
+    values = pa.array([value for row in probabilities for value in row], pa.float32())
+    rows = pa.table(
+        {
+            **_who(of, uris, etags, hour),
+            "probabilities": pa.FixedSizeListArray.from_arrays(values, width),
+            "width": pa.array([100] * len(uris), pa.int32()),
+            "height": pa.array([150] * len(uris), pa.int32()),
+        }
+    )
+    return put(output, "predictions", of, hour, predictions_table(rows, of))
+
+
+def failed(output, of, posters, hour=1):
+    """Writes one part file; `posters` are (uri, etag, reason)."""
+    uris, etags, reasons = zip(*posters, strict=True)
+    words = {"stage": ["decode"] * len(uris), "reason": list(reasons), "message": ["says why"] * len(uris)}
+    rows = pa.table({**_who(of, uris, etags, hour), "size": pa.array([7] * len(uris), pa.int64()), **words})
+    return put(output, "failures", of, hour, failures_table(rows, of))
+
+
+def put(output, kind, of, number, table):
+    """Writes a table where the job would; returns the URI."""
+    uri = join(str(output), kind, f"dt={of.dt}", f"part-{of.run_id}-{number:05d}.parquet")
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file, compression="zstd")
+    Storage().put(uri, file.getvalue())
+    return uri
+
+
+def _who(of, uris, etags, hour):
+    at = datetime(of.dt.year, of.dt.month, of.dt.day, hour, tzinfo=UTC)
+    return {
+        "poster_id": [uri.rpartition("/")[2] for uri in uris],
+        "uri": list(uris),
+        "etag": list(etags),
+        "at": pa.array([at] * len(uris), pa.timestamp("us", "UTC")),
+    }
