@@ -3,14 +3,15 @@
 import io
 from datetime import UTC, datetime
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
 from genretag.storage import Storage, join
 from genretag.tagging.schema import Night, failures_table, predictions_table
+from genretag.warehouse.generate import generate
 
 LABELS = ("Drama", "Comedy", "Sci-Fi")
-THRESHOLDS = (0.5, 0.5, 0.5)
 
 
 def night(dt, model="model1", labels=LABELS):
@@ -59,3 +60,29 @@ def _who(of, uris, etags, hour):
         "etag": list(etags),
         "at": pa.array([at] * len(uris), pa.timestamp("us", "UTC")),
     }
+
+
+def opened(output, labels=LABELS, storage=None):
+    """A DuckDB with the generated tables, views and checks of an output."""
+    database = duckdb.connect()
+    database.execute("set timezone = 'UTC'")
+    if storage is not None:
+        database.register_filesystem(storage.filesystem(str(output))[0])
+    files = generate(labels, "duckdb", str(output))
+    for name in ("tables", "views", "checks"):
+        database.execute(files[f"{name}.sql"]).fetchall()
+    return database
+
+
+def query_results(database, labels=LABELS):
+    """The rows of each query, in the order of the file."""
+    statements = database.extract_statements(generate(labels, "duckdb", "/any/where")["queries.sql"])
+    return [database.execute(statement).fetchall() for statement in statements]
+
+
+def findings(database):
+    """What the data-quality view says, without the nights that have passed since."""
+    return database.sql(
+        "select check_name, dt::varchar, found, detail from genretag.data_quality "
+        "where check_name <> 'missing_nights' or dt < (select max(dt) from genretag.nights) order by all"
+    ).fetchall()

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from genretag.warehouse.sources import Column, dbt_sources
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 TABLES = (Sql("predictions"), Sql("failures"))
@@ -135,19 +136,21 @@ def _select(columns: dict[Sql, list[Column]], table: Sql, indent: int, alias: st
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
+    return _environment().get_template(template).render(values).strip() + "\n"
+
+
+@cache
+def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,  # noqa: S701 - SQL, not HTML; `finalize` lets nothing through that no dialect has quoted
         finalize=_only_sql,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
-    environment.filters["literal"] = values["literal"]
-    return environment.get_template(template).render(values).strip() + "\n"
 
 
 def _only_sql(value: object) -> object:

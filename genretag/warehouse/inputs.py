@@ -29,7 +29,7 @@ def checked_location(location: str, dialect: Dialect) -> str:
     wrong = IN_LOCATION.sub("", place)
     if wrong:
         raise UsageError(
-            f"the location {quoted(location)} has {quoted(wrong[0])} in it, which warehouses take for something else: "
+            f"the location {quoted(location)} has {wrong[0]!r} in it, which warehouses take for something else: "
             "write the output to a prefix of letters, digits and - _ . = /"
         )
     return place
