@@ -10,7 +10,7 @@ import sqlglot
 import yaml
 from conftest import REPOSITORY
 from sqlglot import exp
-from warehouse_rows import LABELS, failed, night, opened, query_results, scored
+from warehouse_rows import HOSTILE, LABELS, night, opened, query_results, scored, write_some_nights
 
 from genretag.bundle import DEFAULT_BUNDLE, load_bundle, write_bundle
 from genretag.errors import UsageError
@@ -20,14 +20,6 @@ from genretag.warehouse.dialects import DIALECTS
 from genretag.warehouse.generate import generate
 from genretag.warehouse.settings import WarehouseSettings
 
-HOSTILE = (
-    "O'Hara'); drop table x; --",
-    "back\\slash\\",
-    '"quoted"',
-    "`tick` /* x",
-    "${env:HOME}{{ 1/0 }} 100%",
-    "学 a",
-)
 # What sqlglot takes as it is instead of parsing it, by how the statement begins
 NOT_PARSED = {
     "trino": {"CALL"},
@@ -110,16 +102,9 @@ def test_the_tables_have_the_columns_of_the_files_and_the_night(dialect):
 
 @pytest.fixture(scope="module")
 def some_nights(tmp_path_factory):
-    """Three nights with two models, a changed poster, failures, and a row that is there twice."""
+    """The URI of an output with three nights."""
     output = tmp_path_factory.mktemp("nights")
-    first, second, third = night(date(2026, 11, 20)), night(date(2026, 11, 21)), night(date(2026, 11, 24), "model2")
-    values = {"a": (0.9, 0.2, 0.1), "b": (0.6, 0.7, 0.4), "c": (0.1, 0.2, 0.9)}
-    posters = [(f"s3://p/{name}.jpg", "1", probabilities) for name, probabilities in values.items()]
-    scored(output, first, posters)
-    scored(output, second, [("s3://p/a.jpg", "2", (0.2, 0.8, 0.7)), posters[1]])
-    scored(output, third, [("s3://p/a.jpg", "2", (0.7, 0.8, 0.2)), ("s3://p/b.jpg", "1", (0.3, 0.3, 0.4))])
-    failed(output, second, [(f"s3://p/broken-{n}.jpg", "1", "truncated") for n in range(12)])
-    failed(output, third, [("s3://p/c.jpg", "2", "empty"), ("s3://p/d.jpg", "1", "empty")])
+    write_some_nights(output)
     return output
 
 

@@ -1,7 +1,7 @@
 """Outputs with rows of our choice, and the generated SQL run on them."""
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +12,14 @@ from genretag.tagging.schema import Night, failures_table, predictions_table
 from genretag.warehouse.generate import generate
 
 LABELS = ("Drama", "Comedy", "Sci-Fi")
+HOSTILE = (
+    "O'Hara'); drop table x; --",
+    "back\\slash\\",
+    '"quoted"',
+    "`tick` /* x",
+    "${env:HOME}{{ 1/0 }} 100%",
+    "学 a",
+)
 
 
 def night(dt, model="model1", labels=LABELS):
@@ -41,6 +49,18 @@ def failed(output, of, posters, hour=1):
     words = {"stage": ["decode"] * len(uris), "reason": list(reasons), "message": ["says why"] * len(uris)}
     rows = pa.table({**_who(of, uris, etags, hour), "size": pa.array([7] * len(uris), pa.int64()), **words})
     return put(output, "failures", of, hour, failures_table(rows, of))
+
+
+def write_some_nights(output):
+    """Three nights: two models, a changed poster, a row that is there twice, failures."""
+    first, second, third = night(date(2026, 11, 20)), night(date(2026, 11, 21)), night(date(2026, 11, 24), "model2")
+    values = {"a": (0.9, 0.2, 0.1), "b": (0.6, 0.7, 0.4), "c": (0.1, 0.2, 0.9)}
+    posters = [(f"s3://p/{name}.jpg", "1", probabilities) for name, probabilities in values.items()]
+    scored(output, first, posters)
+    scored(output, second, [("s3://p/a.jpg", "2", (0.2, 0.8, 0.7)), posters[1]])
+    scored(output, third, [("s3://p/a.jpg", "2", (0.7, 0.8, 0.2)), ("s3://p/b.jpg", "1", (0.3, 0.3, 0.4))])
+    failed(output, second, [(f"s3://p/broken-{n}.jpg", "1", "truncated") for n in range(12)])
+    failed(output, third, [("s3://p/c.jpg", "2", "empty"), ("s3://p/d.jpg", "1", "empty")])
 
 
 def put(output, kind, of, number, table):
