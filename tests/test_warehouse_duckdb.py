@@ -122,7 +122,7 @@ def test_nights_missing_until_today_are_found(tmp_path):
 
     found = opened(tmp_path).sql("select found from genretag.data_quality").fetchall()
 
-    assert found == [((date.today() - date(2020, 1, 1)).days - 1,)]
+    assert found == [((datetime.now(UTC).date() - date(2020, 1, 1)).days - 1,)]
 
 
 def test_a_night_with_far_fewer_posters_is_found(tmp_path):
