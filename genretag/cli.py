@@ -22,6 +22,7 @@ from genretag.session import Session
 from genretag.tagging.settings import TagSettings
 from genretag.training.recipes import DEFAULT_RECIPE
 from genretag.training.settings import TrainSettings
+from genretag.warehouse.settings import WarehouseSettings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 1, 2, 3, 130
 TOP = 3  # genres that `predict` prints of each poster
@@ -244,6 +245,42 @@ def predict(*posters: str, model: str | None = None, session: Annotated[Session 
             print(f"{poster}: " + ", ".join(f"{genre} {p:.2f}" for genre, p in result))  # noqa: T201
     if any(isinstance(result, str) for result in results):
         raise SystemExit(EXIT_USAGE)
+
+
+@app.command
+def warehouse(
+    *,
+    dialect: str,
+    location: str,
+    output: Path | None = None,
+    model: str | None = None,
+    settings: Annotated[WarehouseSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Print SQL for the warehouse: tables, views, checks and queries for what `tag` wrote with this model.
+
+    Example: genretag warehouse --dialect athena --location s3://films/genres --output sql
+
+    Parameters
+    ----------
+    dialect
+        athena, bigquery, databricks (and Spark), duckdb, redshift (Spectrum), snowflake or trino.
+    location
+        The output of `genretag tag`, as the warehouse addresses it.
+    output
+        A folder for one file each, and a dbt source, instead of printing.
+    model
+        The model bundle whose labels are the columns; the one that ships with genretag when not given.
+    """
+    from genretag.warehouse.job import as_script, warehouse_files, write_files
+
+    settings, session = settings or WarehouseSettings(), session or Session()
+    files = warehouse_files(dialect, location, settings, session.storage, model)
+    if output is None:
+        print(as_script(files), end="")  # noqa: T201
+        return
+    write_files(files, output)
+    print(f"{', '.join(files)}: {output}")  # noqa: T201
 
 
 app.meta.suppress_keyboard_interrupt = False
