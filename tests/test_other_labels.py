@@ -63,8 +63,9 @@ def test_clothes_are_tagged_by_the_pipeline_that_tags_posters(clothes_bundle, wa
     rows = f"read_parquet('{tmp_path}/out/predictions/**/*.parquet')"
     columns = [name for name, *_ in duckdb.sql(f"describe select * from {rows}").fetchall()]
     assert {f"is_{label}" for label in LABELS} | {f"p_{label}" for label in LABELS} <= set(columns)
+    is_red = "avg(is_red::int) filter (where labels {} '%red')"
     [(found, invented)] = duckdb.sql(
-        f"select avg(is_red::int) filter (where labels like '%red'), avg(is_red::int) filter (where labels not like '%red') "
+        f"select {is_red.format('like')}, {is_red.format('not like')} "
         f"from {rows} join read_csv('{wardrobe}/labels.csv') on poster_id = id"
     ).fetchall()
     assert found > invented + 0.4
