@@ -35,12 +35,17 @@ def fill_bucket(bucket: str, posters: int) -> None:
     storage.put(f"{bucket}/labels.csv", labels_csv(drawn).encode())
 
 
+def parser() -> argparse.ArgumentParser:
+    """What the command line may hold."""
+    found = argparse.ArgumentParser(prog="python -m genretag.demo.bucket", description=__doc__)
+    found.add_argument("bucket", help="s3://NAME")
+    found.add_argument("--posters", type=int, default=300)
+    return found
+
+
 def main() -> None:
     """Reads the command line and draws."""
-    parser = argparse.ArgumentParser(prog="python -m genretag.demo.bucket", description=__doc__)
-    parser.add_argument("bucket", help="s3://NAME")
-    parser.add_argument("--posters", type=int, default=300)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     fill_bucket(arguments.bucket.rstrip("/"), arguments.posters)
     print(f"{arguments.posters} posters and labels.csv are in {arguments.bucket}")  # noqa: T201
 
