@@ -1,7 +1,7 @@
-"""Reads a Dockerfile, and carries out its stages in a folder instead of an image: what Docker would do, less the system.
+"""Reads a Dockerfile, and carries out its stages in a folder instead of an image: what Docker does, less the system.
 
-Instructions run as they stand, in the order of the stage and those it is built on. Absolute places of the image are below
-the folder; `${PREFIX}` is the one that commands name, so the Dockerfile keeps it in an ARG.
+Instructions run as they stand, in the order of the stage and those it is built on. Absolute places of the image are
+below the folder; `${PREFIX}` is the one that commands name, so the Dockerfile keeps it in an ARG.
 """
 
 import os

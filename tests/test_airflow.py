@@ -48,14 +48,21 @@ def test_the_exit_codes_are_genretag_s():
     assert _constant("FINAL") == {cli.EXIT_USAGE: "AirflowFailException", cli.EXIT_HELD: "AirflowSkipException"}
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("airflow"), reason="Airflow, which wants an environment of its own, is not here")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("airflow"), reason="Airflow, which wants an environment of its own, is not here"
+)
 def test_airflow_loads_it_and_is_told_what_to_do():
     from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
     found = runpy.run_path(str(FILE))
 
     found["judge"](0, "")
-    for code, raised in {1: AirflowException, 2: AirflowFailException, 3: AirflowSkipException, 143: AirflowException}.items():
+    for code, raised in {
+        1: AirflowException,
+        2: AirflowFailException,
+        3: AirflowSkipException,
+        143: AirflowException,
+    }.items():
         with pytest.raises(raised, match=f"exit code {code}: why") as caught:
             found["judge"](code, "why")
         assert caught.type is raised

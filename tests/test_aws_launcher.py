@@ -98,16 +98,24 @@ def _launch(config):
 def test_the_head_s_policy_names_the_calls_that_ray_s_launcher_makes():
     source = (Path(ray.__file__).parent / "autoscaler/_private/aws/node_provider.py").read_text()
     policy = json.loads((REPOSITORY / "cluster/iam/aws-launcher-head.json").read_text())
-    allowed = {action for s in policy["Statement"] for action in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])}
+    allowed = {
+        action
+        for s in policy["Statement"]
+        for action in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
+    }
 
-    called = {"ec2:" + "".join(word.title() for word in call.split("_")) for call in re.findall(r"client\.(\w+)\(", source)}
+    called = {
+        "ec2:" + "".join(word.title() for word in call.split("_")) for call in re.findall(r"client\.(\w+)\(", source)
+    }
     stopping = {"ec2:StartInstances", "ec2:StopInstances"}  # only with cache_stopped_nodes
     assert called - stopping - {"ec2:DescribeInstances"} <= allowed | {"ec2:RunInstances"}
     assert allowed >= {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags", "iam:PassRole"}
 
 
 def test_tokens_are_on_and_only_the_head_itself_reaches_the_dashboard(config):
-    starts = [line for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "ray start" in line]
+    starts = [
+        line for line in config["head_start_ray_commands"] + config["worker_start_ray_commands"] if "ray start" in line
+    ]
 
     assert len(starts) == 2
     assert all(line.startswith("RAY_AUTH_MODE=token ray start ") for line in starts)

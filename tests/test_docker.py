@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from dockerfile import Builder, lineage, read_stages
@@ -47,7 +48,7 @@ def test_hadolint_finds_nothing():
 
 
 def _with_our_programs():
-    return {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -58,7 +59,7 @@ def test_a_target_runs_as_nobody_with_a_health_check_and_labels(target):
     assert last["USER"] == "1000:1000"
     asked = json.loads(last["HEALTHCHECK"].partition(" CMD ")[2])
     assert asked[-1] == f"http://127.0.0.1:{ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT}/api/local_raylet_healthz"
-    assert f'ARG VERSION={PROJECT["version"]}' in DOCKERFILE.read_text()
+    assert f"ARG VERSION={PROJECT['version']}" in DOCKERFILE.read_text()
     assert "org.opencontainers.image.licenses" in last["LABEL"]
     assert json.loads(last["CMD"])[0] in PROJECT["scripts"]
 
@@ -107,7 +108,9 @@ def test_the_scoring_image_s_steps_give_a_genretag_without_tensorflow(tmp_path, 
     assert "Usage: genretag" in _run(python.parent / "genretag", "--help")
     assert f"{poster}: " in _run(python.parent / "genretag", "predict", poster)
     assert "ray, version" in _run(python.parent / "ray", "--version")
-    absent = "import importlib.util as u; print([n for n in ('tensorflow', 'keras', 'sklearn', 'nncf') if u.find_spec(n)])"
+    absent = (
+        "import importlib.util as u; print([n for n in ('tensorflow', 'keras', 'sklearn', 'nncf') if u.find_spec(n)])"
+    )
     assert _run(python, "-c", absent) == "[]\n"
 
 

@@ -33,7 +33,10 @@ def _needed(method, target):
     if not key:
         if "delete" in query:
             return "s3:DeleteObject", f"arn:aws:s3:::{bucket}/genres/of the body"
-        assert method in ("GET", "HEAD") and not set(query) & {"location", "acl", "versions", "uploads"}, (method, target)
+        assert method in ("GET", "HEAD") and not set(query) & {"location", "acl", "versions", "uploads"}, (
+            method,
+            target,
+        )
         return "s3:ListBucket", f"arn:aws:s3:::{bucket}"
     if method == "DELETE":
         return "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject", f"arn:aws:s3:::{bucket}/{key}"
@@ -72,7 +75,9 @@ def test_tagging_is_allowed_nothing_that_it_does_not_do(nights):
 
     for statement in policy["Statement"]:
         for action in [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]:
-            for resource in [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]:
+            for resource in (
+                [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
+            ):
                 less = {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
                 assert any(_allows(less, *one) for one in needed), (action, resource)
 
@@ -92,7 +97,12 @@ def test_the_policies_are_of_the_places_in_the_settings_file():
     import tomllib
 
     settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/base/genretag.toml").read_text())
-    arn = {place: place.replace("s3://", "arn:aws:s3:::") for table in settings.values() for place in table.values() if str(place).startswith("s3")}
+    arn = {
+        place: place.replace("s3://", "arn:aws:s3:::")
+        for table in settings.values()
+        for place in table.values()
+        if str(place).startswith("s3")
+    }
 
     for place in (settings["tag"]["output"] + "/x",):
         assert _allows(_policy("tag.json"), "s3:PutObject", place.replace("s3://", "arn:aws:s3:::"))

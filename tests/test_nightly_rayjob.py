@@ -108,7 +108,9 @@ def night(nightly, tmp_path):
 
     def run(api, pattern="genretag-tag"):
         with _served(api, tmp_path) as url:
-            return nightly.run(nightly.RayJobs(url, tmp_path), pattern, "genretag-nightly-29400660", "uid-7", poll_s=0.01)
+            return nightly.run(
+                nightly.RayJobs(url, tmp_path), pattern, "genretag-nightly-29400660", "uid-7", poll_s=0.01
+            )
 
     return run
 

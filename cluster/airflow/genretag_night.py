@@ -41,8 +41,9 @@ def genretag_night() -> None:
     """Tag what is new in the bucket; then what your warehouse needs."""
 
     @task(retries=2, retry_delay=timedelta(minutes=5), execution_timeout=timedelta(hours=10))
-    def tag_new_posters(logical_date: datetime) -> None:
-        result = SubprocessHook().run_command([GENRETAG, *SUBMIT, *TAG, f"{logical_date:%Y-%m-%d}"])
+    def tag_new_posters(logical_date: datetime | None = None) -> None:
+        night = logical_date or datetime.now(UTC)  # a run that is started by hand may have none
+        result = SubprocessHook().run_command([GENRETAG, *SUBMIT, *TAG, f"{night:%Y-%m-%d}"])
         judge(result.exit_code, result.output)
 
     tag_new_posters()

@@ -1,4 +1,4 @@
-"""`python -m genretag.demo.bucket s3://films`: draws posters and their labels into a bucket, for a first try of a cluster.
+"""`python -m genretag.demo.bucket s3://films`: draws posters and labels into a bucket, to try a cluster with.
 
     BUCKET/posters/1987/dp000123.jpg    some of them broken
     BUCKET/labels.csv                   for `genretag train`

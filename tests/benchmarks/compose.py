@@ -1,4 +1,4 @@
-"""docker/compose.yaml without Docker: its services as processes, with their commands, names and environments as they stand.
+"""docker/compose.yaml without Docker: its services as processes, with the commands, names and variables it gives.
 
     python tests/benchmarks/compose.py
 

@@ -2,7 +2,7 @@
 
     python nightly.py PATTERN        with JOB_NAME and JOB_UID of the Kubernetes Job that it runs in
 
-Exit codes are those of `genretag tag`: 0 done, 1 worth another try, 2 a person must act, 3 another run holds the output.
+Exit codes are those of `genretag tag`: 0 done, 1 worth another try, 2 a person must act, 3 another run has the output.
 The RayJob is named after the Kubernetes Job, so that a second pod of the same night finds what the first one began and
 waits for that; it belongs to the Kubernetes Job, and goes when that goes. Only the standard library: it runs anywhere.
 """
@@ -133,7 +133,7 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}", flush=True)
+    print(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}", flush=True)  # noqa: T201
 
 
 def main(arguments: list[str]) -> int:
