@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore
 import jsonschema
 import pytest
+import ray
 import yaml
 
 from genretag.cli import app
@@ -18,6 +20,7 @@ from genretag.cli_settings import settings_sources
 REPOSITORY = Path(__file__).parents[1]
 KUBERNETES = REPOSITORY / "cluster" / "kubernetes"
 CRDS = REPOSITORY.parent / "shared" / "schemas" / "kuberay"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # Python's own takes ten seconds for a resource definition
 OVERLAYS = ("cpu", "gpu", "local")
 KUBERNETES_VERSIONS = ("1.31", "1.37")  # the oldest that knows all our fields, and the newest that the validator has
 
@@ -32,7 +35,7 @@ def build(overlay: str) -> list[dict[str, Any]]:
     """The objects of an overlay, as `kubectl apply --kustomize` would send them."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl, which builds the overlays, is not here")
-    return list(yaml.safe_load_all(_built(overlay)))
+    return list(yaml.load_all(_built(overlay), LOADER))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str, name: str | None = None) -> list[dict[str, Any]]:
@@ -66,14 +69,25 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(inner)
 
 
+def variable_exists(name: str) -> bool:
+    """Whether somebody reads an environment variable: Ray, boto3, or a script of ours."""
+    roots = (
+        [Path(ray.__file__).parent / part for part in ("_private", "_common", "_raylet.so")]
+        if name[:4] == "RAY_"
+        else []
+    )
+    roots += [Path(botocore.__file__).parent] if name.startswith("AWS_") else [KUBERNETES / "base"]
+    files = (file for root in roots for file in (root.rglob("*.py") if root.is_dir() else [root]))
+    return name in ("HOME", "AWS_ENDPOINT_URL") or any(name.encode() in file.read_bytes() for file in files)
+
+
 @functools.cache
 def crd(kind: str) -> jsonschema.Draft202012Validator:
     """Of a kind of KubeRay's, by its resource definition, with unknown fields refused; skips where that is not here."""
     file = CRDS / f"ray.io_{kind.lower()}s.yaml"
     if not file.exists():
         pytest.skip("KubeRay's resource definitions (../shared/schemas/kuberay) are not here")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a megabyte: Python's own takes ten seconds
-    versions = yaml.load(file.read_text(), loader)["spec"]["versions"]
+    versions = yaml.load(file.read_text(), LOADER)["spec"]["versions"]
     schema = next(v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1")
     return jsonschema.Draft202012Validator(_strict(schema))
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 from dockerfile import read_stages
-from manifests import REPOSITORY, as_genretag_reads
+from manifests import REPOSITORY, as_genretag_reads, variable_exists
 from ray.scripts.scripts import cli as ray_cli
 
 from genretag.demo import bucket as demo_bucket
@@ -58,6 +58,12 @@ def test_our_containers_are_locked_in(services):
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service["build"]["target"] in read_stages(REPOSITORY / "docker" / "Dockerfile")
         assert service["image"].endswith("-" + service["build"]["target"])
+
+
+def test_somebody_reads_every_environment_variable(services):
+    names = {name for service in services.values() for name in service["environment"]}
+
+    assert [name for name in names if not variable_exists(name)] == []
 
 
 def test_ray_and_genretag_know_the_commands(services):
