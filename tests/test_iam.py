@@ -1,6 +1,8 @@
-"""The policies of cluster/iam allow just what the jobs do: a night, a second one and a compaction are watched."""
+"""The policies of cluster/iam allow just what the jobs do: nights and a compaction are watched."""
 
 import json
+import tomllib
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -46,19 +48,19 @@ def _needed(method, target):
 
 @pytest.fixture(scope="module")
 def nights(ray_cluster, s3_server, poster_folder, small_bundle, tmp_path_factory):
-    """The bucket, and what was asked for by two nights of two models and by a compaction of theirs."""
+    """The bucket, and what was asked for by two nights, one with nothing to do, and a compaction."""
     s3_server.create_bucket(bucket := "test-iam")
-    storage = Storage()
-    for file in sorted(poster_folder.rglob("*.*"))[:12]:
-        storage.put(f"s3://{bucket}/posters/{file.name}", file.read_bytes())
-    for file in (REPOSITORY / small_bundle).iterdir():
+    storage, files = Storage(), sorted(poster_folder.rglob("*.*"))[:12]
+    for file in Path(small_bundle).iterdir():
         storage.put(f"s3://{bucket}/models/1/{file.name}", file.read_bytes())
     with fault_proxy(s3_server.endpoint_url, Faults()) as proxy:
         session = Session(endpoint_url=proxy.endpoint_url, quiet=True)
-        images, output = f"s3://{bucket}/posters", f"s3://{bucket}/genres"
-        settings = TagSettings(rows_per_file=6, date="2026-01-01")
-        assert tag(images, output, settings, session, f"s3://{bucket}/models/1").scored == 12
-        assert tag(images, output, settings, session, f"s3://{bucket}/models/1").already_scored == 12
+        images, output, model = f"s3://{bucket}/posters", f"s3://{bucket}/genres", f"s3://{bucket}/models/1"
+        for new in (files[:6], files[6:]):
+            for file in new:
+                storage.put(f"{images}/{file.name}", file.read_bytes())
+            assert tag(images, output, TagSettings(date="2026-01-01"), session, model).scored == 6
+        assert tag(images, output, TagSettings(), session, model).already_scored == 12
         assert compact(output, CompactSettings(), session).merged == 1
         return bucket, {_needed(*request) for request in proxy.made()}
 
@@ -94,20 +96,14 @@ def test_no_policy_lets_the_posters_be_written_or_the_bucket_be_changed(name):
 
 
 def test_the_policies_are_of_the_places_in_the_settings_file():
-    import tomllib
-
     settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/base/genretag.toml").read_text())
-    arn = {
-        place: place.replace("s3://", "arn:aws:s3:::")
-        for table in settings.values()
-        for place in table.values()
-        if str(place).startswith("s3")
-    }
 
-    for place in (settings["tag"]["output"] + "/x",):
-        assert _allows(_policy("tag.json"), "s3:PutObject", place.replace("s3://", "arn:aws:s3:::"))
-    for setting in ("output", "checkpoints"):
-        assert _allows(_policy("train.json"), "s3:PutObject", arn[settings["train"][setting]] + "/x")
-    assert _allows(_policy("train.json"), "s3:GetObject", arn[settings["train"]["labels"]])
-    assert _allows(_policy("train.json"), "s3:GetObject", arn[settings["train"]["images"]] + "/x")
-    assert _allows(_policy("tag.json"), "s3:GetObject", arn[settings["tag"]["images"]] + "/x")
+    def allows(name, action, place):
+        return _allows(_policy(name), action, place.replace("s3://", "arn:aws:s3:::"))
+
+    assert allows("tag.json", "s3:GetObject", settings["tag"]["images"] + "/a.jpg")
+    assert allows("tag.json", "s3:PutObject", settings["tag"]["output"] + "/x")
+    assert allows("train.json", "s3:GetObject", settings["train"]["labels"])
+    assert allows("train.json", "s3:GetObject", settings["train"]["images"] + "/a.jpg")
+    assert allows("train.json", "s3:PutObject", settings["train"]["output"] + "/x")
+    assert allows("train.json", "s3:PutObject", settings["train"]["checkpoints"] + "/x")

@@ -70,10 +70,14 @@ def test_every_object_of_kuberay_fits_its_resource_definition(objects):
             crd(kind).validate(item)
 
 
-def test_a_renamed_field_does_not_fit():
-    rayjob = of_kind(build("cpu"), "RayJob")[0]
+def test_a_renamed_field_fits_neither():
+    objects = build("cpu")
+    rayjob, cronjob = of_kind(objects, "RayJob")[0], of_kind(objects, "CronJob")[0]
     rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParameters"] = {}
+    cronjob["spec"]["concurrency"] = cronjob["spec"].pop("concurrencyPolicy")
 
+    with pytest.raises(kubernetes_validate.ValidationError, match="'concurrency' was unexpected"):
+        kubernetes_validate.validate(cronjob, KUBERNETES_VERSIONS[-1], strict=True)
     with pytest.raises(jsonschema.ValidationError, match="rayStartParameters"):
         crd("RayJob").validate(rayjob)
 
