@@ -47,6 +47,16 @@ def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
     return [*(lineage(stages, stage.base) if stage.base in stages else []), stage]
 
 
+def copy_tree(source: Path, target: Path) -> None:
+    """Copies a folder into another by links: an installation has a gigabyte, and nobody changes the files."""
+
+    def link(file: str, copy: str) -> None:
+        Path(copy).unlink(missing_ok=True)
+        os.link(file, copy)
+
+    shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True, copy_function=link)
+
+
 class Builder:
     """Carries stages out below a folder. `python` is the interpreter that the base image would have."""
 
@@ -88,8 +98,10 @@ class Builder:
         place = root / target.lstrip("/") if target.startswith("/") else work / target
         for source in sources:
             path = source_root / source.lstrip("/")
-            if path.is_dir():
-                shutil.copytree(path, place, dirs_exist_ok=True, symlinks=True)
+            if path.is_dir() and source_root != self._context:
+                copy_tree(path, place)
+            elif path.is_dir():
+                shutil.copytree(path, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 into_folder = target.endswith("/") or len(sources) > 1
                 (place if into_folder else place.parent).mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,13 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-from dockerfile import Builder, lineage, read_stages
+from dockerfile import Builder, copy_tree, lineage, read_stages
 from manifests import OVERLAYS, REPOSITORY, build, pod_templates, strings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -103,7 +102,7 @@ def test_the_scoring_image_s_steps_give_a_genretag_without_tensorflow(tmp_path, 
     image = builder.build("cpu")
 
     assert [command.partition(" ")[0] for command in builder.skipped] == ["apt-get"]  # of the stage `base`
-    shutil.copytree(image / "usr" / "local", python.parents[1], dirs_exist_ok=True, symlinks=True)
+    copy_tree(image / "usr" / "local", python.parents[1])
     poster = next(few_posters.iterdir())
     assert "Usage: genretag" in _run(python.parent / "genretag", "--help")
     assert f"{poster}: " in _run(python.parent / "genretag", "predict", poster)
