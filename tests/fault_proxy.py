@@ -110,6 +110,10 @@ class FaultProxy:
         found = ((path, count) for (asked, path), count in list(self._asked.items()) if asked == method)
         return sum(count for path, count in found if re.search(pattern, path))
 
+    def made(self) -> list[tuple[str, str]]:
+        """Method and target, with its query, of all that was asked for."""
+        return list(self._asked)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, LOOPBACK, 0, limit=HEAD_LIMIT))

@@ -6,6 +6,7 @@ import pytest
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join, resolve
+from genretag.storage.s3_buckets import region
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -142,3 +143,21 @@ def test_it_travels_to_another_process_without_its_clients(bucket):
     storage.put(join(bucket, "a.jpg"), b"x")
 
     assert pickle.loads(pickle.dumps(storage)).stat(join(bucket, "a.jpg")).size_bytes == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "us-east-1"),
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),  # boto3 itself reads the other one only
+        ({"AWS_DEFAULT_REGION": "eu-west-2", "AWS_REGION": "eu-west-1"}, "eu-west-2"),
+    ],
+)
+def test_the_region_is_the_environment_s(variables, expected, monkeypatch, tmp_path):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert region() == expected

@@ -104,8 +104,8 @@ def endpoint(endpoint_url: str | None) -> str | None:
 
 
 def region() -> str:
-    """The region of boto3's chain."""
-    return _session().region_name or "us-east-1"
+    """The region of boto3's chain, or of AWS_REGION, which all of Amazon's other tools read."""
+    return _session().region_name or os.environ.get("AWS_REGION") or "us-east-1"
 
 
 def _session() -> Any:

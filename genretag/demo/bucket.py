@@ -1,0 +1,55 @@
+"""`python -m genretag.demo.bucket s3://films`: draws posters and labels into a bucket, to try a cluster with.
+
+    BUCKET/posters/1987/dp000123.jpg    some of them broken
+    BUCKET/labels.csv                   for `genretag train`
+
+The bucket is made where it is missing. Endpoint and credentials come the way boto3 finds them.
+"""
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from genretag.demo.posters import draw_posters, labels_csv
+from genretag.storage import Storage
+from genretag.storage.s3 import region
+
+BROKEN_SHARE = 0.04
+THERE_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+
+
+def fill_bucket(bucket: str, posters: int) -> None:
+    """Draws into `s3://BUCKET`. Raises `StorageError`, or botocore's errors."""
+    try:
+        config = Config(connect_timeout=5, retries={"mode": "standard", "total_max_attempts": 10})
+        boto3.client("s3", region_name=region(), config=config).create_bucket(Bucket=bucket.removeprefix("s3://"))
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in THERE_ALREADY:
+            raise
+    storage = Storage()
+    drawn = list(draw_posters(posters, seed=1, broken_share=BROKEN_SHARE))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda poster: storage.put(f"{bucket}/{poster.key}", poster.data), drawn))
+    storage.put(f"{bucket}/labels.csv", labels_csv(drawn).encode())
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line may hold."""
+    found = argparse.ArgumentParser(prog="python -m genretag.demo.bucket", description=__doc__)
+    found.add_argument("bucket", help="s3://NAME")
+    found.add_argument("--posters", type=int, default=300)
+    return found
+
+
+def main() -> None:
+    """Reads the command line and draws."""
+    arguments = parser().parse_args()
+    fill_bucket(arguments.bucket.rstrip("/"), arguments.posters)
+    print(f"{arguments.posters} posters and labels.csv are in {arguments.bucket}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""docker/compose.yaml: read by a parser of the Compose specification, and by the programs that its commands call."""
+
+import json
+import re
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+from dockerfile import read_stages
+from manifests import REPOSITORY, as_genretag_reads, variable_exists
+from ray.scripts.scripts import cli as ray_cli
+
+from genretag.demo import bucket as demo_bucket
+
+FILE = REPOSITORY / "docker" / "compose.yaml"
+SECRET = re.compile(r"\$\{CLUSTER_SECRET:\?[^}]*\}")
+
+
+def _parsed(text):
+    parsed = PyCompose.from_json(json.dumps(yaml.safe_load(SECRET.sub("drawn", text))))
+    parsed.validate()
+    return json.loads(parsed.to_json())
+
+
+@pytest.fixture(scope="module")
+def services():
+    return _parsed(FILE.read_text())["services"]
+
+
+def test_it_is_of_the_compose_specification(services):
+    assert set(services) == {"store", "posters", "head", "worker", "job"}
+    assert services["worker"]["deploy"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("field", ["depends_on", "cap_drop", "healthcheck", "service_healthy"])
+def test_a_renamed_field_is_refused(field):
+    with pytest.raises(ValueError, match=f"{field}_|{field}s?"):
+        _parsed(FILE.read_text().replace(field, f"{field}_"))
+
+
+def test_nothing_starts_without_a_secret_and_none_is_written_down():
+    text = FILE.read_text()
+
+    assert len(SECRET.findall(text)) == 1
+    assert {line.split(":", 1)[1].strip() for line in text.splitlines() if "SECRET_ACCESS_KEY:" in line} == {"*secret"}
+
+
+def test_only_this_machine_reaches_the_ports(services):
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+
+    assert sorted(ports) == ["127.0.0.1:8265:8265", "127.0.0.1:8333:8333"]
+
+
+def test_our_containers_are_locked_in(services):
+    for name in ("posters", "head", "worker", "job"):
+        service = services[name]
+        assert service["read_only"] and service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["build"]["target"] in read_stages(REPOSITORY / "docker" / "Dockerfile")
+        assert service["image"].endswith("-" + service["build"]["target"])
+
+
+def test_somebody_reads_every_environment_variable(services):
+    names = {name for service in services.values() for name in service["environment"]}
+
+    assert [name for name in names if not variable_exists(name)] == []
+
+
+def test_ray_and_genretag_know_the_commands(services):
+    for name in ("head", "worker"):
+        _, command, *options = services[name]["command"]
+        ray_cli.commands[command].make_context(command, options)
+    job = services["job"]["command"]
+    at = job.index("--")
+    ray_cli.commands["job"].commands["submit"].make_context("submit", job[3:])
+    assert as_genretag_reads(job[at + 1 :])[0] == "tag"
+
+
+def test_the_bucket_is_filled_by_a_module_that_is_there(services):
+    command = services["posters"]["command"]
+
+    assert command[:3] == ["python", "-m", demo_bucket.__name__]
+    assert demo_bucket.parser().parse_args(command[3:]).bucket == "s3://films"
+
+
+def test_posters_are_drawn_into_a_new_bucket_and_again_into_the_same(s3_server, storage):
+    demo_bucket.fill_bucket("s3://drawn-by-compose", 5)
+    demo_bucket.fill_bucket("s3://drawn-by-compose", 5)
+
+    uris = sorted(found.uri for page in storage.list("s3://drawn-by-compose") for found in page)
+    assert len(uris) == 6 and uris[0] == "s3://drawn-by-compose/labels.csv"

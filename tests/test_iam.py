@@ -1,0 +1,109 @@
+"""The policies of cluster/iam allow just what the jobs do: nights and a compaction are watched."""
+
+import json
+import tomllib
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from fault_proxy import Faults, fault_proxy
+from manifests import REPOSITORY
+from moto.iam.access_control import IAMPolicy, PermissionResult
+
+from genretag.compaction.job import compact
+from genretag.compaction.settings import CompactSettings
+from genretag.session import Session
+from genretag.storage import Storage
+from genretag.tagging.night import tag
+from genretag.tagging.settings import TagSettings
+
+IAM = REPOSITORY / "cluster" / "iam"
+
+
+def _policy(name, bucket="films"):
+    return json.loads((IAM / name).read_text().replace("films", bucket))
+
+
+def _allows(policy, action, resource):
+    return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource) == PermissionResult.PERMITTED
+
+
+def _needed(method, target):
+    """The action and the resource that AWS would check for a request to S3, by its service authorization reference."""
+    path, query = unquote(urlsplit(target).path).lstrip("/"), parse_qs(urlsplit(target).query, keep_blank_values=True)
+    bucket, _, key = path.partition("/")
+    if not key:
+        if "delete" in query:
+            return "s3:DeleteObject", f"arn:aws:s3:::{bucket}/genres/of the body"
+        assert method in ("GET", "HEAD") and not set(query) & {"location", "acl", "versions", "uploads"}, (
+            method,
+            target,
+        )
+        return "s3:ListBucket", f"arn:aws:s3:::{bucket}"
+    if method == "DELETE":
+        return "s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject", f"arn:aws:s3:::{bucket}/{key}"
+    action = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject"}[method]
+    return action, f"arn:aws:s3:::{bucket}/{key}"
+
+
+@pytest.fixture(scope="module")
+def nights(ray_cluster, s3_server, poster_folder, small_bundle, tmp_path_factory):
+    """The bucket, and what was asked for by two nights, one with nothing to do, and a compaction."""
+    s3_server.create_bucket(bucket := "test-iam")
+    storage, files = Storage(), sorted(poster_folder.rglob("*.*"))[:12]
+    for file in Path(small_bundle).iterdir():
+        storage.put(f"s3://{bucket}/models/1/{file.name}", file.read_bytes())
+    with fault_proxy(s3_server.endpoint_url, Faults()) as proxy:
+        session = Session(endpoint_url=proxy.endpoint_url, quiet=True)
+        images, output, model = f"s3://{bucket}/posters", f"s3://{bucket}/genres", f"s3://{bucket}/models/1"
+        for new in (files[:6], files[6:]):
+            for file in new:
+                storage.put(f"{images}/{file.name}", file.read_bytes())
+            assert tag(images, output, TagSettings(date="2026-01-01"), session, model).scored == 6
+        assert tag(images, output, TagSettings(), session, model).already_scored == 12
+        assert compact(output, CompactSettings(), session).merged == 1
+        return bucket, {_needed(*request) for request in proxy.made()}
+
+
+def test_tagging_is_allowed_all_that_it_does(nights):
+    bucket, needed = nights
+
+    assert [one for one in sorted(needed) if not _allows(_policy("tag.json", bucket), *one)] == []
+
+
+def test_tagging_is_allowed_nothing_that_it_does_not_do(nights):
+    bucket, needed = nights
+    policy = _policy("tag.json", bucket)
+
+    for statement in policy["Statement"]:
+        for action in [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]:
+            for resource in (
+                [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
+            ):
+                less = {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
+                assert any(_allows(less, *one) for one in needed), (action, resource)
+
+
+@pytest.mark.parametrize("name", ["tag.json", "train.json"])
+def test_no_policy_lets_the_posters_be_written_or_the_bucket_be_changed(name):
+    policy = _policy(name)
+
+    for action in ("s3:PutObject", "s3:DeleteObject"):
+        assert not _allows(policy, action, "arn:aws:s3:::films/posters/a.jpg")
+    for action in ("s3:DeleteBucket", "s3:PutBucketPolicy", "s3:PutObjectAcl"):
+        assert not _allows(policy, action, "arn:aws:s3:::films")
+    assert not _allows(policy, "s3:GetObject", "arn:aws:s3:::others/a.jpg")
+
+
+def test_the_policies_are_of_the_places_in_the_settings_file():
+    settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/base/genretag.toml").read_text())
+
+    def allows(name, action, place):
+        return _allows(_policy(name), action, place.replace("s3://", "arn:aws:s3:::"))
+
+    assert allows("tag.json", "s3:GetObject", settings["tag"]["images"] + "/a.jpg")
+    assert allows("tag.json", "s3:PutObject", settings["tag"]["output"] + "/x")
+    assert allows("train.json", "s3:GetObject", settings["train"]["labels"])
+    assert allows("train.json", "s3:GetObject", settings["train"]["images"] + "/a.jpg")
+    assert allows("train.json", "s3:PutObject", settings["train"]["output"] + "/x")
+    assert allows("train.json", "s3:PutObject", settings["train"]["checkpoints"] + "/x")
