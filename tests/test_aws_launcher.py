@@ -60,7 +60,7 @@ def test_the_launcher_starts_an_on_demand_head_and_spot_workers(config, monkeypa
     with mock_aws():
         started = _launch(config)
 
-        assert {kind: len(machines) for kind, machines in started.items()} == {"head": 1, "cpu": 2, "gpu": 1}
+        assert {kind: len(machines) for kind, machines in started.items()} == {"head": 1, "cpu": 1, "gpu": 1}
         assert started["head"][0].instance_lifecycle is None
         assert {m.instance_lifecycle for kind in ("cpu", "gpu") for m in started[kind]} == {"spot"}
         assert started["head"][0].iam_instance_profile["Arn"].endswith("genretag-head")
@@ -88,9 +88,9 @@ def _launch(config):
     ready = bootstrap_aws(prepare_config(config))
     provider = AWSNodeProvider(ready["provider"], ready["cluster_name"])
     started = {}
-    for name, count in (("head", 1), ("cpu", 2), ("gpu", 1)):
+    for name in ("head", "cpu", "gpu"):
         machine = ready["available_node_types"][name]["node_config"]
-        made = provider.create_node(machine, {"ray-node-type": "head" if name == "head" else "worker"}, count)
+        made = provider.create_node(machine, {"ray-node-type": "head" if name == "head" else "worker"}, 1)
         started[name] = [ec2.Instance(identifier) for identifier in made]
     return started
 
