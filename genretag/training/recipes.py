@@ -1,17 +1,6 @@
 """Named ways to train: settings that stand behind flags, environment and file, and before the defaults.
 
-Each was measured on the same test split of the 7,242 research posters, two workers on 2 virtual CPUs, by
-
-    genretag train --recipe NAME --labels films.csv --images posters --output model
-    genretag evaluate model --labels films.csv --images posters
-
-| recipe      | what                                                   | minutes    | macro mAP  | micro AP   |
-|-------------|--------------------------------------------------------|------------|------------|------------|
-| (null)      | every poster gets each label's share of the posters    | 0          | [measure]  | [measure]  |
-| tutorial    | the tutorial's network, from nothing, all labels       | [measure]  | [measure]  | [measure]  |
-| frozen      | a linear head on frozen ImageNet features of Lite0     | [measure]  | [measure]  | [measure]  |
-| fine-tune   | the default: Lite0, all but its depthwise kernels      | [measure]  | [measure]  | [measure]  |
-| lite2       | the same with Lite2, two sizes up                      | [measure]  | [measure]  | [measure]  |
+`tests/benchmarks/recipes.py` measures each on the same test split beside the null model; the README has the table.
 """
 
 import difflib
