@@ -11,6 +11,7 @@ from typing import Any
 from genretag import noise
 from genretag.errors import UsageError
 from genretag.session import Session
+from genretag.stopping import keeping_sigterm
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 CONNECT_TIMEOUT_S = 10
@@ -87,7 +88,7 @@ def _connect(address: str | None, verbose: bool) -> None:
             "include_dashboard": False,
         }
     try:
-        with noise.stderr_muted(not verbose):
+        with noise.stderr_muted(not verbose), keeping_sigterm():
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise _no_answer(address) from error

@@ -1,9 +1,12 @@
 """Where a command runs and how loudly: the settings that all commands share."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+
+from genretag.errors import UsageError
+from genretag.redaction import has_credentials
 
 if TYPE_CHECKING:
     from genretag.storage import Storage
@@ -21,6 +24,15 @@ class Session:
     """Print nothing but results and errors."""
     verbose: Annotated[bool, Parameter(alias="-v")] = False
     """Show Ray's own messages too."""
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people, or one JSON object a line, each with the run id."""
+
+    def __post_init__(self) -> None:
+        if self.endpoint_url and has_credentials(self.endpoint_url):
+            raise UsageError(
+                "--endpoint-url carries a user name or password, which would be logged along the way: leave them out, "
+                "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
     @property
     def storage(self) -> "Storage":

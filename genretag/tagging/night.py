@@ -1,7 +1,6 @@
 """One night, from the inventory to the published run record."""
 
 import logging
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
 from genretag.progress import open_board, peak_memory_bytes, watch
 from genretag.ray_session import ray_session
+from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
@@ -36,6 +36,7 @@ from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
 from genretag.tagging.stages import against_budget, failures_on
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
+from genretag.telemetry import WORKLIST
 
 A_PERSON_MUST_ACT = frozenset(
     {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
@@ -61,6 +62,7 @@ def tag(
     """
     images, output = resolve(images), resolve(output)
     storage, started, clock = session.storage, datetime.now(UTC), _Clock()
+    run_id = new_run_id(started)
     if settings.engine:
         require_engine(settings.engine)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
@@ -69,7 +71,7 @@ def tag(
     with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
-        night = _name_the_night(bundle, settings, inventory, started)
+        night = _name_the_night(bundle, settings, inventory, started, run_id)
         require_table(table, output, predictions_schema(night), storage)
         with only_writer(output, night.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
@@ -82,6 +84,7 @@ def tag(
             plan = None
             if worklist.to_score:
                 with clock.phase("ray"), ray_session(session) as cluster:
+                    WORKLIST.record(worklist.to_score, run_id=run_id)
                     plan = plan_actors(cluster, settings, bundle)
                     with clock.phase("score"):
                         parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
@@ -95,10 +98,12 @@ def tag(
     return record
 
 
-def _name_the_night(bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime) -> Night:
+def _name_the_night(
+    bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime, run_id: str
+) -> Night:
     profile = bundle.profile(settings.profile)
     night = Night(
-        run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        run_id=run_id,
         dt=date.fromisoformat(settings.date) if settings.date else started.date(),
         model_version=bundle.model_version,
         labels=bundle.labels,
