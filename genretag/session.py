@@ -20,6 +20,8 @@ class Session:
     """S3 endpoint, where it is not AWS; AWS_ENDPOINT_URL does the same."""
     address: str | None = None
     """Ray cluster to run on, as RAY_ADDRESS; a local Ray is started when there is none."""
+    wait_for_nodes_s: float = 45.0
+    """How long to wait until a cluster has a node with room for an actor: longer where nodes start on demand."""
     quiet: bool = False
     """Print nothing but results and errors."""
     verbose: Annotated[bool, Parameter(alias="-v")] = False
@@ -28,6 +30,8 @@ class Session:
     """Log lines for people, or one JSON object a line, each with the run id."""
 
     def __post_init__(self) -> None:
+        if not self.wait_for_nodes_s >= 0:
+            raise UsageError(f"wait_for_nodes_s must not be negative, not {self.wait_for_nodes_s:g}")
         if self.endpoint_url and has_credentials(self.endpoint_url):
             raise UsageError(
                 "--endpoint-url carries a user name or password, which would be logged along the way: leave them out, "

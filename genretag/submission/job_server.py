@@ -3,11 +3,11 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from genretag import noise
 from genretag.errors import JobError, UsageError, one_line
+from genretag.ray_token import show_a_token_where_there_is_one
 
 CONNECT_S, ANSWER_S = 10, 30
 SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -18,7 +18,7 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        _show_a_token_where_there_is_one()
+        show_a_token_where_there_is_one()
         noise.quieten()
         _knock(address)
         from ray.job_submission import JobSubmissionClient
@@ -69,13 +69,6 @@ class JobServer:
 
     def _refusal(self, error: RuntimeError) -> JobError:
         return JobError(f"the job server at {self.address} refuses: {one_line(error)}")
-
-
-def _show_a_token_where_there_is_one() -> None:
-    """Ray shows a token only where it is told to, though the cluster may ask for it."""
-    token_file = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_file.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _knock(address: str) -> None:

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
 from genretag.engines import require_engine, require_precision
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
@@ -86,6 +87,8 @@ def tag(
                 with clock.phase("ray"), ray_session(session) as cluster:
                     WORKLIST.record(worklist.to_score, run_id=run_id)
                     plan = plan_actors(cluster, settings, bundle)
+                    require_room(plan.asks(), session.wait_for_nodes_s)
+                    require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
                         parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
                 remove_late_parts(output, night.run_id, known, storage)
