@@ -49,8 +49,8 @@ def require_room(asks: Sequence[Ask], wait_s: float) -> None:
         if ask.fits(ray.nodes()):
             continue
         logger.warning("the cluster has no room for %s: waiting %.0f s for nodes", ask, deadline - time.monotonic())
-        waiting: Any = ray.remote(num_cpus=ask.cpus, num_gpus=ask.gpus, max_retries=0)(_nothing)
-        demand = waiting.remote()
+        options: dict[str, Any] = {"num_cpus": ask.cpus, "num_gpus": ask.gpus, "max_retries": 0}
+        demand = ray.remote(**options)(_nothing).remote()
         try:
             while not ask.fits(ray.nodes()):
                 if time.monotonic() > deadline:
@@ -73,8 +73,8 @@ def require_seen(folders: Sequence[str], what: str) -> None:
     looks = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        look: Any = ray.remote(num_cpus=0, scheduling_strategy=there)(_missing)
-        looks[look.remote(local)] = node["NodeManagerAddress"]
+        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": there}
+        looks[ray.remote(**options)(_missing).remote(local)] = node["NodeManagerAddress"]
     done, _ = ray.wait(list(looks), num_returns=len(looks), timeout=ANSWER_S)
     for answer in done:  # a node that is too busy to answer, or has gone, is no reason to give up
         try:
