@@ -9,6 +9,7 @@ from typing import Any
 
 from genretag.errors import UsageError, one_line
 
+WAIT_FOR_NODES_S = 45.0  # a cluster that has just started gets its nodes by then
 LOOK_EVERY_S = 0.5
 ANSWER_S = 60
 
@@ -37,7 +38,7 @@ class Ask:
         return f"{self.what} with {each}" + (f", {self.count} at a time" if self.count > 1 else "")
 
 
-def require_room(asks: Sequence[Ask], wait_s: float) -> None:
+def require_room(asks: Sequence[Ask], wait_s: float = WAIT_FOR_NODES_S) -> None:
     """Waits for nodes with room for each ask, were it alone. Raises `UsageError` where there are none after `wait_s`.
 
     One ask is left waiting in Ray meanwhile, so that a cluster which grows on demand does.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from genretag.cluster_checks import WAIT_FOR_NODES_S
 from genretag.errors import UsageError
 from genretag.redaction import has_credentials
 
@@ -20,7 +21,7 @@ class Session:
     """S3 endpoint, where it is not AWS; AWS_ENDPOINT_URL does the same."""
     address: str | None = None
     """Ray cluster to run on, as RAY_ADDRESS; a local Ray is started when there is none."""
-    wait_for_nodes_s: float = 45.0
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
     """How long to wait until a cluster has a node with room for an actor: longer where nodes start on demand."""
     quiet: bool = False
     """Print nothing but results and errors."""

@@ -1,5 +1,6 @@
 """The job server of a Ray cluster: who may come in, which jobs there are, and what they say."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ class JobServer:
         _knock(address)
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection
         with _at(address), self._errors():
             self._client = JobSubmissionClient(address)
         _require_version(getattr(self._client, "_server_ray_version", None), address)
