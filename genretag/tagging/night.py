@@ -43,6 +43,7 @@ A_PERSON_MUST_ACT = frozenset(
     {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
 )
 BOARD_TIMEOUT_S = 10
+LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 
 logger = logging.getLogger(__name__)
 
@@ -225,12 +226,14 @@ def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> J
 
 def _describer(posters: int) -> Callable[[dict[str, Any]], str]:
     first: list[tuple[float, int]] = []  # when posters were first done, and how many: start-up is not part of the rate
+    began = time.monotonic()
 
     def describe(counts: dict[str, Any]) -> str:
         failed = counts.get("failed", 0)
         done, now = counts.get("scored", 0) + failed, time.monotonic()
         if not done:
-            return f"tagging {posters:,} posters: starting the actors"
+            hint = "; `ray status` says what they wait for" if now - began > LONG_START_S else ""
+            return f"tagging {posters:,} posters: starting the actors{hint}"
         first[:] = first or [(now, done)]
         progress = f"tagging: {done:,} of {posters:,} posters, {failed:,} failed"
         if done >= posters:
