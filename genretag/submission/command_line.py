@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cyclopts import App
-from cyclopts.argument import Argument, ArgumentCollection
-from cyclopts.utils import UNSET
+from cyclopts import UNSET, App, Argument, ArgumentCollection
 
 from genretag.cli_settings import RECIPE_SOURCE
 from genretag.errors import UsageError, quoted
@@ -19,7 +17,6 @@ RUN = ("python", "-m", "genretag")  # of the cluster's nodes
 PLACES = ("--images", "--output", "--model", "--labels", "--bundle", "--against", "--checkpoints", "--cache", "--json")
 NO_PLACES = ("memory", "none")  # values of --cache
 VALUE_OPTIONS = ("--address", "--submission-id", "--env", "--config")  # of `submit`, which take the next word
-
 OWN_OPTIONS = ("--wait", "--dry-run", "--submission-id", "--env")
 
 

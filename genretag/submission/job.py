@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from genretag.errors import JobError, UsageError, one_line
+from genretag.redaction import redact
 from genretag.submission.command_line import CommandLine
 from genretag.submission.job_server import JobServer
 from genretag.submission.settings import SubmitSettings
@@ -37,11 +38,11 @@ def submit(line: CommandLine, settings: SubmitSettings) -> int:
         print(f"{name} has succeeded already: nothing is submitted")  # noqa: T201
         return 0
     if status in UNDER_WAY:
-        print(f"{name} is {status.lower()} already: nothing is submitted")  # noqa: T201
+        print(f"{name} is {status.lower()} already: nothing is submitted", flush=True)  # noqa: T201
     else:
         name = wanted if status is None else _next(wanted, name)
         ours = server.submit(name, line.entrypoint, _variables(settings))
-        print(f"{name} is {'submitted' if ours else 'there already'}")  # noqa: T201
+        print(f"{name} is {'submitted' if ours else 'there already'}", flush=True)  # noqa: T201
     return _follow(server, name) if settings.wait else 0
 
 
@@ -85,7 +86,7 @@ async def _print_log(server: JobServer, name: str) -> None:
         passed = 0
         try:
             async for piece in server.log(name):
-                print(piece[max(0, printed - passed) :], end="", flush=True)  # noqa: T201
+                print(redact(piece[max(0, printed - passed) :]), end="", flush=True)  # noqa: T201
                 passed += len(piece)
                 printed, heard = max(printed, passed), time.monotonic()
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
