@@ -1,7 +1,7 @@
 """The `genretag` command: reads settings, calls the library, turns its errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed and worth a retry, 2 a person must act, 3 another run holds the
-output, 130 interrupted.
+output, 130 interrupted (Ctrl-C), 143 told to end (SIGTERM).
 """
 
 import logging
@@ -11,20 +11,25 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from genretag import noise
+from genretag import logs, noise
 from genretag.bench.settings import BenchSettings
 from genretag.cli_settings import settings_sources
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.iceberg.settings import TableSettings
+from genretag.run_id import new_run_id
 from genretag.session import Session
+from genretag.stopping import Terminated, end_on_sigterm
+from genretag.submission.command_line import command_line, separated
+from genretag.submission.settings import SubmitSettings
 from genretag.tagging.settings import TagSettings
 from genretag.training.recipes import DEFAULT_RECIPE
 from genretag.training.settings import TrainSettings
 from genretag.warehouse.settings import WarehouseSettings
 
-EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
+STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 TOP = 3  # genres that `predict` prints of each poster
 
 logger = logging.getLogger(__name__)
@@ -220,6 +225,27 @@ def bench(
 
 
 @app.command
+def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = None) -> None:
+    """Run a command on a Ray cluster, once: submitted twice, it runs once; failed, it may be submitted again.
+
+    Example: genretag submit --address http://head:8265 --wait tag s3://films/posters s3://films/genres
+
+    Parameters
+    ----------
+    command
+        tag, train, evaluate, compact or bench, with all that belongs to it. Options of submit come before it.
+    """
+    from genretag.submission.job import submit as run
+
+    settings = settings or SubmitSettings()
+    _start_logging(Session())
+    code = run(command_line(app, command), settings)
+    if code:
+        logs.tell(f"the job ended with exit code {code}", code)
+        raise SystemExit(code)
+
+
+@app.command
 def predict(*posters: str, model: str | None = None, session: Annotated[Session | None, Flat] = None) -> None:
     """Print the three most probable genres of a few posters.
 
@@ -298,12 +324,12 @@ def launch(
         A TOML file with a table for each command, such as [tag]; flags and GENRETAG_* come first.
     """
     app.config = settings_sources(app, config)
-    return app(tokens)
+    return app(separated(tokens) if tokens[:1] == ("submit",) else tokens)
 
 
 def _start_logging(session: Session) -> None:
-    level = logging.WARNING if session.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logs.start_logging(logging.WARNING if session.quiet else logging.INFO, session.log_format)
+    new_run_id()
     if not session.verbose:
         noise.quieten()
 
@@ -321,6 +347,7 @@ def _print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line (the process's own when not given) and exits with its code where it is not 0."""
+    end_on_sigterm()
     try:
         app.meta(arguments)
     except (CycloptsError, UsageError) as error:
@@ -329,14 +356,13 @@ def main(arguments: list[str] | None = None) -> None:
         code, message = EXIT_FAILED, str(error)
     except OutputHeldError as error:
         code, message = EXIT_HELD, str(error)
+    except Terminated:
+        code, message = EXIT_TERMINATED, STOPPED
     except KeyboardInterrupt:
-        code, message = (
-            EXIT_INTERRUPTED,
-            "stopped; what was finished is kept, the same command goes on from there",
-        )
+        code, message = EXIT_INTERRUPTED, STOPPED
     else:
         return
-    print(f"genretag: {one_line(message, 2_000)}", file=sys.stderr)  # noqa: T201
+    logs.tell(one_line(message, 2_000), code)
     raise SystemExit(code)
 
 

@@ -15,6 +15,7 @@ from genretag.errors import UsageError, one_line
 from genretag.training.recipes import recipe
 
 PREFIX = "GENRETAG_"
+RECIPE_SOURCE = "recipe "
 
 
 def settings_sources(app: App, file: Path | None) -> list[Callable[..., Any]]:
@@ -60,7 +61,7 @@ def _fill_from_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCo
     named = arguments.get("--recipe", None)
     if named is not None and named.tokens:
         name = named.tokens[-1].value
-        Dict({commands[0]: recipe(name)}, source=f"recipe {name}")(app, commands, arguments)
+        Dict({commands[0]: recipe(name)}, source=f"{RECIPE_SOURCE}{name}")(app, commands, arguments)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

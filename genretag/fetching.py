@@ -45,6 +45,8 @@ class PosterReader:
         self._decoding = threading.Semaphore(DECODES_AT_ONCE)
         self._memory = DecodeMemory(DECODE_BYTES)
         self._watch = Watch()
+        self._fetched_bytes = 0
+        self._counting = threading.Lock()
 
     def read_many(self, uris: Sequence[str]) -> list[Poster | Failure]:
         """Reads posters in parallel; the result has the order of `uris`."""
@@ -54,6 +56,8 @@ class PosterReader:
         """Reads one poster. What is wrong with it is the value, not an exception."""
         try:
             fetched = self._storage.get(uri, self._limits.max_bytes)
+            with self._counting:
+                self._fetched_bytes += len(fetched.data)
             with self._decoding, self._watch.decoding(uri, self._memory) as memory:
                 return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except StorageError as error:
@@ -61,6 +65,12 @@ class PosterReader:
         except BadImage as error:
             other = error.reason == "not_an_image" and _claims_to_be_something_else(uri)
             return Failure("decode", OTHER_FILE if other else error.reason, error.message)
+
+    def take_fetched_bytes(self) -> int:
+        """How many bytes were fetched since this was last asked."""
+        with self._counting:
+            fetched, self._fetched_bytes = self._fetched_bytes, 0
+        return fetched
 
     def overdue(self, limit_s: float) -> str | None:
         """A URI that has been decoding for longer than `limit_s`, if there is one."""

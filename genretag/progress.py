@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from genretag import logs
 from genretag.ray_session import actor_here
 
 TERMINAL_EVERY_S = 0.5
@@ -67,7 +68,7 @@ def watch(board: Any, describe: Callable[[dict[str, Any]], str], *, quiet: bool 
         yield
         return
     stopped = threading.Event()
-    show = _show_on_terminal if sys.stderr.isatty() else _show_in_log
+    show = _show_on_terminal if sys.stderr.isatty() and not logs.is_json() else _show_in_log
     watcher = threading.Thread(target=show, args=(board, describe, stopped), daemon=True)
     watcher.start()
     try:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from genretag import noise
-from genretag.errors import UsageError
+from genretag.errors import UsageError, one_line
+from genretag.ray_token import show_a_token_where_there_is_one
 from genretag.session import Session
+from genretag.stopping import keeping_sigterm
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 CONNECT_TIMEOUT_S = 10
@@ -47,12 +49,14 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     """
     if not session.verbose:
         noise.quieten()
+    address = session.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        show_a_token_where_there_is_one()
     import ray
 
     if ray.is_initialized():
         yield _declared()
         return
-    address = session.address or os.environ.get("RAY_ADDRESS")
     _connect(address, session.verbose)
     _configure_data(session.verbose)
     try:
@@ -87,10 +91,19 @@ def _connect(address: str | None, verbose: bool) -> None:
             "include_dashboard": False,
         }
     try:
-        with noise.stderr_muted(not verbose):
+        with noise.stderr_muted(not verbose), keeping_sigterm():
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise _no_answer(address) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise UsageError(
+            f"the Ray cluster at {address} does not accept our token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
+            "one that it was started with"
+        ) from error
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
 
 
 def _require_answer(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/evaluate.py BUNDLE [options]`: the evaluate command, as it is."""
+"""Entry point for `ray job submit -- python jobs/evaluate.py --config nightly.toml`: the evaluate command, as it is."""
 
 import sys
 

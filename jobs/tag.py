@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/tag.py IMAGES OUTPUT [options]`: the tag command, as it is."""
+"""Entry point for `ray job submit -- python jobs/tag.py --config nightly.toml`: the tag command, as it is."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/train.py [options]`: the train command, as it is."""
+"""Entry point for `ray job submit -- python jobs/train.py --config nightly.toml`: the train command, as it is."""
 
 import sys
 

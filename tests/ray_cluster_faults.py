@@ -17,8 +17,8 @@ import ray  # noqa: F401 - brings psutil along
 
 # isort: split
 import psutil
+from network_namespaces import LOOPBACK, Host, Loopback, Network
 
-LOOPBACK = "127.0.0.1"
 STORE_BYTES = 150 << 20  # of one node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
@@ -33,10 +33,12 @@ QUICK_TO_NOTICE = {  # how a head learns that a node is gone: after 2 s here, no
 class Node:
     """One `ray start --block` and all that it started."""
 
-    def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str], host: Host) -> None:
+        self.host = host
         self.spilled = Path(tempfile.mkdtemp(prefix="spilled-", dir=folder))
         self._log = self.spilled.with_suffix(".log")
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+        command = [*host.prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
+        command += ["--node-ip-address", host.address]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--object-spilling-directory", str(self.spilled), "--include-log-monitor", "false"],
@@ -68,26 +70,40 @@ class Node:
 
 
 class RayCluster:
-    """A head without CPUs, and worker nodes that come and go."""
+    """A head without CPUs, and worker nodes that come and go, each on a host of the network."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        port, client_port = _free_ports(2)
-        self.address = f"{LOOPBACK}:{port}"
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], net: Network | Loopback | None = None, *, jobs: bool = False
+    ) -> None:
+        self._net = net or Loopback()
+        host = self._net.host()
+        port, client_port, dashboard_port = _free_ports(3)
+        self.address = f"{host.address}:{port}"
+        self.job_server = f"http://{host.address}:{dashboard_port}"
+        """Where it takes jobs, with `jobs`."""
         self.environment = {"RAY_ADDRESS": self.address, **_token()}
         """What a driver needs to get in."""
-        self._folder = folder
-        self._environment = {**environment, **self.environment}
-        head = ["--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false"]
-        self.head = self._start([*head, "--node-ip-address", LOOPBACK, "--num-cpus=0", f"--temp-dir={folder}"])
+        self.folder = folder
+        self.node_environment = {**environment, **self.environment}
+        head = ["--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=0"]
+        head += [f"--include-dashboard={str(jobs).lower()}", f"--temp-dir={folder}"]
+        head += ["--dashboard-host", host.address, f"--dashboard-port={dashboard_port}"] if jobs else []
+        self.head = self._start(head, host)
         self.workers: list[Node] = []
 
-    def _start(self, arguments: list[str], store_bytes: int = STORE_BYTES) -> Node:
-        return Node([*arguments, f"--object-store-memory={store_bytes}"], self._folder, self._environment)
+    def _start(self, arguments: list[str], host: Host, store_bytes: int = STORE_BYTES) -> Node:
+        return Node([*arguments, f"--object-store-memory={store_bytes}"], self.folder, self.node_environment, host)
 
-    def add_worker(self, cpus: int = 4, store_bytes: int = STORE_BYTES) -> Node:
-        """Starts a worker node and returns it once it belongs to the cluster."""
-        arguments = [f"--address={self.address}", "--node-ip-address", LOOPBACK, f"--num-cpus={cpus}"]
-        node = self._start(arguments, store_bytes)
+    def add_worker(
+        self, cpus: int = 4, store_bytes: int = STORE_BYTES, gpus: int = 0, hide: Path | None = None
+    ) -> Node:
+        """Starts a worker node and returns it once it belongs to the cluster.
+
+        Its GPUs are declared, not there. A folder to `hide` is empty for it, where its host is one of its own.
+        """
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+        host = self._net.host()
+        node = self._start(arguments, host.hiding(hide) if hide else host, store_bytes)
         self.workers.append(node)
         return node
 
@@ -115,13 +131,20 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(workers: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
+def ray_cluster(
+    workers: int = 2,
+    environment: Mapping[str, str] | None = None,
+    net: Network | Loopback | None = None,
+    *,
+    jobs: bool = False,
+    cpus: int = 4,
+) -> Iterator[RayCluster]:
     """Runs a cluster of a head and worker nodes in a folder of its own, apart from any other Ray on this machine."""
     folder = Path(tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp"))  # short: the paths of sockets are limited
-    cluster = RayCluster(folder, environment or {})
+    cluster = RayCluster(folder, environment or {}, net, jobs=jobs)
     try:
         for _ in range(workers):
-            cluster.add_worker()
+            cluster.add_worker(cpus)
         yield cluster
     finally:
         cluster.stop()

@@ -7,8 +7,11 @@ import sys
 import pytest
 import ray
 from conftest import REPOSITORY
+from outputs import rows
+from ray_cluster_faults import until
 
-from genretag.storage import join
+from genretag.storage import Storage, join
+from genretag.tagging.lock import output_lock
 
 
 def run_job(name, *arguments, **environment):
@@ -25,6 +28,55 @@ def test_the_tag_job_runs_on_the_cluster_that_is_there(ray_cluster, few_posters,
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("12 posters scored, 0 failed")
     assert len(ray.nodes()) == nodes, "no Ray of its own was started"
+
+
+def test_sigterm_keeps_finished_parts_and_gives_the_lock_back(ray_cluster, poster_folder, tmp_path, small_bundle):
+    """As `ray job stop` and the reclaim of a spot machine do it; the next run goes on."""
+    posters = sorted(poster_folder.rglob("*.*"))
+    images, output = tmp_path / "images", tmp_path / "genres"
+    images.mkdir()
+    for number in range(4_000):
+        os.link(posters[number % len(posters)], images / f"{number:04d}{posters[number % len(posters)].suffix}")
+    command = [sys.executable, str(REPOSITORY / "jobs" / "tag.py"), str(images), str(output), "--model", small_bundle]
+    command += ["--rows-per-file", "256"]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+    job = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    until(lambda: list(output.glob("predictions/*/*.parquet")) or job.poll() is not None)
+    assert (output / "_lock.json").exists()
+    job.terminate()
+    _, err = job.communicate(timeout=60)
+
+    assert job.returncode == 143, err
+    assert err.splitlines()[-1].startswith("genretag: stopped; what was finished is kept")
+    assert "Traceback" not in err
+    assert not (output / "_lock.json").exists()
+    kept = len(rows(output))
+    assert 0 < kept < 4_000
+
+    again = run_job("tag.py", images, output, "--model", small_bundle, RAY_ADDRESS=environment["RAY_ADDRESS"])
+
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"{4_000 - kept} posters scored, 0 failed, {kept} already scored")
+
+
+def test_the_settings_of_a_night_come_from_a_file(ray_cluster, few_posters, tmp_path, small_bundle):
+    nightly = tmp_path / "nightly.toml"
+    nightly.write_text(f'[tag]\nimages = "{few_posters}"\noutput = "{tmp_path}/out"\nmodel = "{small_bundle}"\n')
+    address = ray.get_runtime_context().gcs_address
+
+    done = run_job("tag.py", "--config", nightly, RAY_ADDRESS=address)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 posters scored, 0 failed")
+
+
+def test_a_held_output_ends_with_code_3(few_posters, tmp_path, small_bundle):
+    with output_lock(str(tmp_path / "out"), "another", Storage(), lambda _reason: None):
+        done = run_job("tag.py", few_posters, tmp_path / "out", "--model", small_bundle)
+
+    assert done.returncode == 3, done.stderr
+    assert "is held by run another" in done.stderr.splitlines()[-1]
 
 
 def test_a_cluster_that_does_not_answer_is_named(few_posters, tmp_path, small_bundle):

@@ -42,6 +42,18 @@ def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it():
     assert (plan.precision, plan.batch_size) == ("native", 64)
 
 
+def test_a_gpu_is_kept_from_nobody_by_cpus_that_others_hold():
+    """On a mixed cluster the actors that fetch may fill the CPUs of the node that has the GPU."""
+    plan = plan_actors(Cluster(16, 1, nodes=4), TagSettings())
+
+    assert (plan.predict_gpus, plan.predict_cpus_asked) == (1.0, 0.0)
+    assert [str(ask) for ask in plan.asks()] == [
+        "an actor that fetches and decodes with 0.5 CPU",
+        "an actor that predicts with 0 CPU and 1 GPU",
+        "a task that writes with 0.25 CPU",
+    ]
+
+
 def test_a_cpu_computes_in_int8_in_batches_that_its_caches_hold():
     plan = plan_actors(Cluster(16, 0), TagSettings())
 

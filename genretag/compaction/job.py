@@ -2,7 +2,6 @@
 
 import logging
 import re
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.switch import files_of_table
+from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
 from genretag.tagging.only_writer import only_writer
@@ -68,7 +68,7 @@ def compact(
     """
     output, storage, started = resolve(output), session.storage, datetime.now(UTC)
     before = date.fromisoformat(settings.before) if settings.before else started.date()
-    run_id = f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}-merged"
+    run_id = f"{new_run_id(started)}-merged"
     filesystem, _ = storage.filesystem(output)
     try:
         if settings.dry_run:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from genretag.errors import UsageError, one_line
+from genretag.redaction import has_credentials
 from genretag.storage.objects import StorageError
 from genretag.storage.s3_errors import ENDPOINT, REGION
 
@@ -100,7 +101,10 @@ def open_bucket(bucket: str, endpoint_url: str | None, patience: Patience, *, re
 
 def endpoint(endpoint_url: str | None) -> str | None:
     """The endpoint that was given, else that of the environment; none for AWS itself."""
-    return endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if url and has_credentials(url):
+        raise UsageError("the S3 endpoint carries a user name or password: leave them out, set AWS_ACCESS_KEY_ID")
+    return url
 
 
 def region() -> str:

@@ -1,7 +1,6 @@
 """One night, from the inventory to the published run record."""
 
 import logging
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
 from genretag.engines import require_engine, require_precision
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
@@ -22,6 +22,7 @@ from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
 from genretag.progress import open_board, peak_memory_bytes, watch
 from genretag.ray_session import ray_session
+from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
@@ -36,11 +37,13 @@ from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
 from genretag.tagging.stages import against_budget, failures_on
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
+from genretag.telemetry import WORKLIST
 
 A_PERSON_MUST_ACT = frozenset(
     {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
 )
 BOARD_TIMEOUT_S = 10
+LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,7 @@ def tag(
     """
     images, output = resolve(images), resolve(output)
     storage, started, clock = session.storage, datetime.now(UTC), _Clock()
+    run_id = new_run_id(started)
     if settings.engine:
         require_engine(settings.engine)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
@@ -69,7 +73,7 @@ def tag(
     with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
-        night = _name_the_night(bundle, settings, inventory, started)
+        night = _name_the_night(bundle, settings, inventory, started, run_id)
         require_table(table, output, predictions_schema(night), storage)
         with only_writer(output, night.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
@@ -82,7 +86,10 @@ def tag(
             plan = None
             if worklist.to_score:
                 with clock.phase("ray"), ray_session(session) as cluster:
+                    WORKLIST.record(worklist.to_score, run_id=run_id)
                     plan = plan_actors(cluster, settings, bundle)
+                    require_room(plan.asks(), session.wait_for_nodes_s)
+                    require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
                         parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
                 remove_late_parts(output, night.run_id, known, storage)
@@ -95,10 +102,12 @@ def tag(
     return record
 
 
-def _name_the_night(bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime) -> Night:
+def _name_the_night(
+    bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime, run_id: str
+) -> Night:
     profile = bundle.profile(settings.profile)
     night = Night(
-        run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        run_id=run_id,
         dt=date.fromisoformat(settings.date) if settings.date else started.date(),
         model_version=bundle.model_version,
         labels=bundle.labels,
@@ -217,12 +226,14 @@ def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> J
 
 def _describer(posters: int) -> Callable[[dict[str, Any]], str]:
     first: list[tuple[float, int]] = []  # when posters were first done, and how many: start-up is not part of the rate
+    began = time.monotonic()
 
     def describe(counts: dict[str, Any]) -> str:
         failed = counts.get("failed", 0)
         done, now = counts.get("scored", 0) + failed, time.monotonic()
         if not done:
-            return f"tagging {posters:,} posters: starting the actors"
+            hint = "; `ray status` says what they wait for" if now - began > LONG_START_S else ""
+            return f"tagging {posters:,} posters: starting the actors{hint}"
         first[:] = first or [(now, done)]
         progress = f"tagging: {done:,} of {posters:,} posters, {failed:,} failed"
         if done >= posters:

@@ -16,6 +16,7 @@ from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import require_held
 from genretag.tagging.schema import Night, failures_table, predictions_table
 from genretag.tagging.stages import failure_counts
+from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
 NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # of a part file, whatever the folders above it are called
@@ -49,14 +50,17 @@ class PartFiles(Datasink[Part]):
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> Part:
         """Writes one part; the number is the write task's, which Ray gives to a retry again."""
-        rows = pa.concat_tables(list(blocks))
+        with timed("write"):
+            return self._write(pa.concat_tables(list(blocks)), ctx.task_idx)
+
+    def _write(self, rows: pa.Table, number: int) -> Part:
         scored = rows.filter(pc.is_null(rows["reason"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
         files = []
         if len(scored):
-            files.append(self._put("predictions", ctx.task_idx, predictions_table(scored, self._night)))
+            files.append(self._put("predictions", number, predictions_table(scored, self._night)))
         if len(failed):
-            files.append(self._put("failures", ctx.task_idx, failures_table(failed, self._night)))
+            files.append(self._put("failures", number, failures_table(failed, self._night)))
         return Part(len(scored), len(failed), failure_counts(failed), tuple(files))
 
     def on_write_complete(self, write_result: Any) -> None:

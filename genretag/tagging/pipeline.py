@@ -46,7 +46,7 @@ def scored_dataset(
     fetchers = _actors(plan.fetch_actors, len(blocks), CALLS_AT_ONCE)
     predictors = _actors(plan.predict_actors, len(blocks))
     decoded = _stage(posters, FetchDecode, fetch, fetchers, plan.cpus_asked)
-    return _stage(decoded, Predict, predict, predictors, plan.cpus_asked, plan.predict_gpus)
+    return _stage(decoded, Predict, predict, predictors, plan.predict_cpus_asked, plan.predict_gpus)
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

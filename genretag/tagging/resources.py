@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from genretag.bundle import Bundle
+from genretag.cluster_checks import Ask
 from genretag.engines import INT8, engine_for, precision_for
 from genretag.ray_session import Cluster
 from genretag.tagging.settings import TagSettings
@@ -19,8 +20,8 @@ ACTOR_BYTES = 2**30  # of usual posters; the README states what hostile ones may
 class ActorPlan:
     """Actor counts, and what one actor asks Ray for.
 
-    All ask for the same share of a CPU. If some asked for more, those could find the CPUs that are left scattered over
-    nodes, enough in all and on none, and the night would wait for them for ever.
+    All that have no GPU ask for the same share of a CPU. If some asked for more, those could find the CPUs that are
+    left scattered over nodes, enough in all and on none, and the night would wait for them for ever.
     """
 
     engine: str
@@ -31,6 +32,17 @@ class ActorPlan:
     predict_gpus: float
     engine_threads: int
     cpus_asked: float
+
+    @property
+    def predict_cpus_asked(self) -> float:
+        """None beside a GPU: CPUs that others hold must not keep a GPU idle."""
+        return 0.0 if self.predict_gpus else self.cpus_asked
+
+    def asks(self) -> list[Ask]:
+        """One actor of each stage, and a write: with these the job goes on, however slowly."""
+        predict = Ask("an actor that predicts", self.predict_cpus_asked, self.predict_gpus)
+        fetch = [Ask("an actor that fetches and decodes", self.cpus_asked)] if self.fetch_actors else []
+        return [*fetch, predict, Ask("a task that writes", WRITE_CPU)]
 
 
 def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> ActorPlan:

@@ -25,10 +25,20 @@ from genretag.storage import Storage
 from genretag.tagging.inventory import CARRIED
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.shards import posters_of, steps
+from genretag.telemetry import (
+    ENGINE_INFO,
+    FETCHED_BYTES,
+    QUEUE_WAIT_SECONDS,
+    InFlight,
+    record_fill,
+    record_posters,
+    timed,
+)
 
 SPARE_NO_POSTER = frozenset({"credentials_refused"})  # reasons of the store that all others will meet too
 SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})
 LOOK_EVERY_S = 0.5
+DECODED_AT = "decoded_at"  # when rows began to wait for an engine, in seconds since 1970
 PREDICT_ATTEMPTS = 5  # nodes are taken away, but not five times from the same posters
 
 
@@ -73,12 +83,15 @@ class FetchDecode:
         self._image_type = pa.binary(rule.height * rule.width * 3)
         self._fatal = SPARE_NO_POSTER | (SPARE_NONE_OF_A_BUCKET if options.one_bucket else frozenset())
         self._board, self._ledger = board, ledger
+        self._in_flight = InFlight()
         watchdog = threading.Thread(target=self._end_when_hung, args=(options.decode_timeout_s,), daemon=True)
         watchdog.start()
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         for posters in steps(posters_of(block, self._storage)):
-            results = self._read(posters["uri"].to_pylist())
+            with self._in_flight.holding(len(posters)), timed("fetch_decode"):
+                results = self._read(posters["uri"].to_pylist())
+            FETCHED_BYTES.record(self._reader.take_fetched_bytes())
             self._stop_where_nothing_can_work(results)
             self._board.peak.remote(fetch_bytes=peak_memory_bytes())
             yield self._table(posters, results)
@@ -135,6 +148,7 @@ class FetchDecode:
                 "image": _image_column(read, self._image_type),
                 "width": pa.array([p and p.image.width for p in read], pa.int32()),
                 "height": pa.array([p and p.image.height for p in read], pa.int32()),
+                DECODED_AT: pa.repeat(pa.scalar(time.time()), len(posters)),
                 **{
                     name: pa.array([f and getattr(f, name) for f in failures], pa.string())
                     for name in ("stage", "reason", "message")
@@ -164,19 +178,29 @@ class Predict:
         self._labels = len(loaded.labels)
         self._board, self._ledger = board, ledger
         self._allowed_failures = allowed_failures
+        self._batch_size = plan.batch_size
+        ENGINE_INFO.record(
+            1,
+            engine=plan.engine,
+            precision=plan.precision,
+            batch_size=str(plan.batch_size),
+            model_version=loaded.model_version,
+        )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        QUEUE_WAIT_SECONDS.record(max(0.0, time.time() - rows[DECODED_AT][0].as_py()))
         step = f"predict {rows['uri'][0]}"
         self._stop_where_the_engine_dies(step)
         column = rows["image"].combine_chunks()
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
-        probabilities[decoded] = self._engine.predict(self._images(column, decoded))
+        with timed("predict"):
+            probabilities[decoded] = self._engine.predict(self._images(column, decoded))
         self._report(int(decoded.sum()), failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
         self._ledger.end.remote(step)
         at = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(rows))
-        return rows.drop_columns(["image"]).append_column("probabilities", lists).append_column("at", at)
+        return rows.drop_columns(["image", DECODED_AT]).append_column("probabilities", lists).append_column("at", at)
 
     def _images(self, column: pa.Array, decoded: np.ndarray) -> np.ndarray:
         pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8)
@@ -199,6 +223,8 @@ class Predict:
         """Tells the board, and ends the job where too many posters failed."""
         import ray
 
+        record_posters(scored, failures)
+        record_fill(scored, self._batch_size)
         self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures)
         self._board.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from genretag.bundle import Bundle
+from genretag.cluster_checks import require_room
 from genretag.progress import open_board
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
@@ -33,6 +34,7 @@ def score_posters(
     """Returns which posters could be scored, bool (N,), and the probabilities, float32 (N, L), of others NaN."""
     settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings, bundle)
+    require_room(plan.asks())
     blocks = list(steps(inventory_of(posters.uris)))
     dataset = scored_dataset(blocks, bundle, plan, settings, storage, open_board(), allowed_failures=len(posters))
     scored: dict[str, Any] = {}

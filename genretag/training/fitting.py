@@ -1,12 +1,14 @@
 """Runs the data-parallel workers under Ray Train, from labelled posters to the weights of the best epoch."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from genretag.cluster_checks import Ask, require_room, require_seen
 from genretag.errors import JobError, UsageError, one_line
 from genretag.noise import stderr_muted
 from genretag.progress import open_board, watch
@@ -43,6 +45,7 @@ def fit(
     with stderr_muted(not session.verbose):  # TensorFlow is imported here for the first time
         import ray.train
         from ray.train.tensorflow import TensorflowTrainer
+    _require_a_fit_cluster(splits, settings, session, cluster, checkpoints)
     board = open_board()
     learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
     with watch(board, _describer(settings, splits), quiet=session.quiet):
@@ -97,16 +100,31 @@ def _decode(
     return decoded
 
 
+def _require_a_fit_cluster(
+    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, checkpoints: str
+) -> None:
+    """Raises `UsageError` where the workers could never start, or would lose their checkpoints."""
+    fewest, _ = settings.worker_range
+    workers = Ask("training workers", _cpus_of_a_worker(settings, cluster), float(settings.gpu), fewest)
+    require_room([Ask("a task that decodes", 1.0), workers], session.wait_for_nodes_s)
+    folders = {os.path.dirname(uri) for split in splits.values() for uri in split.uris[:1]}  # noqa: PTH120 - URIs
+    require_seen([*sorted(folders), checkpoints], "training (its posters, and --checkpoints)")
+
+
+def _cpus_of_a_worker(settings: TrainSettings, cluster: Cluster) -> float:
+    """What it asks Ray for: of a range of workers real CPUs, not logical ones, so that there is not room for more."""
+    import ray
+
+    (fewest, most), cpus = settings.worker_range, float(settings.cpus_per_worker)
+    declared = ray.cluster_resources().get("CPU", 0.0)
+    return cpus * max(1.0, declared / cluster.cpus) if fewest < most else cpus
+
+
 def _scaling_config(settings: TrainSettings, cluster: Cluster) -> Any:
     """As many workers as the settings say; of a range, as many as there is room for (real CPUs, not logical ones)."""
     import ray.train
 
-    (fewest, most), cpus = settings.worker_range, float(settings.cpus_per_worker)
-    declared = ray.cluster_resources().get("CPU", 0.0)
-    if fewest < most:
-        cpus *= max(1.0, declared / cluster.cpus)
-    if fewest * cpus > declared or (settings.gpu and fewest > cluster.gpus):
-        logger.warning("training waits until the cluster has room for %d workers", fewest)
+    (fewest, most), cpus = settings.worker_range, _cpus_of_a_worker(settings, cluster)
     workers: Any = most if fewest == most else (fewest, most)  # a range makes the run elastic
     return ray.train.ScalingConfig(
         num_workers=workers,

@@ -1,0 +1,1 @@
+"""Sends a command to a Ray cluster as a job: `genretag submit`."""

@@ -1,0 +1,87 @@
+"""Log lines: for people, or as JSON with the run id in every one, and without secrets in either."""
+
+import json
+import logging
+import os
+
+import pytest
+import ray
+
+from genretag.logs import JsonFormatter, TextFormatter
+from genretag.redaction import redact
+from genretag.run_id import current_run_id, new_run_id
+
+SECRET = "wJalrXUtnFEMI/K7MDENG"
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return SECRET
+
+
+def logged(formatter, message, *values):
+    return formatter.format(logging.LogRecord("genretag.test", logging.INFO, "file", 1, message, values, None))
+
+
+def test_a_json_line_says_when_how_bad_who_which_run_and_what():
+    run_id = new_run_id()
+
+    line = json.loads(logged(JsonFormatter(), "%d posters\nlisted", 3))
+
+    assert list(line) == ["time", "level", "logger", "run_id", "message"]
+    assert (line["level"], line["logger"], line["run_id"]) == ("INFO", "genretag.test", run_id)
+    assert line["message"] == "3 posters\nlisted"
+    assert current_run_id() == run_id
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_no_line_tells_a_secret(secret, formatter):
+    said = logged(formatter, "signed with %s", secret) + logged(formatter, "at http://me:hunter2@store:9000/x")
+
+    assert secret not in said
+    assert "hunter2" not in said
+    assert "signed with ***" in said
+    assert "http://***@store:9000/x" in said
+
+
+def test_what_is_taken_out_and_what_stays(secret):
+    assert redact(f"key {secret}") == "key ***"
+    assert redact("GET https://s3/b/k?X-Amz-Signature=0f3a&x=1") == "GET https://s3/b/k?X-Amz-Signature=***&x=1"
+    assert redact("Authorization: Bearer abcdefgh1234") == "Authorization: Bearer ***"
+    assert redact("s3://films/posters/me@home.jpg of user@host") == "s3://films/posters/me@home.jpg of user@host"
+
+
+def test_where_secrets_lie_is_no_secret(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef")
+
+    assert redact("no token in /run/secrets/token, 0123456789abcdef") == "no token in /run/secrets/token, ***"
+
+
+def test_an_endpoint_with_a_password_is_refused_and_not_repeated(process, secret, bucket):
+    for flags, variable in ((("--endpoint-url", "http://me:hunter2@127.0.0.1:1"), {}), ((), "http://me:hunter2@x:1")):
+        environment = {"AWS_ENDPOINT_URL": variable} if variable else {}
+        done = process("tag", bucket, bucket + "/out", *flags, env={**os.environ, **environment})
+
+        assert done.returncode == 2
+        assert "carries a user name or password" in done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr
+
+
+def test_every_line_of_a_run_is_json_with_its_run_id(process, ray_cluster, few_posters, tmp_path, small_bundle):
+    address = ray.get_runtime_context().gcs_address
+    tag = ("tag", few_posters, tmp_path / "out", "--model", small_bundle, "--address", address, "--log-format", "json")
+
+    done = process(*tag)
+    again = process(*tag, "--carry", "title")  # which a folder does not have
+
+    assert (done.returncode, again.returncode) == (0, 2), done.stderr + again.stderr
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines
+    assert {line["run_id"] for line in lines} == {run.name}
+    last = json.loads(again.stderr.splitlines()[-1])
+    assert (last["level"], last["exit_code"]) == ("ERROR", 2)
+    assert last["run_id"] not in (None, run.name)
