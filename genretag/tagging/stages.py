@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from genretag.engines import open_engine
 from genretag.errors import Failure
-from genretag.fetching import OTHER_FILE, Poster, PosterReader
+from genretag.fetching import OTHER_FILE, Busy, Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
@@ -81,6 +81,7 @@ class FetchDecode:
             results = self._read(posters["uri"].to_pylist())
             self._stop_where_nothing_can_work(results)
             self._board.peak.remote(fetch_bytes=peak_memory_bytes())
+            self._board.add.remote(**self._reader.busy.taken())
             yield self._table(posters, results)
 
     def _read(self, uris: list[str]) -> list[Poster | Failure]:
@@ -164,6 +165,7 @@ class Predict:
         self._labels = len(loaded.labels)
         self._board, self._ledger = board, ledger
         self._allowed_failures = allowed_failures
+        self._busy = Busy()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         step = f"predict {rows['uri'][0]}"
@@ -171,7 +173,8 @@ class Predict:
         column = rows["image"].combine_chunks()
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
-        probabilities[decoded] = self._engine.predict(self._images(column, decoded))
+        with self._busy.counted("predict"):
+            probabilities[decoded] = self._engine.predict(self._images(column, decoded))
         self._report(int(decoded.sum()), failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
         self._ledger.end.remote(step)
@@ -199,7 +202,7 @@ class Predict:
         """Tells the board, and ends the job where too many posters failed."""
         import ray
 
-        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures)
+        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures, **self._busy.taken())
         self._board.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:
             counts, _ = ray.get(self._board.read.remote(0))
