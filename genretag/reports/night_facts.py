@@ -105,7 +105,7 @@ def sheets(record: RunRecord, storage: Storage) -> Sheets | None:
     database.register("part", rows)
 
     def first(order: str) -> list[Tagged]:
-        found = database.execute(f"select * from part order by {order} limit {ON_A_SHEET}")  # noqa: S608 - our own names
+        found = database.sql(f"select * from part order by {order} limit {ON_A_SHEET}")  # noqa: S608 - our own names
         return shown(found.to_arrow_table().to_pylist(), model)
 
     seed = record.run_id.replace("'", "")
@@ -142,9 +142,8 @@ def _rows(record: RunRecord, kind: str, storage: Storage) -> list[pa.Table]:
     files = sorted(own or night, key=lambda info: info.uri)
     chosen = random.Random(record.run_id).sample(files, min(FILES, len(files)))  # noqa: S311 - a sample, no secret
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
-        return [
-            table for table in threads.map(lambda info: _of_run(info, record.run_id, storage), chosen) if len(table)
-        ]
+        tables = threads.map(lambda info: _of_run(info, record.run_id, storage), chosen)
+        return [table for table in tables if len(table)]
 
 
 def _of_run(info: ObjectInfo, run_id: str, storage: Storage) -> pa.Table:
@@ -192,9 +191,7 @@ def what_bounded(record: RunRecord, shares: dict[str, tuple[float, float]], spen
     total, by_name = record.seconds.get("total", 0.0), dict(spent)
     if by_name["scoring"] < 0.5 * total:
         most = max((name for name in by_name if name != "scoring"), key=lambda name: by_name[name])
-        return (
-            f"More time went to what is around the scoring than to it, most to {most}: a night this small is start-up."
-        )
+        return f"The scoring took less than half of the time; of the other half {most} took the most."
     if not shares:
         return "Most of the time went to scoring."
     stage, (_, share) = max(shares.items(), key=lambda item: item[1][1])

@@ -74,7 +74,7 @@ def _pick(files: list[ObjectInfo], model: Model, condition: str, limit: int, sto
     if not matching:
         raise UsageError("no poster matches: leave out --genre or --where, or name another --day")
     _thin(database, limit)
-    found = database.execute("select * from picked order by uri").to_arrow_table().to_pylist()
+    found = database.sql("select * from picked order by uri").to_arrow_table().to_pylist()
     return Picked(model, shown(found, model), matching)
 
 

@@ -37,9 +37,10 @@ def count_predictions(table: pa.Table, labels: Sequence[str]) -> Counts:
 
 def sum_counts(counts: Sequence[Counts], labels: int) -> Counts:
     """The counts of all of them together."""
-    posters = np.sum([c.posters for c in counts], axis=0, dtype=np.int64) if counts else np.zeros(labels, np.int64)
-    empty = np.zeros((labels, BINS), np.int64)
-    histograms = np.sum([c.histograms for c in counts], axis=0, dtype=np.int64) if counts else empty
+    posters, histograms = np.zeros(labels, np.int64), np.zeros((labels, BINS), np.int64)
+    for one in counts:
+        posters += np.array(one.posters)
+        histograms += np.array(one.histograms)
     return Counts(
         tuple(posters.tolist()), sum(c.without_label for c in counts), tuple(tuple(row) for row in histograms.tolist())
     )
