@@ -136,6 +136,20 @@ def process():
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; tests of the pages are skipped where there is none (`make test` installs it on Debian)."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium here to look at the pages with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
 def real_posters():
     """The folder of real labelled posters; tests that need it are skipped where it is absent."""
     if not (REAL_POSTERS / "train.csv").exists():
