@@ -76,9 +76,7 @@ def exported():
         random.uniform(0.5, 2.0, weight.shape).astype(np.float32) if "moving" in weight.path else np.asarray(weight)
         for weight in built.weights
     ]
-    bundle = Bundle(
-        LABELS, {}, SMALL.rule, "tutorial", bundle_files(weights, SMALL, slope=np.full(len(LABELS), 1 / 1.5))
-    )
+    bundle = Bundle(LABELS, {}, SMALL.rule, "tutorial", bundle_files(weights, SMALL, slope=np.full(len(LABELS), 1 / 1.5)))
     return bundle, random.integers(0, 256, (6, SMALL.height, SMALL.width, 3), dtype=np.uint8)
 
 
