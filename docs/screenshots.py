@@ -3,8 +3,8 @@
     .venv/bin/python docs/screenshots.py [FOLDER]
 
 Draws posters, trains a small model on them, tags two nights, and takes pictures of the pages in headless Chromium, in
-the light and on a phone in the dark. FOLDER keeps the pages and what they were made of; a temporary one does when not given.
-Takes about five minutes on two CPUs.
+the light and on a phone in the dark. FOLDER keeps the pages and what they were made of; without it nothing is kept. Takes
+about five minutes on two CPUs.
 """
 
 import io
@@ -21,7 +21,7 @@ from genretag.demo.posters import draw_posters, labels_csv
 
 HERE = Path(__file__).parent
 POSTERS, FIRST_NIGHT, BROKEN = 2_400, 1_900, 0.02
-TRAINING = "--workers 1 --cpus-per-worker 2 --height 144 --width 96 --epochs 3 --head-epochs 2".split()
+TRAINING = {"workers": 1, "cpus-per-worker": 2, "height": 144, "width": 96, "epochs": 3, "head-epochs": 2}
 SIZE, PHONE = (1180, 860), (390, 860)  # of a window, in CSS pixels
 QUALITY = 82
 
@@ -49,7 +49,8 @@ def make_pages(folder: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(poster.data)
     (folder / "labels.csv").write_text(labels_csv(p for p in posters if not p.broken))
-    genretag("train", "--labels", "labels.csv", "--images", "posters", "--output", "model", *TRAINING, cwd=folder)
+    settings = [word for name, value in TRAINING.items() for word in (f"--{name}", str(value))]
+    genretag("train", "--labels", "labels.csv", "--images", "posters", "--output", "model", *settings, cwd=folder)
     for night, day in (("first", "2026-11-23"), ("second", "2026-11-24")):
         genretag("tag", f"posters/{night}", "genres", "--model", "model", "--date", day, cwd=folder)
     newest = max((folder / "genres" / "runs").glob("*/run.html"))
