@@ -3,8 +3,8 @@
     .venv/bin/python docs/screenshots.py [FOLDER]
 
 Draws posters, trains a small model on them, tags two nights, and takes pictures of the pages in headless Chromium, in
-the light and on a phone in the dark. FOLDER keeps the pages and what they were made of; without it nothing is kept. Takes
-about five minutes on two CPUs.
+the light and on a phone in the dark. FOLDER keeps the pages and what they were made of; without it nothing is
+kept. Takes about five minutes on two CPUs.
 """
 
 import io

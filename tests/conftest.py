@@ -90,10 +90,10 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
 
 @pytest.fixture
 def run(ray_cluster, small_bundle):
-    """Tags in the shared Ray with the small model; keyword arguments are settings."""
+    """Tags in the shared Ray with the small model; keyword arguments are settings. Draws no page unless asked to."""
 
     def run(images, output, model=small_bundle, **settings):
-        return tag(str(images), str(output), TagSettings(**settings), Session(quiet=True), model)
+        return tag(str(images), str(output), TagSettings(**{"report": False} | settings), Session(quiet=True), model)
 
     return run
 

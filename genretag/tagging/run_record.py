@@ -6,16 +6,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genretag.errors import JobError
 from genretag.storage import Storage, join
 from genretag.tagging.counting import sum_counts
-from genretag.tagging.part_files import Part
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.worklist import Worklist
+
+if TYPE_CHECKING:
+    from genretag.tagging.part_files import Part  # which needs Ray, and a record is also read where no Ray is
 
 VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
 
@@ -58,7 +60,7 @@ def make_record(
     night: Night,
     places: tuple[str, str],
     worklist: Worklist,
-    parts: list[Part],
+    parts: list["Part"],
     settings: TagSettings,
     plan: ActorPlan | None,
     started: datetime,
