@@ -121,13 +121,13 @@ def test_a_page_in_a_bucket_holds_its_posters_and_their_disagreement(paths, buck
     assert all(thumbnail.startswith("UklG") for thumbnail in thumbnails), "WebP, in base64"
 
 
-def test_a_picture_that_changed_since_or_is_gone_is_not_shown(few_posters, tmp_path, command):
+def test_a_picture_that_changed_since_or_is_gone_is_not_shown(few_posters, tmp_path, command, caplog):
     paths = sorted(few_posters.iterdir())[:3]
     write_tagged(tmp_path / "out", random_probabilities(paths))
     paths[0].unlink()
     paths[1].write_bytes(paths[2].read_bytes() + b"!")
 
-    code, out, err = command("gallery", tmp_path / "out", "--html", tmp_path / "page.html")
+    code, out, _ = command("gallery", tmp_path / "out", "--html", tmp_path / "page.html")
 
     assert (code, out) == (0, f"3 posters: {tmp_path}/page.html\n")
-    assert "2 of 3 posters cannot be shown: gone, or changed since" in err
+    assert "2 of 3 posters cannot be shown: gone, or changed since" in caplog.text
