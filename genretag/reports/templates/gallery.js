@@ -134,12 +134,14 @@
     for (const [place, item] of cards)
       if ((place < first || place >= last) && !(place === active && item.contains(document.activeElement))) give(place, item);
     for (let place = first; place < last; place++) if (!cards.has(place)) card(place);
+    if (!cards.has(active) && cards.has(first)) cards.get(first).button.tabIndex = 0;  // or Tab would find no card
   }
   function card(place) {
     const item = spare.pop() || emptyCard();
     cards.set(place, item);
     item.style.width = width + "px";
     item.style.transform = `translate(${(place % columns) * (width + GAP)}px, ${Math.floor(place / columns) * height}px)`;
+    item.style.order = place;  // on paper
     item.setAttribute("aria-setsize", view.length);
     item.setAttribute("aria-posinset", place + 1);
     fill(item, place);
