@@ -13,7 +13,7 @@ from genretag.modeling.metrics import calibration_gaps, cross_entropies
 from genretag.reports.charts import UNIT, UNIT_UP, Axis, polyline, thinned
 from genretag.reports.thumbnails import Picture
 
-CURVE_POINTS = 48
+CURVE_POINTS = 64
 BINS = 10  # of the reliability diagram
 MOST_TOGETHER = 24  # labels whose pairs are drawn
 CASES = 6  # posters that it does best on, and as many that it does worst on
@@ -83,7 +83,8 @@ def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str
         precision, recall, _ = precision_recall_curve(
             answers.said.truth[:, column], answers.said.probabilities[:, column]
         )
-        recall, precision = thinned(recall, precision, CURVE_POINTS)
+        some = recall > 0  # from the first poster that is found; scikit-learn's last point is none of the data
+        recall, precision = thinned(recall[some], precision[some], CURVE_POINTS)
         places = [(UNIT.place(x), UNIT_UP.place(y)) for x, y in zip(recall, precision, strict=True)]
         known = row.precision == row.precision and row.recall == row.recall
         chosen = (UNIT.place(row.recall), UNIT_UP.place(row.precision)) if known else None

@@ -80,7 +80,7 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.nda
     if len(x) <= most:
         return x, y
     wanted = np.linspace(x.min(), x.max(), most)
-    order = np.argsort(x, kind="stable")
+    order = np.lexsort((-y, x))  # of points above each other the highest
     at = order[np.unique(np.clip(np.searchsorted(x[order], wanted), 0, len(x) - 1))]
     return x[at], y[at]
 
