@@ -141,11 +141,11 @@
     cards.set(place, item);
     item.style.width = width + "px";
     item.style.transform = `translate(${(place % columns) * (width + GAP)}px, ${Math.floor(place / columns) * height}px)`;
-    item.style.order = place;  // on paper
     item.setAttribute("aria-setsize", view.length);
     item.setAttribute("aria-posinset", place + 1);
     fill(item, place);
-    $("grid").append(item);
+    const after = Math.min(...[...cards.keys()].filter((other) => other > place));  // read aloud and printed in order
+    $("grid").insertBefore(item, cards.get(after) ?? null);
     return item;
   }
   function emptyCard() {
