@@ -182,7 +182,7 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["tag", "compact", "train", "evaluate", "bench", "predict"])
+@pytest.mark.parametrize("name", ["tag", "compact", "train", "evaluate", "report", "gallery", "bench", "predict"])
 def test_help_shows_an_example(command, name):
     code, out, _ = command(name, "--help")
 
