@@ -17,7 +17,7 @@ POSTERS = 150
 
 @pytest.fixture(scope="module")
 def paths(poster_folder):
-    return sorted(poster_folder.rglob("*.*"), key=lambda path: path.stem)[:POSTERS]
+    return sorted(poster_folder.rglob("*.*"), key=str)[:POSTERS]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_keys_go_from_poster_to_poster_and_mark(page, paths):
     page.keyboard.press("ArrowRight")
     assert page.locator("#look-id").inner_text() == paths[1].stem
     page.keyboard.press("Escape")
-    assert page.locator("*:focus .id").inner_text() == paths[1].stem
+    page.locator("*:focus .id", has_text=paths[1].stem).wait_for()
     page.keyboard.press("/")
     assert page.locator("#find:focus").count() == 1
 

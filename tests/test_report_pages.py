@@ -44,7 +44,7 @@ def test_hostile_names_stay_text(browser, night_page, bypass_csp):
         without_markup(page)
         assert page.get_by_role("rowheader", name=HOSTILE_LABEL, exact=True).count() == 1
         assert page.get_by_text("The genres have drifted.").is_visible()
-        assert page.locator(".sheet img").count() == 3 * 12
+        assert page.locator(".sheet img").count() == 3 * 14
 
 
 def test_the_policy_holds_off_a_script_that_came_through_all_the_same(browser, night_page, tmp_path):

@@ -69,7 +69,7 @@ def gallery_page(
 ) -> bytes:
     """The page, in UTF-8. `truth` has the labels of some posters by id, where a CSV was given."""
     blocks = ["\n".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
-    about = [("day", settings.day), ("genre", settings.genre), ("where", settings.where), ("labels", settings.labels)]
+    about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
     return render(
         "gallery.html",
         styles=("page.css", "gallery.css"),

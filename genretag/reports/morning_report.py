@@ -75,12 +75,14 @@ def morning_report(
     sheets = night_facts.sheets(record, storage) if record.scored else None
     found = drift(_counts([record]), _counts(earlier), limit) if earlier else None
     shares, spent = night_facts.busy_shares(record), night_facts.phases(record)
+    genres = genre_rows(record, earlier)
     page = render(
         "morning_report.html",
         record=record,
         earlier=earlier,
         drift=found,
-        genres=genre_rows(record, earlier),
+        genres=genres,
+        unseen=[row.name for row in genres if not (row.posters or row.before or row.name == WITHOUT)],
         histograms=_histograms(record),
         failures=night_facts.failure_kinds(record, storage),
         spent=spent,

@@ -23,7 +23,7 @@ from genretag.tagging.run_record import RunRecord
 
 EARLIER_RUNS = 14  # that tonight is compared with
 FILES, ROWS_OF_A_FILE = 8, 50_000  # that are looked into
-ON_A_SHEET = 12  # posters
+ON_A_SHEET = 14  # posters
 EXAMPLES = 3  # failed posters of each reason
 READS_AT_ONCE = 8
 

@@ -26,8 +26,8 @@
   function thumbnail(poster) {
     const number = Math.floor(poster.number / facts.block);
     if (!blocks.has(number)) {
-      const block = $("t" + number);
-      if (!block) return document.readyState === "loading" ? null : "";
+      const block = $("t" + number), whole = document.readyState !== "loading";
+      if (!whole && !block?.nextElementSibling) return null;  // it is still being read
       blocks.set(number, block.textContent.split("\n"));
     }
     return blocks.get(number)[poster.number % facts.block];
@@ -36,9 +36,16 @@
   function show(image, blank, poster) {
     const data = thumbnail(poster);
     image.hidden = !data;
-    blank.hidden = data !== "";
+    blank.hidden = !!data;
+    blank.textContent = data === "" ? "not there any more" : "";
     if (data) { image.src = "data:image/webp;base64," + data; image.alt = "Poster " + poster.id; }
     else { image.removeAttribute("src"); image.alt = ""; }
+    return data !== null;
+  }
+  function showLate() {  // what was drawn before its thumbnails were read
+    let late = false;
+    for (const item of cards.values()) if (item.late) { item.late = !show(item.image, item.blank, view[item.place]); late ||= item.late; }
+    if (late) requestAnimationFrame(showLate);
   }
 
   // Marks: kept in this browser until they are saved.
@@ -155,10 +162,10 @@
     button.className = "card";
     item.image = button.appendChild(document.createElement("img"));
     item.image.width = 120; item.image.height = 180; item.image.decoding = "async";
-    item.blank = span(button, "blank", "not there any more");
+    item.blank = span(button, "blank");
     item.rows = [0, 1, 2].map(() => {
       const row = span(button, "said");
-      return { row, name: span(row, "name"), meter: meter(row) };
+      return { row, name: span(row, "name"), value: span(row, "value"), meter: meter(row) };
     });
     item.id_ = span(button, "id");
     item.flag = span(item, "flag");
@@ -172,14 +179,15 @@
     const poster = view[place], marked = marks.get(poster.uri);
     item.place = place;
     item.button.tabIndex = place === active ? 0 : -1;
-    show(item.image, item.blank, poster);
+    item.late = !show(item.image, item.blank, poster);
     const said = [...poster.p].slice(0, 3);
-    item.rows.forEach(({ row, name, meter }, at) => {
+    item.rows.forEach(({ row, name, value, meter }, at) => {
       row.hidden = at >= said.length;
       if (row.hidden) return;
       const [label, p] = said[at], given = poster.genres.includes(label);
       name.textContent = labels[label];
       name.className = given ? "name given" : "name";
+      value.textContent = p.toFixed(2);
       setMeter(meter, p, given);
     });
     item.id_.textContent = poster.id;
@@ -342,10 +350,10 @@
   }, { passive: true });
   addEventListener("resize", () => { height = 0; layOut(); });
   addEventListener("hashchange", () => { fromAddress(); filter(); });
-  addEventListener("DOMContentLoaded", redraw);  // by now all thumbnails are there
   addEventListener("beforeprint", () => { for (let at = 0; at < Math.min(PRINTED, view.length); at++) if (!cards.has(at)) card(at); });
   addEventListener("afterprint", layOut);
 
   fromAddress();
   filter();
+  showLate();
 })();
