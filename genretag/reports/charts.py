@@ -59,7 +59,7 @@ def curve(x: Sequence[float], y: Sequence[float], width: float, height: float, d
     across = Axis(known[0][0], known[-1][0], width)
     down = Axis(low - margin, high + margin, height, up=True)
     places = [(across.place(a), down.place(b)) for a, b in known]
-    return Curve(polyline(places), places[-1], f"{known[-1][1]:.{digits}f}", across.ticks(4), down.ticks(3))
+    return Curve(polyline(places), places[-1], f"{known[-1][1]:.{digits}f}", across.ticks(4), down.ticks(5))
 
 
 def polyline(places: Sequence[tuple[float, float]]) -> str:
