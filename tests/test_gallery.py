@@ -116,7 +116,7 @@ def test_a_page_in_a_bucket_holds_its_posters_and_their_disagreement(paths, buck
     wrong, right, unknown = (by_id[path.stem] for path in paths[:3])
     assert (wrong[2], wrong[4], right[4], unknown[4]) == ([0], [1], [1], None)
     assert wrong[5] > right[5]
-    thumbnails = re.search(r'<script type="text/plain" id="t0">(.*?)</script>', page, re.S)[1].split("\n")
+    thumbnails = re.search(r'<script type="text/plain" id="t0">(.*?)</script>', page, re.S)[1].split(",")
     assert len(thumbnails) == 3
     assert all(thumbnail.startswith("UklG") for thumbnail in thumbnails), "WebP, in base64"
 

@@ -68,7 +68,7 @@ def gallery_page(
     settings: GallerySettings,
 ) -> bytes:
     """The page, in UTF-8. `truth` has the labels of some posters by id, where a CSV was given."""
-    blocks = ["\n".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
+    blocks = [",".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
     about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
     return render(
         "gallery.html",

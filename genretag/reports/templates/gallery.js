@@ -28,7 +28,7 @@
     if (!blocks.has(number)) {
       const block = $("t" + number), whole = document.readyState !== "loading";
       if (!whole && !block?.nextElementSibling) return null;  // it is still being read
-      blocks.set(number, block.textContent.split("\n"));
+      blocks.set(number, block.textContent.split(","));
     }
     return blocks.get(number)[poster.number % facts.block];
   }
