@@ -3,15 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test lint format lock clean
+.PHONY: setup demo test browser lint format lock clean
 
 setup: .venv/.dev  ## what development needs
 
 demo: .venv/.demo  ## tag drawn posters in a bucket of an embedded object store
 	@$(BIN)/python -m genretag.demo
 
-test: .venv/.dev  ## every test
+test: .venv/.dev browser  ## every test
 	$(BIN)/python -m pytest
+
+browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && echo "installing Chromium for the tests of the pages" && \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
+	  echo "no Chromium here: the tests of the pages are skipped"
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check

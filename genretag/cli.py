@@ -18,6 +18,7 @@ from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.iceberg.settings import TableSettings
+from genretag.reports.gallery_settings import GallerySettings
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.stopping import Terminated, end_on_sigterm
@@ -179,15 +180,71 @@ def evaluate(
     against
         Another bundle to compare with, on the same posters.
     """
-    from genretag.evaluation.job import evaluate as run
+    from genretag.evaluation.job import evaluate_with_answers as run
     from genretag.evaluation.report import print_report, to_json
+    from genretag.reports.model_card import write_model_card
 
     settings, session = settings or EvaluateSettings(), session or Session()
     _start_logging(session)
-    found = run(bundle, labels, images, settings, session, against)
+    found, answers = run(bundle, labels, images, settings, session, against)
     print_report(found)
     if settings.json:
         settings.json.write_text(to_json(found))
+    if settings.html:
+        print(f"model card: {write_model_card(settings.html, found, answers, session.storage)}")  # noqa: T201
+
+
+@app.command
+def report(
+    output: str,
+    *,
+    run: str | None = None,
+    drift_limit: float = 0.1,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Draw the page of a night again: what happened, what failed, and whether its genres look like those before.
+
+    Example: genretag report s3://films/genres
+
+    Parameters
+    ----------
+    output
+        What `genretag tag` wrote.
+    run
+        Which run, by its id; the newest when not given.
+    drift_limit
+        The population stability index of the genres from which on the page warns.
+    """
+    from genretag.reports.morning_report import describe
+    from genretag.reports.morning_report import report as draw
+
+    session = session or Session()
+    _start_logging(session)
+    print(describe(draw(output, run, session.storage, drift_limit)))  # noqa: T201
+
+
+@app.command
+def gallery(
+    output: str,
+    *,
+    settings: Annotated[GallerySettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make a page to leaf through tagged posters, filter and sort them, and mark what is wrong.
+
+    Example: genretag gallery s3://films/genres --genre Western --html westerns.html
+
+    Parameters
+    ----------
+    output
+        What `genretag tag` wrote.
+    """
+    from genretag.reports.gallery import describe
+    from genretag.reports.gallery import gallery as draw
+
+    settings, session = settings or GallerySettings(), session or Session()
+    _start_logging(session)
+    print(describe(draw(output, settings, session)))  # noqa: T201
 
 
 @app.command

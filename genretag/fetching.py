@@ -47,6 +47,7 @@ class PosterReader:
         self._watch = Watch()
         self._fetched_bytes = 0
         self._counting = threading.Lock()
+        self.busy = Busy()
 
     def read_many(self, uris: Sequence[str]) -> list[Poster | Failure]:
         """Reads posters in parallel; the result has the order of `uris`."""
@@ -55,10 +56,11 @@ class PosterReader:
     def read(self, uri: str) -> Poster | Failure:
         """Reads one poster. What is wrong with it is the value, not an exception."""
         try:
-            fetched = self._storage.get(uri, self._limits.max_bytes)
+            with self.busy.counted("fetch"):
+                fetched = self._storage.get(uri, self._limits.max_bytes)
             with self._counting:
                 self._fetched_bytes += len(fetched.data)
-            with self._decoding, self._watch.decoding(uri, self._memory) as memory:
+            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
                 return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except StorageError as error:
             return Failure("fetch", error.reason, str(error))
@@ -80,6 +82,30 @@ class PosterReader:
 def _claims_to_be_something_else(uri: str) -> bool:
     """Whether the name has an ending, and not an image's; many buckets hold images under names without one."""
     return bool(posixpath.splitext(uri)[1]) and not IMAGE_NAME.search(uri)
+
+
+class Busy:
+    """Milliseconds that threads spent with each kind of work, all threads together."""
+
+    def __init__(self) -> None:
+        self._spent_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counted(self, work: str) -> Iterator[None]:
+        """Counts the block."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._spent_s[work] = self._spent_s.get(work, 0.0) + time.monotonic() - started
+
+    def taken(self) -> dict[str, int]:
+        """What was counted since the last time, as `fetch_ms` and the like."""
+        with self._lock:
+            spent, self._spent_s = self._spent_s, {}
+        return {f"{work}_ms": round(1000 * seconds) for work, seconds in spent.items()}
 
 
 class Watch:

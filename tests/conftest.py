@@ -90,10 +90,10 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
 
 @pytest.fixture
 def run(ray_cluster, small_bundle):
-    """Tags in the shared Ray with the small model; keyword arguments are settings."""
+    """Tags in the shared Ray with the small model; keyword arguments are settings. Draws no page unless asked to."""
 
     def run(images, output, model=small_bundle, **settings):
-        return tag(str(images), str(output), TagSettings(**settings), Session(quiet=True), model)
+        return tag(str(images), str(output), TagSettings(**{"report": False} | settings), Session(quiet=True), model)
 
     return run
 
@@ -133,6 +133,20 @@ def process():
         return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; tests of the pages are skipped where there is none (`make test` installs it on Debian)."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium here to look at the pages with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

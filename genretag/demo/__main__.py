@@ -11,10 +11,12 @@ from pathlib import Path
 
 from genretag.demo.posters import DrawnPoster, draw_posters
 from genretag.demo.s3_server import S3Server, running_s3_server
+from genretag.reports.night_facts import run_ids
 from genretag.storage import Storage
 
 POSTERS, BROKEN_SHARE, LARGE_SHARE = 300, 0.04, 0.04
 BUCKET = "genretag-demo"
+PAGES = Path("build/demo")  # what stays
 IMAGES, OUTPUT = f"s3://{BUCKET}/posters", f"s3://{BUCKET}/genres"
 
 FIRST_GENRES = f"""\
@@ -29,7 +31,7 @@ group by all order by posters desc"""  # noqa: S608 - a constant
 
 
 def main() -> None:
-    """Starts the store, fills it, tags it twice, queries it, and leaves nothing running."""
+    """Starts the store, fills it, tags it twice, queries it, and leaves two pages and nothing running."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="genretag-demo-") as folder, running_s3_server(Path(folder)) as server:
         os.environ.update(server.environment())
@@ -42,6 +44,8 @@ def main() -> None:
         _query(FIRST_GENRES)
         print("  (The model has learnt from real posters; most of these drawings are documentaries to it.)")  # noqa: T201
         _query(FAILURES)
+        _say("pages to look at, in any browser:")
+        _keep_pages()
     _say(f"done in {time.monotonic() - started:.0f} s, nothing is left running. Now your own posters:")
     print("  .venv/bin/genretag tag FOLDER-OR-s3://PREFIX OUTPUT\n  .venv/bin/genretag predict POSTER...")  # noqa: T201
 
@@ -59,6 +63,18 @@ def _fill(server: S3Server) -> None:
     with ThreadPoolExecutor(8) as threads:
         kinds = Counter(threads.map(upload, drawn))
     print("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))  # noqa: T201
+
+
+def _keep_pages() -> None:
+    """Puts the first night's report and a gallery where they outlive the store."""
+    PAGES.mkdir(parents=True, exist_ok=True)
+    storage, first_night = Storage(), run_ids(OUTPUT, Storage())[0]
+    report = PAGES / "report.html"
+    report.write_bytes(bytes(storage.get(f"{OUTPUT}/runs/{first_night}/run.html").data))
+    gallery = PAGES / "gallery.html"
+    subprocess.run([sys.executable, "-m", "genretag.cli", "gallery", OUTPUT, "--html", gallery, "--quiet"], check=True)
+    print(f"  what happened that night:  {report.absolute()}")  # noqa: T201
+    print(f"  its posters and genres:    {gallery.absolute()}")  # noqa: T201
 
 
 def _query(sql: str) -> None:

@@ -71,9 +71,25 @@ class Evaluation:
     slices: dict[str, dict[str, Slice]]  # by column, by value
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the figures were computed from: the posters, and what the bundle says of them."""
+
+    bundle: Bundle
+    posters: LabelledPosters
+    said: Said
+
+
 def evaluate(
     bundle: str, labels: str, images: str, settings: EvaluateSettings, session: Session, against: str | None = None
 ) -> Evaluation:
+    """`evaluate_with_answers` for those who want the figures only."""
+    return evaluate_with_answers(bundle, labels, images, settings, session, against)[0]
+
+
+def evaluate_with_answers(
+    bundle: str, labels: str, images: str, settings: EvaluateSettings, session: Session, against: str | None = None
+) -> tuple[Evaluation, Answers]:
     """Scores labelled posters as tagging does, and measures a bundle, and `against` beside it, on them.
 
     Raises `UsageError` where a person must act, above all where a bundle was trained on the posters.
@@ -84,11 +100,12 @@ def evaluate(
     candidates = [_load(place, settings, storage) for place in (bundle, against) if place is not None]
     content = read_label_file(labels, storage)
     columns = {name: read_column(content, resolve(labels), name) for name in settings.slice}
-    found = find_posters(content, labels, images, storage, min_positives=0)
-    posters, others = choose_posters(found, candidates, settings, storage)
+    labelled = find_posters(content, labels, images, storage, min_positives=0)
+    posters, others = choose_posters(labelled, candidates, settings, storage)
     logger.info("%d posters to evaluate (%s), %d others", len(posters), settings.split, len(others))
     posters, said = _ask(posters, candidates, settings, session, storage)
-    return _measured(candidates, posters, said, columns, _null(candidates[0].bundle, posters, others), settings)
+    found = measured(candidates, posters, said, columns, _null(candidates[0].bundle, posters, others), settings)
+    return found, Answers(candidates[0].bundle, posters, said[0])
 
 
 def _load(place: str, settings: EvaluateSettings, storage: Storage) -> Candidate:
@@ -97,7 +114,7 @@ def _load(place: str, settings: EvaluateSettings, storage: Storage) -> Candidate
     return candidate
 
 
-def _measured(
+def measured(
     candidates: Sequence[Candidate],
     posters: LabelledPosters,
     said: Sequence[Said],
@@ -107,7 +124,7 @@ def _measured(
 ) -> Evaluation:
     """All figures. `columns` are those of the slices, cells by poster; `null` is what `_null` says."""
     labels, (prevalence, null_from) = posters.labelled.labels, null
-    measured = [measure(one, prevalence, settings.bootstrap, settings.seed) for one in said]
+    found = [measure(one, prevalence, settings.bootstrap, settings.seed) for one in said]
     profile = said[0].profiles[settings.profile]
     return Evaluation(
         bundle=candidates[0].location,
@@ -118,9 +135,9 @@ def _measured(
         profile=settings.profile,
         resamples=settings.bootstrap,
         null_from=null_from,
-        figures=measured[0].figures,
-        by_label=label_figures(labels, said[0], profile, measured[0].draws[LABEL_APS]),
-        against=_opponent(candidates, measured),
+        figures=found[0].figures,
+        by_label=label_figures(labels, said[0], profile, found[0].draws[LABEL_APS]),
+        against=_opponent(candidates, found),
         slices={
             name: _slices([column.get(id, "") for id in posters.labelled.ids], said, prevalence, settings)
             for name, column in columns.items()

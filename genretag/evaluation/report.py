@@ -56,7 +56,7 @@ def print_report(found: Evaluation) -> None:
         console.print(_differences_table(found, found.against))
     console.print(_labels_table(found))
     for column, values in found.slices.items():
-        table = _table(escape(column), "posters", *(_name(name) for name in _in_slices(found)))
+        table = _table(escape(column), "posters", *(figure_name(name) for name in _in_slices(found)))
         for value, part in values.items():
             row = (_with_interval(part.figures[name], _short) for name in _in_slices(found))
             table.add_row(escape(value), f"{part.posters:,}", *row)
@@ -67,7 +67,7 @@ def _figures_table(found: Evaluation) -> "Table":
     table = _table("", "null", "model")
     for name, figure in found.figures.items():
         sign = " (less is better)" if name in LOWER_IS_BETTER else ""
-        table.add_row(_name(name) + sign, _precise(figure.null), _with_interval(figure, _precise))
+        table.add_row(figure_name(name) + sign, _precise(figure.null), _with_interval(figure, _precise))
     return table
 
 
@@ -77,7 +77,7 @@ def _differences_table(found: Evaluation, other: Opponent) -> "Table":
     for name, difference in other.differences.items():
         better = "" if difference.better_in is None else f"{difference.better_in:.1%}"
         both = (_precise(figures[name].value) for figures in (other.figures, found.figures))
-        table.add_row(_name(name), *both, _signed(difference), better)
+        table.add_row(figure_name(name), *both, _signed(difference), better)
     return table
 
 
@@ -106,7 +106,7 @@ def _in_slices(found: Evaluation) -> list[str]:
     return [*IN_SLICES, f"micro_f1:{found.profile}"]
 
 
-def _name(figure: str) -> str:
+def figure_name(figure: str) -> str:
     """`micro_f1:balanced` -> `micro F1, balanced`."""
     name, _, profile = figure.partition(":")
     return f"{NAMES[name]}, {profile}" if profile else NAMES[name]

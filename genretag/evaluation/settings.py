@@ -27,6 +27,8 @@ class EvaluateSettings:
     """Evaluate on posters that the bundle was trained on as well. Its figures are then better than it is."""
     json: Path | None = None
     """A file for all figures."""
+    html: str | None = None
+    """A file or an s3:// object for the model card: a page with figures, curves, and the best and worst posters."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -22,6 +22,8 @@ from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
 from genretag.progress import open_board, peak_memory_bytes, watch
 from genretag.ray_session import ray_session
+from genretag.reports.morning_report import write_report
+from genretag.reports.writing import draw_if_possible
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
@@ -82,7 +84,7 @@ def tag(
                 known = list_parts(output, storage)
                 worklist = _worklist(inventory, output, night, settings, storage)
             parts: list[Part] = []
-            memory: dict[str, int] = {}
+            cost: dict[str, Any] = {}
             plan = None
             if worklist.to_score:
                 with clock.phase("ray"), ray_session(session) as cluster:
@@ -91,14 +93,16 @@ def tag(
                     require_room(plan.asks(), session.wait_for_nodes_s)
                     require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
-                        parts, memory = _score(worklist, images, output, night, bundle, plan, settings, session)
+                        parts, cost = _score(worklist, images, output, night, bundle, plan, settings, session)
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
             if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
                 raise _too_many_failures(record.failures, worklist.to_score, output)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
-            record = replace(record, table=table.table, snapshot_id=snapshot_id, peak_memory_bytes=memory)
+            record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
             publish(record, storage)
+    if settings.report:
+        draw_if_possible("the morning report", lambda: write_report(record, storage))
     return record
 
 
@@ -162,8 +166,8 @@ def _score(
     plan: ActorPlan,
     settings: TagSettings,
     session: Session,
-) -> tuple[list[Part], dict[str, int]]:
-    """Runs the worklist through the two actor stages into part files; returns those, and peak memory by process."""
+) -> tuple[list[Part], dict[str, Any]]:
+    """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
     allowed = settings.allowed_failures(posters)
     board = open_board()
@@ -179,7 +183,8 @@ def _score(
     remove_shards(output, storage)
     words = _last_words(board)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
-    return sink.parts, memory | {"driver": peak_memory_bytes()}
+    busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
+    return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
 
 
 def _explained(error: Exception, board: Any, allowed: int, posters: int, output: str) -> Exception:

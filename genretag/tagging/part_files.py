@@ -12,6 +12,7 @@ import pyarrow.parquet
 from ray.data import Datasink
 
 from genretag.storage import Storage, join
+from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import require_held
 from genretag.tagging.schema import Night, failures_table, predictions_table
@@ -32,6 +33,7 @@ class Part:
     failed: int
     reasons: dict[str, int]  # failures by "stage: reason"
     files: tuple[str, ...]
+    counts: Counts | None = None  # of the scored ones; none where there are none
 
 
 class PartFiles(Datasink[Part]):
@@ -56,12 +58,14 @@ class PartFiles(Datasink[Part]):
     def _write(self, rows: pa.Table, number: int) -> Part:
         scored = rows.filter(pc.is_null(rows["reason"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
-        files = []
+        files, counts = [], None
         if len(scored):
-            files.append(self._put("predictions", number, predictions_table(scored, self._night)))
+            predictions = predictions_table(scored, self._night)
+            counts = count_predictions(predictions, self._night.labels)
+            files.append(self._put("predictions", number, predictions))
         if len(failed):
             files.append(self._put("failures", number, failures_table(failed, self._night)))
-        return Part(len(scored), len(failed), failure_counts(failed), tuple(files))
+        return Part(len(scored), len(failed), failure_counts(failed), tuple(files), counts)
 
     def on_write_complete(self, write_result: Any) -> None:
         self.parts = list(write_result.write_returns)

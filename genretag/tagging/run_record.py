@@ -6,15 +6,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genretag.errors import JobError
 from genretag.storage import Storage, join
-from genretag.tagging.part_files import Part
+from genretag.tagging.counting import sum_counts
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.worklist import Worklist
+
+if TYPE_CHECKING:
+    from genretag.tagging.part_files import Part  # which needs Ray, and a record is also read where no Ray is
 
 VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
 
@@ -46,13 +49,18 @@ class RunRecord:
     table: str | None = None  # the Iceberg table, and the snapshot that holds this night; none where nothing was new
     snapshot_id: int | None = None
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the driver, and of the largest actor by stage
+    genres: dict[str, int] = field(default_factory=dict)  # how many scored posters got each label, and how many none
+    without_genre: int = 0
+    histograms: dict[str, list[int]] = field(default_factory=dict)  # each label's probabilities in bins of equal width
+    thresholds: dict[str, float] = field(default_factory=dict)
+    busy_s: dict[str, float] = field(default_factory=dict)  # by stage, all threads of all actors together
 
 
 def make_record(
     night: Night,
     places: tuple[str, str],
     worklist: Worklist,
-    parts: list[Part],
+    parts: list["Part"],
     settings: TagSettings,
     plan: ActorPlan | None,
     started: datetime,
@@ -67,6 +75,7 @@ def make_record(
     total_s = (finished - started).total_seconds()
     for part in parts:
         reasons.update(part.reasons)
+    counts = sum_counts([part.counts for part in parts if part.counts], len(night.labels))
     record = RunRecord(
         run_id=night.run_id,
         dt=night.dt.isoformat(),
@@ -88,6 +97,10 @@ def make_record(
         files=sorted(file for part in parts for file in part.files),
         settings=asdict(settings),
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
+        genres=dict(zip(night.labels, counts.posters, strict=True)),
+        without_genre=counts.without_label,
+        histograms={label: list(bins) for label, bins in zip(night.labels, counts.histograms, strict=True)},
+        thresholds=dict(zip(night.labels, night.thresholds, strict=True)),
     )
     accounted = record.already_scored + record.already_failed + record.scored + record.failed
     if accounted != record.listed:

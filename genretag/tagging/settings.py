@@ -43,6 +43,8 @@ class TagSettings:
     """Try posters again that failed on an earlier night and have not changed since."""
     break_lock: bool = False
     """Take the output over from the run that holds it. Only when you know that it is dead."""
+    report: bool = True
+    """Draw `runs/<run_id>/run.html`, the page of the night, once its record is published."""
     date: str | None = None
     """The night that the output belongs to, YYYY-MM-DD; today in UTC when not set."""
 

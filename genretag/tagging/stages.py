@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from genretag.engines import open_engine
 from genretag.errors import Failure
-from genretag.fetching import OTHER_FILE, Poster, PosterReader
+from genretag.fetching import OTHER_FILE, Busy, Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
@@ -94,6 +94,7 @@ class FetchDecode:
             FETCHED_BYTES.record(self._reader.take_fetched_bytes())
             self._stop_where_nothing_can_work(results)
             self._board.peak.remote(fetch_bytes=peak_memory_bytes())
+            self._board.add.remote(**self._reader.busy.taken())
             yield self._table(posters, results)
 
     def _read(self, uris: list[str]) -> list[Poster | Failure]:
@@ -178,6 +179,7 @@ class Predict:
         self._labels = len(loaded.labels)
         self._board, self._ledger = board, ledger
         self._allowed_failures = allowed_failures
+        self._busy = Busy()
         self._batch_size = plan.batch_size
         ENGINE_INFO.record(
             1,
@@ -194,7 +196,7 @@ class Predict:
         column = rows["image"].combine_chunks()
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
-        with timed("predict"):
+        with self._busy.counted("predict"), timed("predict"):
             probabilities[decoded] = self._engine.predict(self._images(column, decoded))
         self._report(int(decoded.sum()), failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
@@ -225,7 +227,7 @@ class Predict:
 
         record_posters(scored, failures)
         record_fill(scored, self._batch_size)
-        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures)
+        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures, **self._busy.taken())
         self._board.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:
             counts, _ = ray.get(self._board.read.remote(0))

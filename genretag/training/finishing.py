@@ -4,7 +4,7 @@ Everything is chosen on validation posters; test posters are only measured.
 """
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from genretag.modeling.thresholds import expected_threshold, threshold_profiles
 from genretag.profiles import DEFAULT_PROFILE, Profile
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
-from genretag.training.evaluation import score_labelled
+from genretag.training.evaluation import score_labelled, score_posters
 from genretag.training.export import bundle_files
 from genretag.training.labelled_posters import LabelledPosters, split_rule
 from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
@@ -29,6 +29,16 @@ CALIBRATION_THREADS = 4
 
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]  # by split: truth and probabilities
 
+
+@dataclass(frozen=True)
+class Finished:
+    """The bundle, and what it says of the test posters that could be scored."""
+
+    bundle: Bundle
+    test_posters: LabelledPosters
+    test_probabilities: np.ndarray  # float32 (N, L)
+
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,7 +48,7 @@ def finish_bundle(
     settings: TrainSettings,
     cluster: Cluster,
     storage: Storage,
-) -> Bundle:
+) -> Finished:
     """Calibrates, quantizes and chooses thresholds on validation posters, then measures on validation and test."""
     raw = Bundle(
         labels=splits["train"].labelled.labels,
@@ -51,9 +61,14 @@ def finish_bundle(
     calibration = choose_calibration(truth, logits_of(uncalibrated))
     calibrated = replace(raw, files=bundle_files(weights, settings, calibration.slope, calibration.offset))
     chosen, int8 = _with_int8_if_as_good(calibrated, splits, cluster, storage)
-    scored = {name: score_labelled(splits[name], chosen, cluster, storage) for name in ("validation", "test")}
+    readable, probabilities = score_posters(splits["test"], chosen, cluster, storage)
+    test = Finished(chosen, splits["test"].where(readable), probabilities[readable])
+    scored = {
+        "validation": score_labelled(splits["validation"], chosen, cluster, storage),
+        "test": (test.test_posters.labelled.multi_hot, test.test_probabilities),
+    }
     facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings)}
-    return _with_thresholds(replace(chosen, facts=facts), scored)
+    return replace(test, bundle=_with_thresholds(replace(chosen, facts=facts), scored))
 
 
 def _facts(splits: dict[str, LabelledPosters], settings: TrainSettings) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from genretag.bundle import MANIFEST, Bundle, write_bundle
 from genretag.errors import UsageError
 from genretag.ray_session import ray_session
+from genretag.reports.training_card import card_of_training
+from genretag.reports.writing import draw_if_possible
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, join, resolve
 from genretag.training.finishing import finish_bundle
@@ -49,11 +51,12 @@ def train(
         run_folder = resolve(checkpoints or folder)
         with opened_run(run_folder, settings, splits, storage, resume=resume), ray_session(session) as cluster:
             fitted = fit(splits, settings, session, cluster, run_folder)
-            bundle = finish_bundle(fitted.weights, splits, settings, cluster, storage)
+            finished = finish_bundle(fitted.weights, splits, settings, cluster, storage)
             storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))
             storage.put(join(output, TRAINING_IDS), training_ids_file(splits["train"].labelled.ids))
-            write_bundle(bundle, output, storage)
-    return bundle
+            write_bundle(finished.bundle, output, storage)
+    draw_if_possible("the model card", lambda: card_of_training(finished, output, storage))
+    return finished.bundle
 
 
 def _claim(

@@ -1,0 +1,209 @@
+"""What the morning report shows of a night: the run's record, the runs before it, and a few rows of its part files.
+
+Counts come from the records, which the night's own workers added up. Rows are read for the contact sheets and the
+examples only, from a few files and up to a limit, so that the report of a large night costs no more than a small one's.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from genretag.errors import UsageError, one_line
+from genretag.reports.tagged import Model, Tagged, model_of, open_sandbox, read_rows, shown
+from genretag.storage import ObjectInfo, Storage, StorageError, join
+from genretag.tagging.held_files import held_files
+from genretag.tagging.run_record import RunRecord
+
+EARLIER_RUNS = 14  # that tonight is compared with
+FILES, ROWS_OF_A_FILE = 8, 50_000  # that are looked into
+ON_A_SHEET = 14  # posters
+EXAMPLES = 3  # failed posters of each reason
+READS_AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """A reason, how often, and some of the posters."""
+
+    stage: str
+    reason: str
+    posters: int
+    message: str
+    examples: list[str]
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Posters of the night: at random, the most certain, the least certain; out of how many rows."""
+
+    model: Model
+    looked_at: int
+    at_random: list[Tagged]
+    most_certain: list[Tagged]
+    least_certain: list[Tagged]
+
+
+def run_ids(output: str, storage: Storage) -> list[str]:
+    """The published runs of an output, the newest last. Raises `UsageError` where it cannot be read."""
+    try:
+        uris = [info.uri for page in storage.list(join(output, "runs")) for info in page]
+    except StorageError as error:
+        if error.reason == "not_found":
+            return []
+        raise UsageError(f"cannot read the runs of {output}: {error}") from error
+    return sorted(uri.split("/")[-2] for uri in uris if uri.endswith("/run.json"))
+
+
+def read_record(output: str, run_id: str, storage: Storage) -> RunRecord:
+    """The record of a run. Raises `UsageError` where there is none or it is of another genretag."""
+    place = join(output, "runs", run_id, "run.json")
+    try:
+        values = json.loads(bytes(storage.get(place).data))
+        known = {field.name for field in fields(RunRecord)}
+        return RunRecord(**{name: value for name, value in values.items() if name in known})
+    except StorageError as error:
+        raise UsageError(f"there is no record of a run {one_line(run_id, 60)} in {output}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{place} is no record of this genretag ({one_line(error)}): tag with this version") from error
+
+
+def earlier_records(record: RunRecord, storage: Storage) -> list[RunRecord]:
+    """The last runs before this one that scored something with the same model and profile, the newest first."""
+    before = [name for name in run_ids(record.output, storage) if name < record.run_id]
+    newest = before[: -2 * EARLIER_RUNS - 1 : -1]  # some of them scored nothing
+
+    def read(run_id: str) -> RunRecord | None:
+        try:
+            return read_record(record.output, run_id, storage)
+        except UsageError as error:
+            logger.info("%s", error)
+            return None
+
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        found = [r for r in threads.map(read, newest) if r is not None]
+    alike = (r for r in found if (r.model_version, r.profile) == (record.model_version, record.profile) and r.scored)
+    return list(islice(alike, EARLIER_RUNS))
+
+
+def sheets(record: RunRecord, storage: Storage) -> Sheets | None:
+    """A few posters of the night; none where it scored none, or its files are gone."""
+    tables = _rows(record, "predictions", storage)
+    if not tables:
+        return None
+    model = model_of(tables[0].schema)
+    rows = pa.concat_tables([table for table in tables if model_of(table.schema) == model])
+    database = open_sandbox()
+    database.register("part", rows)
+
+    def first(order: str) -> list[Tagged]:
+        found = database.sql(f"select * from part order by {order} limit {ON_A_SHEET}")  # noqa: S608 - our own names
+        return shown(found.to_arrow_table().to_pylist(), model)
+
+    seed = record.run_id.replace("'", "")
+    return Sheets(
+        model,
+        len(rows),
+        first(f"hash(uri || '{seed}')"),
+        first(f"{model.certainty} desc, uri"),
+        first(f"{model.certainty}, uri"),
+    )
+
+
+def failure_kinds(record: RunRecord, storage: Storage) -> list[FailureKind]:
+    """The night's failures by reason, with examples from the files that were looked into."""
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for table in _rows(record, "failures", storage) if record.failures else []:
+        columns = (table[name].to_pylist() for name in ("stage", "reason", "uri", "message"))
+        for stage, reason, uri, message in zip(*columns, strict=True):
+            some = examples.setdefault(f"{stage}: {reason}", [])
+            if len(some) < EXAMPLES:
+                some.append((uri, message))
+    kinds = []
+    for name, count in sorted(record.failures.items(), key=lambda item: -item[1]):
+        stage, _, reason = name.partition(": ")
+        some = examples.get(name, [])
+        kinds.append(FailureKind(stage, reason, count, some[0][1] if some else "", [uri for uri, _ in some]))
+    return kinds
+
+
+def _rows(record: RunRecord, kind: str, storage: Storage) -> list[pa.Table]:
+    """Rows of this run from a few of its files, or from those that `compact` merged them into."""
+    night = list(held_files(join(record.output, kind, f"dt={record.dt}"), storage))
+    own = [info for info in night if f"/part-{record.run_id}-" in info.uri]
+    files = sorted(own or night, key=lambda info: info.uri)
+    chosen = random.Random(record.run_id).sample(files, min(FILES, len(files)))  # noqa: S311 - a sample, no secret
+    with ThreadPoolExecutor(READS_AT_ONCE) as threads:
+        tables = threads.map(lambda info: _of_run(info, record.run_id, storage), chosen)
+        return [table for table in tables if len(table)]
+
+
+def _of_run(info: ObjectInfo, run_id: str, storage: Storage) -> pa.Table:
+    import pyarrow.compute as pc
+
+    tables = list(read_rows(info, storage, ROWS_OF_A_FILE))
+    rows = pa.concat_tables(tables) if tables else pa.table({"run_id": pa.array([], pa.string())})
+    return rows.filter(pc.equal(rows["run_id"], run_id))
+
+
+def busy_shares(record: RunRecord) -> dict[str, tuple[float, float]]:
+    """By stage: seconds of work of all threads, and the share of the scoring time that these threads were at work."""
+    plan, scoring = record.actors, record.seconds.get("score", 0.0)
+    if not (plan and scoring and record.busy_s):
+        return {}
+    from genretag.fetching import DECODES_AT_ONCE
+
+    readers = plan["fetch_actors"] or plan["predict_actors"]
+    threads = int(record.settings.get("fetch_threads", 1))
+    slots = {
+        "fetch": readers * threads,
+        "decode": readers * min(threads, DECODES_AT_ONCE),
+        "predict": plan["predict_actors"],
+    }
+    return {stage: (busy, min(1.0, busy / (slots[stage] * scoring))) for stage, busy in record.busy_s.items()}
+
+
+def phases(record: RunRecord) -> list[tuple[str, float]]:
+    """The night's time in its order: name and seconds."""
+    spent = record.seconds
+    scoring = spent.get("score", 0.0)
+    named = [
+        ("listing", spent.get("inventory", 0.0)),
+        ("worklist", spent.get("worklist", 0.0)),
+        ("Ray’s start and end", max(0.0, spent.get("ray", 0.0) - scoring)),
+        ("scoring", scoring),
+    ]
+    return [*named, ("the rest", max(0.0, spent.get("total", 0.0) - sum(seconds for _, seconds in named)))]
+
+
+def what_bounded(record: RunRecord, shares: dict[str, tuple[float, float]], spent: Sequence[tuple[str, float]]) -> str:
+    """One sentence on what the night's time went to."""
+    if not record.scored + record.failed:
+        return "Nothing was new, so nothing was scored."
+    total, by_name = record.seconds.get("total", 0.0), dict(spent)
+    if by_name["scoring"] < 0.5 * total:
+        most = max((name for name in by_name if name != "scoring"), key=lambda name: by_name[name])
+        return f"The scoring took less than half of the time; of the other half {most} took the most."
+    if not shares:
+        return "Most of the time went to scoring."
+    stage, (_, share) = max(shares.items(), key=lambda item: item[1][1])
+    if share < 0.5:
+        return "No stage was busy for half of the scoring time: it includes the actors’ start, or they waited for CPUs."
+    return {
+        "fetch": "The store bounded it: the threads that fetch were the busiest.",
+        "decode": "Decoding bounded it: more CPUs help, or smaller pictures.",
+        "predict": "The network bounded it: more CPUs, or a GPU, help.",
+    }[stage]
+
+
+def thresholds_of(record: RunRecord) -> dict[str, Any]:
+    """Each label's threshold; of an earlier record none."""
+    return {label: record.thresholds.get(label) for label in record.genres}

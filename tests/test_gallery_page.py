@@ -1,0 +1,200 @@
+"""The gallery in a real browser: filter, sort, keys, marks that `genretag train --labels` reads, and hostile names."""
+
+import csv
+
+import pytest
+from nights import a_night
+from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, opened, without_markup
+from tagged_output import LABELS, random_probabilities, write_tagged
+
+from genretag.label_csv import read_labels
+from genretag.reports.gallery import gallery
+from genretag.reports.gallery_settings import GallerySettings
+from genretag.session import Session
+
+POSTERS = 150
+
+
+@pytest.fixture(scope="module")
+def paths(poster_folder):
+    return sorted(poster_folder.rglob("*.*"), key=str)[:POSTERS]
+
+
+@pytest.fixture(scope="module")
+def page_file(paths, tmp_path_factory):
+    """A gallery of 150 posters; the CSV knows the first three, and is right about the second."""
+    folder = tmp_path_factory.mktemp("gallery")
+    posters = random_probabilities(paths) | {
+        paths[0]: [0.95, 0.02, 0.01], paths[1]: [0.02, 0.97, 0.01], paths[2]: [0.03, 0.04, 0.05]
+    }  # fmt: skip
+    write_tagged(folder / "out", posters)
+    rows = [f"{paths[0].stem},Comedy", f"{paths[1].stem},Comedy", f"{paths[2].stem},Drama"]
+    (folder / "labels.csv").write_text("\n".join(["id,labels", *rows]))
+    gallery(str(folder / "out"), GallerySettings(labels=str(folder / "labels.csv")), Session(quiet=True))
+    return folder / "out" / "gallery.html"
+
+
+@pytest.fixture
+def page(browser, page_file):
+    with opened(browser, page_file) as page:
+        yield page
+
+
+def shown(page):
+    """The ids of the first posters, in the order of the page."""
+    cards = page.locator("#grid li")
+    order = sorted(range(cards.count()), key=lambda at: int(cards.nth(at).get_attribute("aria-posinset")))
+    return [cards.nth(at).locator(".id").inner_text() for at in order]
+
+
+def count(page):
+    return page.locator("#count").inner_text()
+
+
+def test_only_what_is_near_the_window_is_there(page):
+    assert count(page) == f"{POSTERS} of {POSTERS} posters"
+    assert 10 < page.locator("#grid li").count() < POSTERS
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.locator(f'#grid li[aria-posinset="{POSTERS}"] img[src^="data:image/webp"]').wait_for()
+    assert page.locator("#grid li").count() < POSTERS
+
+
+def test_filters_stand_in_the_address_and_the_link_shows_the_same(page, browser, page_file):
+    page.select_option("#genre", "Comedy")
+    page.locator("#low").fill("0.8")
+    page.select_option("#sort", "certain")
+    first, words = shown(page), count(page)
+
+    assert page.url.endswith("#genre=Comedy&low=0.8&sort=certain")
+    assert 0 < int(words.split()[0]) < POSTERS
+    with opened(browser, page_file, address="#" + page.url.split("#")[1]) as other:
+        assert (shown(other), count(other)) == (first, words)
+    page.locator("#clear").click()
+    assert ("#" in page.url, count(page)) == (False, f"{POSTERS} of {POSTERS} posters")
+
+
+def test_an_id_is_found_and_nothing_found_is_said(page, paths):
+    page.locator("#find").fill(paths[7].stem)
+    assert shown(page) == [paths[7].stem]
+    page.locator("#find").fill("no such id")
+    assert page.locator("#none").is_visible()
+
+
+def test_sorted_by_certainty_and_by_disagreement_with_the_csv(page, paths):
+    page.select_option("#sort", "uncertain")
+    assert shown(page)[0] == paths[2].stem
+    page.select_option("#sort", "disagree")
+    assert shown(page)[:3] == [paths[0].stem, paths[2].stem, paths[1].stem]
+    page.select_option("#show", "differ")
+    assert set(shown(page)) == {paths[0].stem, paths[2].stem}
+
+
+def test_keys_go_from_poster_to_poster_and_mark(page, paths):
+    page.locator("#grid button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    assert count(page).endswith("1 marked, 0 wrong")
+    page.keyboard.press("End")
+    assert page.locator("*:focus .id").inner_text() == paths[-1].stem
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    assert page.locator("#look-id").inner_text() == paths[0].stem
+    assert page.locator("#look-truth").inner_text() == "In the CSV: Comedy"
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#look-id").inner_text() == paths[1].stem
+    page.keyboard.press("Escape")
+    page.locator("*:focus .id", has_text=paths[1].stem).wait_for()
+    page.keyboard.press("/")
+    assert page.locator("#find:focus").count() == 1
+
+
+def test_marks_become_a_csv_that_training_reads(page, paths, tmp_path):
+    page.locator("#grid button").first.focus()
+    page.keyboard.press("x")
+    page.get_by_label("Comedy", exact=True).check()
+    page.get_by_label("Sci-Fi", exact=True).check()
+    page.locator("#next").click()
+    page.locator("#right").click()
+    page.locator("#next").click()
+    page.locator("#wrong").click()
+    assert "training will leave this poster out" in page.locator("#truth-note").inner_text()
+    page.locator("#close").click()
+    page.reload()
+    assert count(page).endswith("3 marked, 2 wrong"), "marks stay in the browser"
+
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    download.value.save_as(tmp_path / "marks.csv")
+    content = (tmp_path / "marks.csv").read_bytes()
+    labelled, report = read_labels(content, "marks.csv", min_positives=1)
+
+    assert download.value.suggested_filename == "marks.csv"
+    found = {
+        id: {label for label, on in zip(labelled.labels, row, strict=True) if on}
+        for id, row in zip(labelled.ids, labelled.multi_hot, strict=True)
+    }
+    assert found == {paths[0].stem: {"Comedy", "Sci-Fi"}, paths[1].stem: {"Comedy"}}
+    assert len(report.unlabelled) == 1, "what is right of the third nobody said"
+
+
+def test_ids_are_copied(browser, page_file, paths):
+    with opened(browser, page_file, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.locator("#find").fill(paths[3].stem)
+        page.locator("#copy").click()
+        page.get_by_text("Copied the ids of").wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == paths[3].stem
+
+
+def test_on_a_phone_and_in_the_dark_it_fits_and_everybody_can_use_it(browser, page_file):
+    for width, scheme in ((390, "dark"), (390, "light"), (1280, "dark"), (1280, "light")):
+        with opened(browser, page_file, width=width, scheme=scheme) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(253, 252, 249)"
+            assert dark == (scheme == "dark")
+            no_violations(page)
+            page.locator("#grid button").first.click()
+            page.locator("#wrong").click()
+            no_violations(page)
+
+
+def test_printed_it_shows_posters_and_no_tools(page):
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not page.locator("#tools").is_visible()
+    assert page.locator("#grid li").count() >= 120
+
+
+@pytest.mark.parametrize("policy", ["with its policy", "without its policy"])
+def test_hostile_names_stay_text(browser, tmp_path, poster_folder, policy):
+    path = hostile_path(tmp_path, sorted(poster_folder.rglob("*.*"))[0])
+    labels = (*LABELS, HOSTILE_LABEL)
+    write_tagged(tmp_path / "out", {path: [0.1, 0.2, 0.3, 0.9]}, night=a_night(), labels=labels)
+    (tmp_path / "labels.csv").write_text(f'id,labels\n"{path.stem}","[""{HOSTILE_LABEL}""]"\n')
+    settings = GallerySettings(labels=str(tmp_path / "labels.csv"))
+    gallery(str(tmp_path / "out"), settings, Session(quiet=True))
+
+    with opened(browser, tmp_path / "out" / "gallery.html", bypass_csp=policy == "without its policy") as page:
+        without_markup(page)
+        page.locator("#grid button").first.click()
+        page.locator("#wrong").click()
+        page.get_by_label(HOSTILE_LABEL, exact=True).check()
+        assert page.locator("#look-uri").inner_text() == str(path)
+        assert page.locator("#bars .name").first.inner_text() == HOSTILE_LABEL
+        without_markup(page)
+        page.locator("#close").click()
+        with page.expect_download() as download:
+            page.locator("#save").click()
+        download.value.save_as(tmp_path / "marks.csv")
+
+    (row,) = csv.DictReader((tmp_path / "marks.csv").read_text().splitlines())
+    assert row["id"] == path.stem
+    labelled, _ = read_labels((tmp_path / "marks.csv").read_bytes(), "marks.csv", min_positives=1)
+    assert (labelled.ids, labelled.labels) == ((path.stem,), (HOSTILE_LABEL,))
+
+
+def test_the_same_names_do_run_where_nobody_escapes_them(browser):
+    """Or the test above would prove nothing."""
+    page = browser.new_page()
+    page.set_content(f"<p>{FOREIGN}</p>")
+    page.wait_for_function("window.hacked === 1", timeout=5_000)
+    page.close()
