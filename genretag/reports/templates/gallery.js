@@ -272,7 +272,11 @@
     activate(to);
     look(to);
   }
-  $("look").addEventListener("close", () => { looked = -1; focusOn(active); });
+  $("look").addEventListener("close", () => {
+    const place = looked;  // the browser has just gone back to the poster that was opened first
+    looked = -1;
+    focusOn(place);
+  });
 
   // The keyboard.
   function activate(place) {
