@@ -3,8 +3,8 @@
     .venv/bin/python docs/screenshots.py [FOLDER]
 
 Draws posters into a bucket of a SeaweedFS of its own, trains a small model on them, tags two nights, and takes pictures
-of the pages in headless Chromium, in the light and on a phone in the dark. FOLDER keeps the pages; without it nothing is
-kept. Takes some minutes on two CPUs.
+of the pages in headless Chromium, in the light and on a phone in the dark. FOLDER keeps the pages; without it nothing
+is kept. Takes some minutes on two CPUs.
 """
 
 import io
