@@ -2,79 +2,87 @@
 
     .venv/bin/python docs/screenshots.py [FOLDER]
 
-Draws posters, trains a small model on them, tags two nights, and takes pictures of the pages in headless Chromium, in
-the light and on a phone in the dark. FOLDER keeps the pages and what they were made of; without it nothing is
-kept. Takes some minutes on two CPUs.
+Draws posters into a bucket of a SeaweedFS of its own, trains a small model on them, tags two nights, and takes pictures
+of the pages in headless Chromium, in the light and on a phone in the dark. FOLDER keeps the pages; without it nothing
+is kept. Takes some minutes on two CPUs.
 """
 
 import io
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from genretag.demo.posters import draw_posters, labels_csv
+from genretag.demo.s3_server import running_s3_server
+from genretag.reports.night_facts import run_ids
+from genretag.storage import Storage
 
 HERE = Path(__file__).parent
+BUCKET = "films"
 POSTERS, FIRST_NIGHT, BROKEN = 1_600, 1_200, 0.02
 TRAINING = {"workers": 1, "cpus-per-worker": 2, "height": 96, "width": 64, "epochs": 0, "head-epochs": 4}
 # the head alone, on small pictures: a model that errs now and then, for a card that has something to show
-SIZE, PHONE = (1180, 860), (390, 860)  # of a window, in CSS pixels
-QUALITY = 82
+PAGES = ("model-card", "morning-report", "gallery")
+SIZE, PHONE = (1180, 1000), (390, 1000)  # of a window, in CSS pixels
+GAP, GREY, QUALITY = 24, "#8d887f", 76
 
 
 def main() -> None:
     """Makes the pages where they are missing, then the pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
-        if not (folder / "gallery.html").exists():
-            make_pages(folder)
+        if not all((folder / f"{name}.html").exists() for name in PAGES):
+            with tempfile.TemporaryDirectory() as store, running_s3_server(Path(store)) as server:
+                os.environ.update(server.environment())
+                server.create_bucket(BUCKET)
+                make_pages(folder)
         with sync_playwright() as playwright:
             path = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=path)
-            picture(browser, folder / "model" / "report.html", "model-card")
-            picture(browser, next((folder / "genres" / "runs").glob("*/second.html")), "morning-report")
-            picture(browser, folder / "gallery.html", "gallery")
+            for name in PAGES:
+                take_picture(browser, folder / f"{name}.html", HERE / f"{name}.webp")
 
 
 def make_pages(folder: Path) -> None:
     """Posters, a model that has learnt from most of them, and two nights that it tagged."""
+    bucket, storage = f"s3://{BUCKET}", Storage()
     posters = list(draw_posters(POSTERS, seed=5, broken_share=BROKEN))
     for number, poster in enumerate(posters):
         night = "first" if number < FIRST_NIGHT else "second"
-        file = folder / "posters" / night / Path(poster.key).name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(poster.data)
-    (folder / "labels.csv").write_text(labels_csv(p for p in posters if not p.broken))
+        storage.put(f"{bucket}/posters/{night}/{Path(poster.key).name}", poster.data)
+    labels = f"{bucket}/labels.csv"
+    storage.put(labels, labels_csv(p for p in posters if not p.broken).encode())
     settings = [word for name, value in TRAINING.items() for word in (f"--{name}", str(value))]
-    genretag("train", "--labels", "labels.csv", "--images", "posters", "--output", "model", *settings, cwd=folder)
+    genretag("train", "--labels", labels, "--images", f"{bucket}/posters", "--output", f"{bucket}/model", *settings)
     for night, day in (("first", "2026-11-23"), ("second", "2026-11-24")):
-        genretag("tag", f"posters/{night}", "genres", "--model", "model", "--date", day, cwd=folder)
-    newest = max((folder / "genres" / "runs").glob("*/run.html"))
-    shutil.copy(newest, newest.with_name("second.html"))
-    genretag("gallery", "genres", "--labels", "labels.csv", "--html", "gallery.html", cwd=folder)
+        images = f"{bucket}/posters/{night}"
+        genretag("tag", images, f"{bucket}/genres", "--model", f"{bucket}/model", "--date", day)
+    folder.mkdir(parents=True, exist_ok=True)
+    newest = run_ids(f"{bucket}/genres", storage)[-1]
+    for name, place in (("model-card", "model/report.html"), ("morning-report", f"genres/runs/{newest}/run.html")):
+        (folder / f"{name}.html").write_bytes(bytes(storage.get(f"{bucket}/{place}").data))
+    genretag("gallery", f"{bucket}/genres", "--labels", labels, "--html", str(folder / "gallery.html"))
 
 
-def genretag(*words: str, cwd: Path) -> None:
+def genretag(*words: str) -> None:
     """Runs a command as a user would."""
-    subprocess.run([sys.executable, "-m", "genretag.cli", *words], check=True, cwd=cwd)
+    subprocess.run([sys.executable, "-m", "genretag.cli", *words], check=True)
 
 
-def picture(browser: Browser, page: Path, name: str) -> None:
+def take_picture(browser: Browser, page: Path, file: Path) -> None:
     """A window in the light, and a phone in the dark beside it."""
-    light, dark = (shot(browser, page, *size) for size in ((SIZE, "light"), (PHONE, "dark")))
-    gap = 24
-    canvas = Image.new("RGB", (light.width + gap + dark.width, light.height), "#8d887f")
+    light, dark = shot(browser, page, SIZE, "light"), shot(browser, page, PHONE, "dark")
+    canvas = Image.new("RGB", (light.width + GAP + dark.width, light.height), GREY)
     canvas.paste(light, (0, 0))
-    canvas.paste(dark, (light.width + gap, 0))
-    ImageDraw.Draw(canvas).rectangle((0, 0, canvas.width - 1, canvas.height - 1), outline="#8d887f")
-    file = HERE / f"{name}.webp"
+    canvas.paste(dark, (light.width + GAP, 0))
     canvas.save(file, "WEBP", quality=QUALITY, method=6)
-    print(f"{file}: {file.stat().st_size // 1000} kB")  # noqa: T201
+    print(f"{file.name}: {file.stat().st_size // 1000} kB")  # noqa: T201
 
 
 def shot(browser: Browser, page: Path, size: tuple[int, int], scheme: str) -> Image.Image:

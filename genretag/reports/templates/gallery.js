@@ -4,7 +4,7 @@
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const labels = facts.labels;
   const $ = (id) => document.getElementById(id);
-  const GAP = 12, NARROWEST = 126, OVERSCAN = 2, PRINTED = 120;
+  const GAP = 12, NARROWEST = 126, ON_A_PHONE = 104, OVERSCAN = 2, PRINTED = 120;
   const filters = ["genre", "low", "high", "show", "sort", "find"];
 
   const posters = facts.posters.map(([id, uri, genres, said, truth, disagreement, when], number) => {
@@ -126,7 +126,8 @@
   // The grid: only what is near the window exists, and cards that leave it come back as others.
   function layOut() {
     const room = $("grid").clientWidth;
-    columns = Math.max(1, Math.floor((room + GAP) / (NARROWEST + GAP)));
+    const narrowest = room < 500 ? ON_A_PHONE : NARROWEST;
+    columns = Math.max(1, Math.floor((room + GAP) / (narrowest + GAP)));
     width = Math.floor((room - GAP * (columns - 1)) / columns);
     for (const [place, item] of cards) give(place, item);
     draw();
@@ -272,7 +273,11 @@
     activate(to);
     look(to);
   }
-  $("look").addEventListener("close", () => { looked = -1; focusOn(active); });
+  $("look").addEventListener("close", () => {
+    const place = looked;  // the browser has just gone back to the poster that was opened first
+    looked = -1;
+    focusOn(place);
+  });
 
   // The keyboard.
   function activate(place) {
