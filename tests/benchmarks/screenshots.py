@@ -1,6 +1,6 @@
-"""Pictures of the three pages for the README, of drawn posters only: docs/model-card.webp and the like.
+"""Pictures of the three pages for the README, of drawn posters only: figures/model-card.webp and the like.
 
-    .venv/bin/python docs/screenshots.py [FOLDER]
+    python tests/benchmarks/screenshots.py [FOLDER]
 
 Draws posters into a bucket of a SeaweedFS of its own, trains a small model on them, tags two nights, and takes pictures
 of the pages in headless Chromium, in the light and on a phone in the dark. FOLDER keeps the pages; without it nothing
@@ -23,7 +23,7 @@ from genretag.demo.s3_server import running_s3_server
 from genretag.reports.night_facts import run_ids
 from genretag.storage import Storage
 
-HERE = Path(__file__).parent
+FIGURES = Path(__file__).parent / "figures"
 BUCKET = "films"
 POSTERS, FIRST_NIGHT, BROKEN = 1_600, 1_200, 0.02
 TRAINING = {"workers": 1, "cpus-per-worker": 2, "height": 96, "width": 64, "epochs": 0, "head-epochs": 4}
@@ -46,7 +46,7 @@ def main() -> None:
             path = shutil.which("chromium") or shutil.which("google-chrome")
             browser = playwright.chromium.launch(executable_path=path)
             for name in PAGES:
-                take_picture(browser, folder / f"{name}.html", HERE / f"{name}.webp")
+                take_picture(browser, folder / f"{name}.html", FIGURES / f"{name}.webp")
 
 
 def make_pages(folder: Path) -> None:
