@@ -1,5 +1,6 @@
 """What the tests share: one Ray, one S3 server, one small trained model, drawn posters, the real set if there."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -32,6 +33,17 @@ SMALL_MODEL = TrainSettings(
 def _no_settings_from_outside():
     for name in [name for name in os.environ if name.startswith(("AWS_", "GENRETAG_", "RAY_ADDRESS"))]:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_in_a_new_process():
+    """Libraries that were used by the test before may have set levels, and switched loggers off that were there."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("genretag") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -135,9 +147,12 @@ def process():
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; tests of the pages are skipped where there is none (`make test` installs it on Debian)."""
+    """A headless Chromium; tests of the pages are skipped where there is none (`make test` installs it on Debian).
+
+    Of a module, as Playwright keeps an event loop running in this thread for as long as it is there.
+    """
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,24 +1,40 @@
-"""A cluster of several nodes that cannot do a job says why.
+"""From `genretag submit` to the query of the morning, on a cluster of several nodes that come and go.
 
 Every node is a raylet of its own, with an address of its own where network namespaces can be made.
 """
 
+import json
 import os
+import re
 import subprocess
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 from network_namespaces import forwarded, network
-from ray_cluster_faults import ray_cluster
+from outputs import rows
+from ray_cluster_faults import ray_cluster, until
+from warehouse_rows import opened
 
-from genretag.storage import Storage, join
+from genretag.bundle import load_bundle
+from genretag.storage import Storage, StorageError, join
+from genretag.telemetry import METRICS
 
 BUCKET = "s3://cluster-nights"
+POSTERS = 1500
 RUN_TIMEOUT_S = 600  # generous: a run that hangs must not hang the tests
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SENDS = tuple(word for name in CREDENTIALS for word in ("--env", name))
+FAST_TRAINING = (
+    "--height=96", "--width=64", "--head-epochs=1", "--epochs=0", "--min-positives=5", "--batch-size=16",
+    "--cpus-per-worker=2",
+)  # fmt: skip
+STAGES = ("FetchDecode", "Predict")
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +44,7 @@ def cluster(s3_server):
     with network() as net, forwarded(net.gateway, port) as reached_at:
         environment = {
             "AWS_ENDPOINT_URL": f"http://{net.gateway}:{reached_at}",
-            "NO_PROXY": f"{os.environ['NO_PROXY']},{net.gateway}",
+            "NO_PROXY": f"{os.environ.get('NO_PROXY', '127.0.0.1')},{net.gateway}",
             "RAY_enable_metrics_collection": "true",  # a Ray of our own in this process has switched it off
             "RAY_metrics_report_interval_ms": "1000",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -40,14 +56,47 @@ def cluster(s3_server):
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server, drawn_posters):
-    """A few posters to tag."""
+def bucket(s3_server, drawn_posters, poster_folder):
+    """Many posters to tag, and few labelled ones to train on."""
     s3_server.create_bucket(BUCKET.removeprefix("s3://"))
     storage = Storage()
-    objects = {join(BUCKET, "labelled", poster.key): poster.data for poster in drawn_posters[:8]}
+    labels = (poster_folder.parent / "labels.csv").read_bytes()
+    objects = {join(BUCKET, "labels.csv"): labels}
+    objects |= {join(BUCKET, "labelled", poster.key): poster.data for poster in drawn_posters}
+    objects |= {
+        join(BUCKET, "posters", f"{n:05d}.jpg"): drawn_posters[n % len(drawn_posters)].data for n in range(POSTERS)
+    }
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda uri: storage.put(uri, objects[uri]), objects))
     return BUCKET
+
+
+@pytest.fixture(scope="module")
+def submit(cluster):
+    """Starts `genretag submit` on this side of the network, with the cluster's token."""
+
+    def submit(*arguments, **environment):
+        words = [sys.executable, "-m", "genretag", "submit", "--address", cluster.job_server]
+        token = {name: value for name, value in cluster.environment.items() if name.startswith("RAY_AUTH")}
+        return subprocess.Popen(
+            [*words, *map(str, arguments)],
+            env={**os.environ, **token, "NO_PROXY": "*", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return submit
+
+
+@pytest.fixture(scope="module")
+def ended(submit):
+    """Runs `genretag submit` to its end: exit code, output, error output."""
+
+    def ended(*arguments, **environment):
+        return end(submit(*arguments, **environment))
+
+    return ended
 
 
 @pytest.fixture
@@ -79,6 +128,115 @@ def end(job):
     return job.returncode, out, err
 
 
+def scrape(cluster):
+    """What Prometheus gets from all nodes that Ray's service discovery names."""
+    texts, targets = [], json.loads((cluster.folder / "prom_metrics_service_discovery.json").read_text())
+    for address in (address for target in targets for address in target["targets"]):
+        with suppress(OSError), DIRECTLY.open(f"http://{address}/metrics", timeout=5) as answer:
+            texts.append(answer.read().decode())  # a node that has gone is still named for a while
+    return "\n".join(texts)
+
+
+def total(text, metric, **labels):
+    """The sum of all series of a metric that have these labels."""
+    suffix = "_count" if metric.kind == "histogram" else ""
+    found = re.findall(rf"^{metric.exposed_name}{suffix}\{{(.*)\}} (\S+)$", text, flags=re.MULTILINE)
+    return sum(float(value) for tags, value in found if all(f'{name}="{v}"' in tags for name, v in labels.items()))
+
+
+def nodes_with(cluster, title):
+    """How many worker nodes have a process of this title."""
+    return sum(bool(node.processes(title)) for node in cluster.workers)
+
+
+def morning_query(genres, model):
+    """How many posters the view of the warehouse knows, and how many rows there are."""
+    database = opened(genres, load_bundle(model, Storage()).labels, Storage())
+    sql = "select (select count(*) from genretag.current_genres), (select count(*) from genretag.predictions)"
+    return database.sql(sql).fetchall()
+
+
+def lock_is_there(genres):
+    try:
+        return bool(Storage().stat(join(genres, "_lock.json")))
+    except StorageError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def model(cluster, bucket, submit):
+    """What two data-parallel workers on two nodes have trained, submitted as a job."""
+    model = join(bucket, "model")
+    training = submit(
+        "--wait", *SENDS, "train", "--labels", join(bucket, "labels.csv"), "--images", join(bucket, "labelled"),
+        "--output", model, "--checkpoints", join(bucket, "checkpoints"), "--workers=2", *FAST_TRAINING,
+    )  # fmt: skip
+    until(lambda: nodes_with(cluster, "ray::RayTrainWorker") == 2 or training.poll() is not None, RUN_TIMEOUT_S)
+    code, out, err = end(training)
+    assert code == 0, out + err
+    return model
+
+
+def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submit, ended):
+    genres = join(bucket, "genres")
+    night = (
+        "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=3",
+        "--predict-actors=2", "--rows-per-file=256", "--date=2026-11-25", "--log-format=json",
+    )  # fmt: skip
+    first = submit(*night)
+    until(lambda: rows(genres) or first.poll() is not None, RUN_TIMEOUT_S)
+    assert lock_is_there(genres)
+    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "--address", cluster.job_server, "--no-wait"]
+    subprocess.run([*stop, submission_id(first)], env={**os.environ, **cluster.environment}, check=True)
+    code, out, err = end(first)
+    assert code == 143, out + err
+    assert not lock_is_there(genres), "a job that is stopped gives its lock back"
+    kept = len(rows(genres))
+    assert 0 < kept < POSTERS
+
+    second, seen, spread = submit(*night), set(), set()
+
+    def look():
+        seen.update(metric for metric in METRICS if total(scrape(cluster), metric))
+        spread.update(stage for stage in STAGES if nodes_with(cluster, f"MapBatches({stage})") >= 2)
+        return (seen == set(METRICS) and spread == set(STAGES)) or second.poll() is not None
+
+    until(look, RUN_TIMEOUT_S)
+    assert second.poll() is None, (seen, spread, end(second))
+    assert (seen, spread) == (set(METRICS), set(STAGES))
+    cluster.add_worker(cpus=2)
+    cluster.kill_worker(cluster.workers[0])
+    code, out, err = end(second)
+    if code == 1:  # Ray gave up, as it may when a node is lost: the scheduler submits again
+        print(out, err)
+        code, out, err = ended(*night)
+    assert code == 0, out + err
+    assert len(rows(genres)) == POSTERS
+    assert morning_query(genres, model) == [(POSTERS, POSTERS)]
+    for line in out.splitlines():
+        if line.startswith("{"):
+            assert json.loads(line)["run_id"]
+    for name in (*CREDENTIALS, "RAY_AUTH_TOKEN"):
+        assert {**os.environ, **cluster.environment}[name] not in out + err
+
+    code, out, err = ended(*night)
+    assert code == 0, out + err
+    assert "has succeeded already: nothing is submitted" in out
+
+
+def submission_id(job):
+    """The name that `submit` says first."""
+    return job.stdout.readline().split()[0]
+
+
+def test_a_wrong_token_is_refused(cluster, bucket, ended):
+    code, out, err = ended("tag", join(bucket, "labelled"), join(bucket, "refused"), RAY_AUTH_TOKEN="0" * 64)
+
+    assert (code, "Traceback" in err) == (2, False), err
+    assert "does not accept our token" in err.splitlines()[-1]
+    assert "0" * 64 not in out + err
+
+
 def test_another_version_of_ray_is_named(cluster, bucket, driver):
     code, _, err = driver(
         "tag", join(bucket, "labelled"), join(bucket, "other-version"), before="import ray; ray.__version__ = '2.9.0'"
@@ -101,6 +259,32 @@ def gpu_node(cluster, hidden):
     return cluster.add_worker(cpus=2, gpus=1, hide=hidden)
 
 
+def test_on_a_mixed_cluster_gpus_predict_and_cpus_decode(cluster, gpu_node, bucket, model, submit):
+    """The GPU is declared only: what is shown is where actors are placed, not how fast one is."""
+    genres = join(bucket, "mixed")
+    job = submit("--wait", *SENDS, "tag", join(bucket, "labelled"), genres, "--model", model)
+    predicts, fetches = set(), set()
+
+    def look():
+        predicts.update(node for node in cluster.workers if node.processes("MapBatches(Predict)"))
+        fetches.update(node for node in cluster.workers if node.processes("MapBatches(FetchDecode)"))
+        return job.poll() is not None
+
+    until(look, RUN_TIMEOUT_S)
+    code, out, err = end(job)
+    assert code == 0, out + err
+    assert predicts == {gpu_node}
+    assert len(fetches) >= 1
+    assert record(genres)["actors"]["engine"] == "tensorflow"
+    assert len(rows(genres)) == 160
+
+
+def record(genres):
+    storage = Storage()
+    (info,) = (info for page in storage.list(join(genres, "runs")) for info in page if info.uri.endswith(".json"))
+    return json.loads(bytes(storage.get(info.uri).data))
+
+
 def test_an_output_that_a_node_cannot_see(cluster, gpu_node, hidden, bucket, driver):
     if not gpu_node.host.prefix:
         pytest.skip("no namespaces can be made here")
@@ -109,14 +293,3 @@ def test_an_output_that_a_node_cannot_see(cluster, gpu_node, hidden, bucket, dri
 
     assert (code, "Traceback" in err) == (2, False), err
     assert f"the node at {gpu_node.host.address} cannot see {hidden}/genres" in err.splitlines()[-1]
-
-
-def test_a_cluster_without_a_node_that_computes(cluster, bucket, driver):
-    """Comes last: it takes all worker nodes away."""
-    for node in list(cluster.workers):
-        cluster.kill_worker(node)
-
-    code, _, err = driver("tag", join(bucket, "labelled"), join(bucket, "nothing"), "--wait-for-nodes-s=8")
-
-    assert (code, "Traceback" in err) == (2, False), err
-    assert "the cluster has no room for an actor that predicts with 0.5 CPU: it has 1 node" in err.splitlines()[-1]

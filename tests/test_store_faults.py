@@ -271,6 +271,7 @@ def _record(output):
         json.loads(bytes(Storage().get(info.uri).data))
         for page in Storage().list(join(output, "runs"))
         for info in page
+        if info.uri.endswith(".json")
     )
 
 

@@ -50,14 +50,17 @@ def scored_dataset(
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:
-    """Passes whole blocks through the actors of a stage; an actor asks Ray for these shares of CPUs and GPUs."""
+    """Passes whole blocks through the actors of a stage; an actor asks Ray for these shares of CPUs and GPUs.
+
+    Where there are GPUs, Ray wants a number of rows: that of a step, which is what the blocks of that stage have.
+    """
     return rows.map_batches(
         stage,
         fn_constructor_args=arguments,
         compute=actors,
         num_cpus=cpus,
         num_gpus=gpus,
-        batch_size=None,
+        batch_size=POSTERS_PER_STEP if gpus else None,
         batch_format="pyarrow",
     )
 

@@ -82,7 +82,7 @@ def take_picture(browser: Browser, page: Path, file: Path) -> None:
     canvas.paste(light, (0, 0))
     canvas.paste(dark, (light.width + GAP, 0))
     canvas.save(file, "WEBP", quality=QUALITY, method=6)
-    print(f"{file.name}: {file.stat().st_size // 1000} kB")  # noqa: T201
+    print(f"{file.name}: {file.stat().st_size // 1000} kB")
 
 
 def shot(browser: Browser, page: Path, size: tuple[int, int], scheme: str) -> Image.Image:
