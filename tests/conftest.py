@@ -36,14 +36,10 @@ def _no_settings_from_outside():
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_in_a_new_process():
-    """Libraries that were used by the test before may have set levels, and switched loggers off that were there."""
-    logging.disable(logging.NOTSET)
+def _warnings_reach_caplog(caplog):
+    """Libraries that the tests before have used set the levels of all handlers that they found, pytest's too."""
+    caplog.handler.setLevel(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("genretag") and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
