@@ -11,7 +11,7 @@ demo: .venv/.demo  ## tag drawn posters in a bucket of an embedded object store
 	@$(BIN)/python -m genretag.demo
 
 test: .venv/.dev browser  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \

@@ -191,7 +191,8 @@ def evaluate(
     if settings.json:
         settings.json.write_text(to_json(found))
     if settings.html:
-        print(f"model card: {write_model_card(settings.html, found, answers, session.storage)}")  # noqa: T201
+        place = write_model_card(settings.html, found, answers, session.storage, with_posters=settings.posters)
+        print(f"model card: {place}")  # noqa: T201
 
 
 @app.command

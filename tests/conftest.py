@@ -1,4 +1,8 @@
-"""What the tests share: one Ray, one S3 server, one small trained model, drawn posters, the real set if there."""
+"""What the tests share: one Ray, one S3 server, one small trained model, drawn posters, the real set if there.
+
+`make test` runs them in two processes (pytest-xdist), each file in one: both have a Ray and an S3 server of their own,
+and both use the one small model.
+"""
 
 import logging
 import os
@@ -9,8 +13,10 @@ import uuid
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from genretag import cli
+from genretag.bundle import MANIFEST
 from genretag.demo.posters import draw_posters, labels_csv
 from genretag.demo.s3_server import running_s3_server
 from genretag.ray_session import ray_session
@@ -90,9 +96,14 @@ def poster_folder(drawn_posters, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
-    """The path of a bundle that was trained for two epochs on the drawn posters."""
-    output = tmp_path_factory.mktemp("bundle") / "small"
-    train(str(poster_folder.parent / "labels.csv"), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True))
+    """The path of a bundle that was trained for two epochs on the drawn posters, by the process that asked first."""
+    everyones = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        everyones = everyones.parent
+    output, labels = everyones / "small", poster_folder.parent / "labels.csv"
+    with FileLock(everyones / "small.lock"):
+        if not (output / MANIFEST).exists():
+            train(str(labels), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True), overwrite=True)
     return str(output)
 
 

@@ -3,7 +3,6 @@
 All runs here have the same settings, for 20 steps, and change nothing by chance: so they must come out alike.
 """
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -15,9 +14,8 @@ from conftest import SMALL_MODEL
 from genretag.errors import JobError
 from genretag.session import Session
 from genretag.storage import Storage, join
-from genretag.training import fitting, worker
+from genretag.training import fitting, job, worker
 from genretag.training.fitting import fit
-from genretag.training.job import train
 from genretag.training.labelled_posters import read_labelled_posters
 
 STEPS, EPOCHS, BATCH = 20, 5, 32
@@ -52,48 +50,43 @@ def splits(poster_folder):
 
 
 @pytest.fixture(scope="module")
-def two_workers(ray_cluster, splits, tmp_path_factory):
-    """What two workers came to, each with 16 posters of a batch of 32."""
-    return fit(splits, NOTHING_BY_CHANCE, QUIET, ray_cluster, str(tmp_path_factory.mktemp("two")))
+def one_worker(ray_cluster, splits, tmp_path_factory):
+    """What one worker came to: up to two are asked for, each with more than half of the CPUs, so there is one."""
+    elastic = replace(NOTHING_BY_CHANCE, workers="1..2", cpus_per_worker=int(ray_cluster.cpus) // 2 + 1, cache="none")
+    fitted = fit(splits, elastic, QUIET, ray_cluster, str(tmp_path_factory.mktemp("one")))
+    assert {epoch["workers"] for epoch in fitted.history} == {1}
+    return fitted
 
 
-def test_two_workers_do_what_one_does_that_there_is_room_for(ray_cluster, two_workers, splits, tmp_path):
-    """Up to two are asked for, and each shall have more than half of the CPUs: so there is one, with 32 posters."""
-    most_cpus = int(ray_cluster.cpus) // 2 + 1
-    elastic = replace(NOTHING_BY_CHANCE, workers="1..2", cpus_per_worker=most_cpus, cache="none")
-
-    one = fit(splits, elastic, QUIET, ray_cluster, str(tmp_path))
-
-    assert {epoch["workers"] for epoch in one.history} == {1}
-    assert {epoch["workers"] for epoch in two_workers.history} == {2}
-    assert figures(one.history) == pytest.approx(figures(two_workers.history), abs=1e-3)
-    distance = far(one.weights, two_workers.weights)
-    assert distance < 0.01 * far(one.weights, untrained(splits)), "of the way that the weights have come"
-
-
-def test_a_worker_that_dies_is_replaced_and_a_run_that_ends_so_is_resumed(
-    ray_cluster, two_workers, poster_folder, bucket, tmp_path, monkeypatch
+def test_two_workers_that_die_and_are_replaced_and_resumed_do_what_one_does(
+    ray_cluster, one_worker, splits, poster_folder, bucket, tmp_path, monkeypatch
 ):
-    """The second worker kills itself in the second epoch, and is replaced; again in the third, which is once too often.
+    """Each of the two has 16 posters of a batch of 32, and the second kills itself in the second epoch.
 
-    Then the run is resumed. It costs the two epochs in which workers died, and ends as if nothing had happened.
-    The checkpoints are in a bucket, as they are where the workers are on several machines.
+    It is replaced; it dies again in the third, which is once too often, and the run is resumed. It costs the two epochs
+    in which workers died, and ends as one worker does to whom nothing happens. The checkpoints are in a bucket, as they
+    are where the workers are on several machines.
     """
     monkeypatch.setattr(fitting, "train_worker", _dying_worker(tmp_path, epochs=(1, 2)))
+    ended = []
+    monkeypatch.setattr(job, "fit", lambda *arguments: ended.append(fit(*arguments)) or ended[-1])
     labels, checkpoints = str(poster_folder.parent / "labels.csv"), join(bucket, "checkpoints")
 
     def run(**options):
-        output = str(tmp_path / "bundle")
-        return train(labels, str(poster_folder), output, NOTHING_BY_CHANCE, QUIET, checkpoints=checkpoints, **options)
+        where = labels, str(poster_folder), str(tmp_path / "bundle")
+        return job.train(*where, NOTHING_BY_CHANCE, QUIET, checkpoints=checkpoints, **options)
 
     with pytest.raises(JobError, match="training failed"):
         run()
     bundle = run(resume=True)
 
-    history = json.loads((tmp_path / "bundle" / "training.json").read_text())["epochs"]
+    [two_workers] = ended
     assert sorted(file.read_text() for file in tmp_path.glob("died-in-*")) == ["1 of 2", "1 of 2"]
-    assert [epoch["epoch"] for epoch in history] == [1, 2, 3, 4, 5]
-    assert figures(history) == pytest.approx(figures(two_workers.history), abs=1e-3)
+    assert [epoch["epoch"] for epoch in two_workers.history] == [1, 2, 3, 4, 5]
+    assert {epoch["workers"] for epoch in two_workers.history} == {2}
+    assert figures(two_workers.history) == pytest.approx(figures(one_worker.history), abs=1e-3)
+    distance = far(two_workers.weights, one_worker.weights)
+    assert distance < 0.01 * far(one_worker.weights, untrained(splits)), "of the way that the weights have come"
     assert bundle.facts["training"]["workers"] == 2
     assert bundle.facts["metrics"]["validation"]["model"]["posters"] > 0
     assert not any(Storage().list(checkpoints)), "what ended well leaves no checkpoints"

@@ -28,13 +28,16 @@ def test_evaluate_writes_a_card_to_a_bucket(command, ray_cluster, small_bundle, 
 
     code, out, err = command(
         "evaluate", small_bundle, "--labels", poster_folder.parent / "labels.csv", "--images", poster_folder,
-        "--against", small_bundle, "--slice", "labels", "--bootstrap", "20", "--html", place, "--quiet",
+        "--against", small_bundle, "--slice", "labels", "--bootstrap", "20", "--html", place,
+        "--no-posters", "--quiet",
     )  # fmt: skip
 
     assert code == 0, err
     assert out.endswith(f"model card: {place}\n")
     page = bytes(storage.get(place).data).decode()
     assert "other model" in page
+    assert "data:image/webp" not in page, "without posters"
+    assert str(Path(small_bundle).parent) not in page, "it tells nobody's folders"
     assert "By <code>labels</code>" in page
 
 

@@ -29,6 +29,8 @@ class EvaluateSettings:
     """A file for all figures."""
     html: str | None = None
     """A file or an s3:// object for the model card: a page with figures, curves, and the best and worst posters."""
+    posters: bool = True
+    """Show these posters in the card. Without them it holds no pictures, and may go where they may not."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

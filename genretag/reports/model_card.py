@@ -48,16 +48,20 @@ class FigureRow:
     difference: Any
 
 
-def write_model_card(place: str, found: Evaluation, answers: Answers, storage: Storage) -> str:
+def write_model_card(
+    place: str, found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True
+) -> str:
     """Draws the card and writes it; returns where. Raises `UsageError` where it cannot be written."""
-    return write_page(place, model_card(found, answers, storage), storage)
+    return write_page(place, model_card(found, answers, storage, with_posters=with_posters), storage)
 
 
-def model_card(found: Evaluation, answers: Answers, storage: Storage) -> bytes:
-    """The page, in UTF-8. A poster that cannot be shown is a blank in it."""
+def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True) -> bytes:
+    """The page, in UTF-8. A poster that cannot be shown is a blank in it; without posters it only names them."""
     bundle, said = answers.bundle, answers.said
     predicted = said.profiles[found.profile].predicted(said.probabilities)
-    best, worst = _with_thumbnails(*card_figures.cases(answers, predicted), storage)
+    best, worst = card_figures.cases(answers, predicted)
+    if with_posters:
+        best, worst = _with_thumbnails(best, worst, storage)
     before = card_figures.uncalibrated(bundle, found.labels, said.probabilities)
     return render(
         "model_card.html",
@@ -74,6 +78,7 @@ def model_card(found: Evaluation, answers: Answers, storage: Storage) -> bytes:
         together=card_figures.together(found.labels, said.truth, predicted),
         best=best,
         worst=worst,
+        with_posters=with_posters,
         few=[row.label for row in found.by_label if row.support < FEW],
         few_is=FEW,
         slices=_slices(found),

@@ -70,7 +70,14 @@ def _environment() -> "Environment":
         finalize=lambda v: printable(v) if isinstance(v, str) and not isinstance(v, Markup) else v,
     )
     environment.filters["json"] = lambda value: Markup(json_text(value))  # noqa: S704 - no < > & left in it
-    environment.filters |= {"number": number, "short": short, "percent": percent, "seconds": seconds, "size": size}
+    environment.filters |= {
+        "number": number,
+        "short": short,
+        "percent": percent,
+        "seconds": seconds,
+        "size": size,
+        "name": name,
+    }
     return environment
 
 
@@ -113,6 +120,11 @@ def size(value: float | None) -> str:
         value /= 1000
         units.pop(0)
     return f"{value:.0f} {units[0]}" if units[0] == "bytes" or value >= 100 else f"{value:.1f} {units[0]}"
+
+
+def name(location: str) -> str:
+    """/home/me/models/small/ -> small: a page that is passed on tells nobody's folders."""
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def _text(*names: str) -> str:

@@ -60,13 +60,11 @@ def finish_bundle(
     truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage)
     calibration = choose_calibration(truth, logits_of(uncalibrated))
     calibrated = replace(raw, files=bundle_files(weights, settings, calibration.slope, calibration.offset))
-    chosen, int8 = _with_int8_if_as_good(calibrated, splits, cluster, storage)
+    native_map = macro_map(truth, uncalibrated)  # no slope or offset changes the order of a label's posters
+    chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage)
     readable, probabilities = score_posters(splits["test"], chosen, cluster, storage)
     test = Finished(chosen, splits["test"].where(readable), probabilities[readable])
-    scored = {
-        "validation": score_labelled(splits["validation"], chosen, cluster, storage),
-        "test": (test.test_posters.labelled.multi_hot, test.test_probabilities),
-    }
+    scored = {"validation": validated, "test": (test.test_posters.labelled.multi_hot, test.test_probabilities)}
     facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings)}
     return replace(test, bundle=_with_thresholds(replace(chosen, facts=facts), scored))
 
@@ -116,15 +114,20 @@ def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
 
 
 def _with_int8_if_as_good(
-    bundle: Bundle, splits: dict[str, LabelledPosters], cluster: Cluster, storage: Storage
-) -> tuple[Bundle, dict[str, Any]]:
-    """The bundle with its int8 network too, or as it is where that would be worse; and what both were worth."""
+    bundle: Bundle, native: float, splits: dict[str, LabelledPosters], cluster: Cluster, storage: Storage
+) -> tuple[Bundle, tuple[np.ndarray, np.ndarray], dict[str, Any]]:
+    """The bundle with its int8 network too, or as it is where that would be worse; what it says of the validation
+    posters (truth and probabilities), and what both networks were worth. `native` is the validation macro mAP without.
+    """
     posters = splits["train"].uris[:: max(1, len(splits["train"]) // CALIBRATION_POSTERS)][:CALIBRATION_POSTERS]
     read = PosterReader(storage, bundle.rule, CALIBRATION_THREADS).read_many(posters)
     images = np.stack([poster.image.pixels for poster in read if isinstance(poster, Poster)])
     quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
-    native, int8 = (macro_map(*score_labelled(splits["validation"], b, cluster, storage)) for b in (bundle, quantized))
+    validated = score_labelled(splits["validation"], quantized, cluster, storage)
+    int8 = macro_map(*validated)
     kept = native - int8 < MAP_IT_MAY_COST
     logger.info("validation macro mAP %.4f, in int8 %.4f: int8 is %s", native, int8, "kept" if kept else "left out")
     facts = {"kept": kept, "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)}}
-    return quantized if kept else bundle, facts
+    if kept:
+        return quantized, validated, facts
+    return bundle, score_labelled(splits["validation"], bundle, cluster, storage), facts

@@ -65,10 +65,12 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Replica:
     import keras
+    import ray.train
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.cpus_per_worker)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    alone = ray.train.get_context().get_world_size() == 1
+    strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(settings.seed)
     shape = (settings.backbone, len(prevalence), settings.height, settings.width)
     with strategy.scope():
