@@ -1,7 +1,12 @@
-"""Ray's token: how a client shows the one that it has. Its value is Ray's business alone, and is never logged."""
+"""Ray's token: how a client shows the one that it has, and what is said where a cluster refuses it.
+
+Its value is Ray's business alone, and is never logged.
+"""
 
 import os
 from pathlib import Path
+
+from genretag.errors import UsageError
 
 
 def show_a_token_where_there_is_one() -> None:
@@ -12,3 +17,24 @@ def show_a_token_where_there_is_one() -> None:
     token_file = Path.home() / ".ray" / "auth_token"
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_file.exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def is_a_refused_token(error: BaseException | None) -> bool:
+    """Whether this error, or one that led to it, is Ray's for a token that is missing or wrong."""
+    from ray.exceptions import AuthenticationError
+
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, AuthenticationError):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def refused_token(address: str | None) -> UsageError:
+    """What to tell where the cluster at an address does not let us in."""
+    return UsageError(
+        f"the Ray cluster at {address} does not accept our token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one "
+        "that it was started with"
+    )
