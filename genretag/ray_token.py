@@ -19,17 +19,15 @@ def show_a_token_where_there_is_one() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def is_a_refused_token(error: BaseException | None) -> bool:
-    """Whether this error, or one that led to it, is Ray's for a token that is missing or wrong."""
+def is_a_refused_token(error: BaseException) -> bool:
+    """Whether this is Ray's error for a token that is missing or wrong, or was raised from such a one.
+
+    `ray.init` tries for a while, and then quotes the last error in the text of its own.
+    """
     from ray.exceptions import AuthenticationError
 
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, AuthenticationError):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    name = AuthenticationError.__name__
+    return isinstance(error, AuthenticationError) or name in str(error) or name in str(error.__cause__)
 
 
 def refused_token(address: str | None) -> UsageError:
