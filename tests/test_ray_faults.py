@@ -29,8 +29,7 @@ def cluster(s3_server):
 
 @pytest.fixture(autouse=True)
 def _two_workers(cluster):
-    while len(cluster.workers) < 2:
-        cluster.add_worker()
+    cluster.add_workers(2 - len(cluster.workers))
 
 
 @pytest.fixture(scope="module")
