@@ -95,6 +95,7 @@ def training(ray_cluster, s3_server, drawn_posters, poster_folder):
         large = filesystem.open(f"{checkpoints}/run/large.npz", "wb")
         large.write(bytes(filesystem.default_block_size + 1))
         large.discard()
+        large.closed = True  # or it would go on when it is collected
         return bucket, {_needed(*request) for request in proxy.made()}
 
 
