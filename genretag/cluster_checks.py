@@ -3,14 +3,16 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from genretag.errors import UsageError, one_line
 
 WAIT_FOR_NODES_S = 45.0  # a cluster that has just started gets its nodes by then
-LOOK_EVERY_S = 0.5
+NOTICED_S = 70.0  # until Ray knows for sure that a node is gone: five checks, 3 s apart, of which each may take 10 s
+LOOK_EVERY_S = 5.0
 ANSWER_S = 60
 
 logger = logging.getLogger(__name__)
@@ -39,26 +41,54 @@ class Ask:
 
 
 def require_room(asks: Sequence[Ask], wait_s: float = WAIT_FOR_NODES_S) -> None:
-    """Waits for nodes with room for each ask, were it alone. Raises `UsageError` where there are none after `wait_s`.
+    """Waits until each ask, were it alone, has got its place. Raises `UsageError` where there is none after `wait_s`.
 
-    One ask is left waiting in Ray meanwhile, so that a cluster which grows on demand does.
+    That a node is there is no proof: for a minute Ray names those that have died, too. So a place is asked for, which
+    is also what makes a cluster grow that grows on demand. Where nodes are merely busy, the job may begin to wait.
     """
-    import ray
-
-    deadline = time.monotonic() + wait_s
+    began = time.monotonic()
     for ask in asks:
-        if ask.fits(ray.nodes()):
-            continue
-        logger.warning("the cluster has no room for %s: waiting %.0f s for nodes", ask, deadline - time.monotonic())
-        options: dict[str, Any] = {"num_cpus": ask.cpus, "num_gpus": ask.gpus, "max_retries": 0}
-        demand = ray.remote(**options)(_nothing).remote()
-        try:
-            while not ask.fits(ray.nodes()):
-                if time.monotonic() > deadline:
-                    raise UsageError(_no_room(ask, ray.nodes()))
-                time.sleep(LOOK_EVERY_S)
-        finally:
-            ray.cancel(demand, force=True)
+        with _reserved(ask) as place:
+            warned = False
+            while not place.wait(timeout_seconds=1):
+                nodes, waited_s = _nodes(), time.monotonic() - began
+                if ask.fits(nodes):
+                    if waited_s > max(wait_s, NOTICED_S):
+                        logger.warning("the nodes with room for %s are all busy: it waits for them", ask)
+                        break
+                elif waited_s > wait_s:
+                    raise UsageError(_no_room(ask, nodes))
+                elif not warned:
+                    logger.warning("the cluster has no room for %s: waiting %.0f s for nodes", ask, wait_s - waited_s)
+                    warned = True
+
+
+class RoomWatch:
+    """Looks every few seconds whether there is still room for a job, which may lose all its nodes at any time.
+
+    Before anything is done that ends the job after `wait_s`; later nodes are waited for, and a warning says so.
+    """
+
+    def __init__(self, asks: Sequence[Ask], wait_s: float, look_every_s: float = LOOK_EVERY_S) -> None:
+        self._asks, self._wait_s, self._look_every_s = asks, wait_s, look_every_s
+        self._looked_at = self._had_room_at = time.monotonic()
+        self._warned = False
+
+    def look(self, begun: Callable[[], bool]) -> None:
+        """Call this often. Raises `UsageError` where nothing has `begun`, and there has been no room for too long."""
+        now = time.monotonic()
+        if now < self._looked_at + self._look_every_s:
+            return
+        self._looked_at, nodes = now, _nodes()
+        lacking = next((ask for ask in self._asks if not ask.fits(nodes)), None)
+        if lacking is None:
+            self._had_room_at, self._warned = now, False
+            return
+        if now > self._had_room_at + self._wait_s and not begun():
+            raise UsageError(_no_room(lacking, nodes))
+        if not self._warned:
+            logger.warning("the cluster has no room for %s any more: waiting for nodes", lacking)
+            self._warned = True
 
 
 def require_seen(folders: Sequence[str], what: str) -> None:
@@ -94,8 +124,23 @@ def _missing(folders: Sequence[str]) -> list[str]:
     return [folder for folder in folders if not os.path.isdir(folder)]  # noqa: PTH112 - as it is written
 
 
-def _nothing() -> None:
-    """What waits in Ray for room."""
+@contextmanager
+def _reserved(ask: Ask) -> Iterator[Any]:
+    """A place of the ask in Ray, taken or waited for, during the block."""
+    from ray.util import placement_group, remove_placement_group
+
+    share = {name: value for name, value in (("CPU", ask.cpus), ("GPU", ask.gpus)) if value}
+    place = placement_group([share] * ask.count)
+    try:
+        yield place
+    finally:
+        remove_placement_group(place)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return ray.nodes()
 
 
 def _no_room(ask: Ask, nodes: Sequence[dict[str, Any]]) -> str:

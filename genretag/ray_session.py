@@ -10,7 +10,7 @@ from typing import Any
 
 from genretag import noise
 from genretag.errors import UsageError, one_line
-from genretag.ray_token import show_a_token_where_there_is_one
+from genretag.ray_token import is_a_refused_token, refused_token, show_a_token_where_there_is_one
 from genretag.session import Session
 from genretag.stopping import keeping_sigterm
 
@@ -45,7 +45,7 @@ class Cluster:
 def ray_session(session: Session) -> Iterator[Cluster]:
     """Connects to `session.address`, RAY_ADDRESS or the Ray that is already there, else starts one here.
 
-    Raises `UsageError` where no cluster answers at the address.
+    Raises `UsageError` where no cluster answers at the address, or it does not let us in.
     """
     if not session.verbose:
         noise.quieten()
@@ -93,13 +93,8 @@ def _connect(address: str | None, verbose: bool) -> None:
     try:
         with noise.stderr_muted(not verbose), keeping_sigterm():
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise _no_answer(address) from error
-    except ray.exceptions.AuthenticationError as error:
-        raise UsageError(
-            f"the Ray cluster at {address} does not accept our token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
-            "one that it was started with"
-        ) from error
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise (refused_token if is_a_refused_token(error) else _no_answer)(address) from error
     except RuntimeError as error:
         if "ersion mismatch" not in str(error):
             raise

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import ray  # noqa: F401 - brings psutil along
 # isort: split
 import psutil
 from network_namespaces import LOOPBACK, Host, Loopback, Network
+
+from genretag.ray_session import QUIET_RAY
 
 STORE_BYTES = 150 << 20  # of one node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"
@@ -42,7 +45,7 @@ class Node:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--object-spilling-directory", str(self.spilled), "--include-log-monitor", "false"],
-                env={**os.environ, **QUICK_TO_NOTICE, **environment},
+                env={**os.environ, **QUIET_RAY, **QUICK_TO_NOTICE, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -107,6 +110,13 @@ class RayCluster:
         self.workers.append(node)
         return node
 
+    def add_workers(self, count: int, cpus: int = 4) -> None:
+        """Starts so many worker nodes at a time."""
+        arguments = [f"--address={self.address}", f"--num-cpus={cpus}"]
+        hosts = [self._net.host() for _ in range(count)]
+        with ThreadPoolExecutor() as threads:
+            self.workers += threads.map(lambda host: self._start(arguments, host), hosts)
+
     def kill_worker(self, node: Node | None = None) -> None:
         """Kills a worker node, the youngest where none is named."""
         node = node or self.workers[-1]
@@ -143,8 +153,7 @@ def ray_cluster(
     folder = Path(tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp"))  # short: the paths of sockets are limited
     cluster = RayCluster(folder, environment or {}, net, jobs=jobs)
     try:
-        for _ in range(workers):
-            cluster.add_worker(cpus)
+        cluster.add_workers(workers, cpus)
         yield cluster
     finally:
         cluster.stop()

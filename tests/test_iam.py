@@ -1,11 +1,13 @@
-"""The policies of cluster/iam allow just what the jobs do: nights and a compaction are watched."""
+"""The policies of cluster/iam allow just what the jobs do: nights, a compaction and a training are watched."""
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from conftest import SMALL_MODEL
 from fault_proxy import Faults, fault_proxy
 from manifests import REPOSITORY
 from moto.iam.access_control import IAMPolicy, PermissionResult
@@ -16,8 +18,11 @@ from genretag.session import Session
 from genretag.storage import Storage
 from genretag.tagging.night import tag
 from genretag.tagging.settings import TagSettings
+from genretag.training.job import train
 
 IAM = REPOSITORY / "cluster" / "iam"
+IN_THE_BODY = {"test-iam": "genres", "test-iam-training": "checkpoints"}  # below what a job removes many at once
+ONE_EPOCH = replace(SMALL_MODEL, epochs=0)
 
 
 def _policy(name, bucket="films"):
@@ -34,7 +39,7 @@ def _needed(method, target):
     bucket, _, key = path.partition("/")
     if not key:
         if "delete" in query:
-            return "s3:DeleteObject", f"arn:aws:s3:::{bucket}/genres/of the body"
+            return "s3:DeleteObject", f"arn:aws:s3:::{bucket}/{IN_THE_BODY[bucket]}/of the body"
         assert method in ("GET", "HEAD") and not set(query) & {"location", "acl", "versions", "uploads"}, (
             method,
             target,
@@ -65,23 +70,62 @@ def nights(ray_cluster, s3_server, poster_folder, small_bundle, tmp_path_factory
         return bucket, {_needed(*request) for request in proxy.made()}
 
 
-def test_tagging_is_allowed_all_that_it_does(nights):
-    bucket, needed = nights
+@pytest.fixture(scope="module")
+def training(ray_cluster, s3_server, drawn_posters, poster_folder):
+    """The bucket, and what was asked for by a training whose posters, checkpoints and bundle are in it.
 
-    assert [one for one in sorted(needed) if not _allows(_policy("tag.json", bucket), *one)] == []
+    Checkpoints of this network are small: one of more than 50 MB, whose writing is given up, is written beside them.
+    """
+    s3_server.create_bucket(bucket := "test-iam-training")
+    storage, place = Storage(), f"s3://{bucket}"
+    storage.put(f"{place}/labels.csv", (poster_folder.parent / "labels.csv").read_bytes())
+    for poster in drawn_posters:
+        storage.put(f"{place}/posters/{Path(poster.key).name}", poster.data)
+    with fault_proxy(s3_server.endpoint_url, Faults()) as proxy:
+        session = Session(endpoint_url=proxy.endpoint_url, quiet=True)
+        train(
+            f"{place}/labels.csv",
+            f"{place}/posters",
+            f"{place}/models/1",
+            ONE_EPOCH,
+            session,
+            checkpoints=f"{place}/checkpoints/1",
+        )
+        filesystem, checkpoints = session.storage.filesystem(f"{place}/checkpoints/1")
+        large = filesystem.open(f"{checkpoints}/run/large.npz", "wb")
+        large.write(bytes(filesystem.default_block_size + 1))
+        large.discard()
+        large.closed = True  # or it would go on when it is collected
+        return bucket, {_needed(*request) for request in proxy.made()}
 
 
-def test_tagging_is_allowed_nothing_that_it_does_not_do(nights):
-    bucket, needed = nights
-    policy = _policy("tag.json", bucket)
+@pytest.mark.parametrize(("policy", "job"), [("tag.json", "nights"), ("train.json", "training")])
+def test_a_job_is_allowed_all_that_it_does(policy, job, request):
+    bucket, needed = request.getfixturevalue(job)
 
-    for statement in policy["Statement"]:
-        for action in [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]:
-            for resource in (
-                [statement["Resource"]] if isinstance(statement["Resource"], str) else statement["Resource"]
-            ):
-                less = {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
-                assert any(_allows(less, *one) for one in needed), (action, resource)
+    assert [one for one in sorted(needed) if not _allows(_policy(policy, bucket), *one)] == []
+
+
+@pytest.mark.parametrize(("policy", "job"), [("tag.json", "nights"), ("train.json", "training")])
+def test_a_job_is_allowed_nothing_that_it_does_not_do(policy, job, request):
+    bucket, needed = request.getfixturevalue(job)
+
+    spare = [
+        (action, resource)
+        for statement in _policy(policy, bucket)["Statement"]
+        for action in _list(statement["Action"])
+        for resource in _list(statement["Resource"])
+        if not any(_allows(_only(action, resource), *one) for one in needed)
+    ]
+    assert spare == []
+
+
+def _list(one_or_many):
+    return [one_or_many] if isinstance(one_or_many, str) else one_or_many
+
+
+def _only(action, resource):
+    return {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
 
 
 @pytest.mark.parametrize("name", ["tag.json", "train.json"])

@@ -180,7 +180,7 @@ def model(cluster, bucket, submit):
 def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submit, ended):
     genres = join(bucket, "genres")
     night = (
-        "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=3",
+        "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=2",
         "--predict-actors=2", "--rows-per-file=256", "--date=2026-11-25", "--log-format=json",
     )  # fmt: skip
     first = submit(*night)
@@ -207,9 +207,6 @@ def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submi
     cluster.add_worker(cpus=2)
     cluster.kill_worker(cluster.workers[0])
     code, out, err = end(second)
-    if code == 1:  # Ray gave up, as it may when a node is lost: the scheduler submits again
-        print(out, err)
-        code, out, err = ended(*night)
     assert code == 0, out + err
     assert len(rows(genres)) == POSTERS
     assert morning_query(genres, model) == [(POSTERS, POSTERS)]
@@ -233,7 +230,7 @@ def test_a_wrong_token_is_refused(cluster, bucket, ended):
     code, out, err = ended("tag", join(bucket, "labelled"), join(bucket, "refused"), RAY_AUTH_TOKEN="0" * 64)
 
     assert (code, "Traceback" in err) == (2, False), err
-    assert "does not accept our token" in err.splitlines()[-1]
+    assert f"the Ray cluster at {cluster.job_server} does not accept our token" in err.splitlines()[-1]
     assert "0" * 64 not in out + err
 
 

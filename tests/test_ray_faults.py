@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +16,20 @@ from genretag.storage import Storage, join
 
 POSTERS = 600
 UNDER_WAY = 260  # GETs: more than one step of work is done, and there is more to do
-RUNS_AT_MOST = 2
 SMALL_STORE_BYTES = 80 << 20  # Ray wants 75 MB at least
 RUN_TIMEOUT_S = 150  # generous: a run that hangs must not hang the tests
 
 
 @pytest.fixture(scope="module")
 def cluster(s3_server):
-    """A head and two worker nodes; a test leaves as many as it found."""
-    with ray_cluster(workers=2) as cluster:
+    """A head and worker nodes, of which tests kill some."""
+    with ray_cluster(workers=0) as cluster:
         yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _two_workers(cluster):
+    cluster.add_workers(2 - len(cluster.workers))
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +43,48 @@ def images(s3_server, drawn_posters):
     return set(uris)
 
 
-@pytest.fixture
-def tag(cluster, images, s3_server, request):
-    """Tags all posters while `fault(cluster)` happens half way, again if need be, and checks the rows.
+@pytest.fixture(scope="module")
+def labelled(s3_server, drawn_posters, poster_folder):
+    """Where labelled posters are, and their CSV."""
+    s3_server.create_bucket("ray-faults-labelled")
+    place, storage = "s3://ray-faults-labelled", Storage()
+    storage.put(join(place, "labels.csv"), (poster_folder.parent / "labels.csv").read_bytes())
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda poster: storage.put(join(place, "posters", poster.key), poster.data), drawn_posters))
+    return place
 
-    `apart` keeps the stages in actors of their own, as they are where there are GPUs.
+
+@pytest.fixture
+def start(cluster, tmp_path):
+    """Starts a `genretag` command on the cluster, in a process of its own; returns that and the file of its errors."""
+
+    def start(*arguments):
+        errors = tmp_path / "errors.txt"
+        command = [sys.executable, "-m", "genretag.cli", *map(str, arguments), "--address", cluster.address]
+        with errors.open("w") as file:
+            return subprocess.Popen(command, env={**os.environ, **cluster.environment}, stderr=file), errors
+
+    return start
+
+
+@pytest.fixture
+def tag(cluster, images, start, s3_server, request):
+    """Tags all posters in one run while `fault(cluster)` happens half way, and checks the rows.
+
+    `apart` keeps the stages in actors of their own, as they are where there are GPUs. A fault may want what the run
+    says until then: a function that returns it is passed on as `said`.
     """
     output = f"s3://ray-faults/{request.node.name}"
 
-    def tag(fault, *, half_way=UNDER_WAY, apart=False):
+    def tag(fault, *options, half_way=UNDER_WAY, apart=False):
+        options += ("--fetch-actors", 3) if apart else ()
         with fault_proxy(s3_server.endpoint_url, Faults()) as proxy:
-            command = [sys.executable, "-m", "genretag.cli", "tag", "s3://ray-faults/posters", output]
-            command += ["--address", cluster.address, "--endpoint-url", proxy.endpoint_url, "--rows-per-file", "100"]
-            command += ["--fetch-actors", "3"] if apart else []
-
-            def start():
-                environment = {**os.environ, **cluster.environment}
-                return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-
-            job = start()
+            endpoint = ("--endpoint-url", proxy.endpoint_url, "--rows-per-file", 100, "--no-report")
+            job, errors = start("tag", "s3://ray-faults/posters", output, *endpoint, *options)
             until(lambda: proxy.requests["GET"] >= half_way or job.poll() is not None, RUN_TIMEOUT_S)
-            assert job.poll() is None, f"it ended before anything could happen: {job.stderr.read()}"
-            fault(cluster)
-            for run in range(RUNS_AT_MOST):
-                job = job if run == 0 else start()
-                errors = _end(job)
-                if job.returncode == 0:
-                    break
-                assert job.returncode == 1, errors
-                assert "Traceback" not in errors
-                assert errors.splitlines()[-1].startswith("genretag: ")
-            assert job.returncode == 0, errors
+            assert job.poll() is None, f"it ended before anything could happen: {errors.read_text()}"
+            fault(cluster, errors.read_text)
+            assert _end(job, errors) == 0, errors.read_text()
         assert sorted(row["uri"] for row in rows(output)) == sorted(images)
         assert rows(output, "failures") == []
         _counts_come_out(output)
@@ -76,12 +92,12 @@ def tag(cluster, images, s3_server, request):
     return tag
 
 
-def _end(job):
+def _end(job, errors):
     try:
-        return job.communicate(timeout=RUN_TIMEOUT_S)[1]
+        return job.wait(timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         job.kill()
-        raise AssertionError(f"the run hangs: {job.communicate()[1]}") from None
+        raise AssertionError(f"the run hangs: {errors.read_text()}") from None
 
 
 def _counts_come_out(output):
@@ -93,40 +109,102 @@ def _counts_come_out(output):
 
 
 def test_an_actor_is_killed(tag):
-    tag(lambda cluster: cluster.kill_actor("FetchDecodePredict"))
+    tag(lambda cluster, _: cluster.kill_actor("FetchDecodePredict"))
 
 
-def test_a_fetch_actor_is_killed(tag):
-    tag(lambda cluster: cluster.kill_actor("FetchDecode"), apart=True)
-
-
-def test_a_predict_actor_is_killed(tag):
-    def kill(cluster):
+def test_a_fetch_actor_and_a_predict_actor_are_killed(tag):
+    def kill(cluster, _):
+        cluster.kill_actor("FetchDecode")
         until(lambda: cluster.actors("Predict"))
         cluster.kill_actor("Predict")
 
     tag(kill, apart=True)
 
 
-def test_a_worker_node_is_lost_and_another_joins_late(tag):
-    tag(lambda cluster: (cluster.kill_worker(), cluster.add_worker()))
-
-
 def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(tag, cluster):
     """What is left of the cluster has CPUs enough for all stages, though not for as many actors as were planned."""
 
-    def kill(cluster):
+    def kill(cluster, _):
         until(lambda: cluster.actors("Predict"))
         cluster.kill_worker(next(node for node in cluster.workers if node.processes("MapBatches(Predict)")))
 
     tag(kill, apart=True)
-    cluster.add_worker()
+
+
+def test_all_worker_nodes_are_lost_under_way_and_another_joins_late(tag, cluster):
+    """Posters are done already: so it waits for nodes, for longer than it would at first, and says so."""
+
+    def kill(cluster, said):
+        until(lambda: re.search(r"[1-9]\d* of 600 posters", said()))
+        kill_all(cluster)
+        until(lambda: "any more: waiting for nodes" in said())
+        cluster.add_worker()
+
+    tag(kill, "--wait-for-nodes-s", 0)
+
+
+def kill_all(cluster):
+    for node in list(cluster.workers):
+        cluster.kill_worker(node)
+
+
+def test_all_worker_nodes_are_lost_before_the_first_poster_is_done(cluster, images, start):
+    job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/too-late", "--wait-for-nodes-s", 1)
+    until(lambda: cluster.actors("FetchDecodePredict") or job.poll() is not None)
+    kill_all(cluster)
+
+    assert _end(job, errors) == 2
+    assert "the cluster has no room for an actor that predicts with 0.5 CPU: it has 1 node" in last_line(errors)
+    assert rows("s3://ray-faults/too-late") == []
+
+
+def last_line(errors):
+    said = errors.read_text()
+    assert "Traceback" not in said
+    return said.splitlines()[-1]
+
+
+def test_a_job_starts_right_after_the_last_worker_node_has_died(cluster, images, start):
+    """Ray still names it: a look at the nodes does not tell."""
+    job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/no-node", "--wait-for-nodes-s", 1)
+    until(lambda: "to score" in errors.read_text() or job.poll() is not None)
+    kill_all(cluster)
+
+    assert _end(job, errors) == 2
+    assert "the cluster has no room for an actor that predicts with 0.5 CPU: it has 1 node" in last_line(errors)
 
 
 def test_the_object_store_of_a_node_is_too_small(tag, cluster):
     """Ray spills to disk what does not fit: decoded posters of two steps, where there is room for one."""
-    for node in list(cluster.workers):
-        cluster.kill_worker(node)
+    kill_all(cluster)
     small = cluster.add_worker(cpus=8, store_bytes=SMALL_STORE_BYTES)
 
-    tag(lambda _: until(lambda: any(small.spilled.rglob("*"))), half_way=0, apart=True)
+    tag(lambda *_: until(lambda: any(small.spilled.rglob("*"))), half_way=0, apart=True)
+
+    cluster.kill_worker(small)
+
+
+def test_more_training_workers_than_there_is_room_for(cluster, labelled, start):
+    """On nodes that could hold some of them each, but not all of them together."""
+    job, errors = start(
+        "train", "--labels", f"{labelled}/labels.csv", "--images", f"{labelled}/posters",
+        "--output", f"{labelled}/model", "--checkpoints", f"{labelled}/checkpoints",
+        "--workers", 16, "--min-positives", 5, "--wait-for-nodes-s", 1,
+    )  # fmt: skip
+
+    assert _end(job, errors) == 2
+    assert (
+        "the cluster has no room for training workers with 1 CPU, 16 at a time: it has 3 nodes, with 4 CPU and 0 GPU "
+        "at most" in last_line(errors)
+    )
+
+
+def test_a_wrong_token_is_told(cluster, images, start, monkeypatch):
+    wrong = "0" * 64
+    monkeypatch.setitem(cluster.environment, "RAY_AUTH_TOKEN", wrong)
+    monkeypatch.setitem(cluster.environment, "RAY_NUM_REDIS_GET_RETRIES", "1")  # and not for 20 s
+    job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/refused")
+
+    assert _end(job, errors) == 2
+    assert f"the Ray cluster at {cluster.address} does not accept our token" in last_line(errors)
+    assert wrong not in errors.read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 from genretag import noise
 from genretag.errors import JobError, UsageError, one_line
-from genretag.ray_token import show_a_token_where_there_is_one
+from genretag.ray_token import refused_token, show_a_token_where_there_is_one
 
 CONNECT_S, ANSWER_S = 10, 30
 SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -62,10 +62,7 @@ class JobServer:
         try:
             yield
         except AuthenticationError as error:
-            raise UsageError(
-                f"the cluster at {self.address} does not accept our token ({one_line(error, 100)}): set RAY_AUTH_TOKEN "
-                "or RAY_AUTH_TOKEN_PATH to the one that the cluster was started with"
-            ) from None
+            raise refused_token(self.address) from error
         except (ConnectionError, requests.RequestException) as error:
             raise JobError(f"the job server at {self.address} does not answer any more: {one_line(error)}") from error
 

@@ -28,6 +28,7 @@ from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
+from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
 from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
@@ -173,11 +174,22 @@ def _score(
     board = open_board()
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
-    dataset = scored_dataset(shards, bundle, plan, settings, storage, board, allowed, one_bucket=one_bucket)
+    dataset = scored_dataset(
+        shards,
+        bundle,
+        plan,
+        settings,
+        storage,
+        board,
+        allowed,
+        one_bucket=one_bucket,
+        wait_for_nodes_s=session.wait_for_nodes_s,
+    )
     sink = PartFiles(output, storage, night, settings.rows_per_file_for(posters))
     with watch(board, _describer(posters), quiet=session.quiet):
         try:
-            dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
+            with waiting_explained():
+                dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
             raise _explained(error, board, allowed, posters, output) from error
     remove_shards(output, storage)

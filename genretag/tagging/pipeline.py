@@ -5,9 +5,11 @@ from typing import Any
 import pyarrow as pa
 
 from genretag.bundle import Bundle
+from genretag.cluster_checks import WAIT_FOR_NODES_S
 from genretag.images import ImageRule
 from genretag.storage import Storage
 from genretag.tagging.ledger import open_ledger
+from genretag.tagging.lost_room import ending_without_room
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import POSTERS_PER_STEP
@@ -26,6 +28,7 @@ def scored_dataset(
     allowed_failures: int,
     *,
     one_bucket: bool = False,
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S,
 ) -> Any:
     """Makes the dataset of `Predict`'s rows, one for each poster.
 
@@ -38,6 +41,8 @@ def scored_dataset(
     fetch = (storage, bundle.rule, options, board, ledger)
     predict = (plan, ray.put(bundle), board, ledger, allowed_failures)
     posters = ray.data.from_blocks(blocks)  # `from_arrow` would start tasks only to look at them
+    callback = ending_without_room(plan.asks(), wait_for_nodes_s, board)
+    posters.context.custom_execution_callback_classes = [callback]
     if not plan.fetch_actors:
         posters.context.target_max_block_size = None  # a task's rows are one block: they are small without pixels
         actors = _actors(plan.predict_actors, len(blocks), CALLS_AT_ONCE)

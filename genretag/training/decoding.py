@@ -57,8 +57,11 @@ def decode_posters(
     *,
     at_once: int,
     progress: Callable[[int], None] = lambda _posters: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> DecodedPosters:
     """Decodes what the cache does not hold yet, `at_once` blocks at a time; no more of them is in flight.
+
+    `progress` is told of posters that are done, and `waiting` is called every second in which no block is.
 
     Posters that cannot be read are left out and counted; with the cache `none` that comes out in training only.
     """
@@ -69,7 +72,7 @@ def decode_posters(
         return DecodedPosters(posters.labelled.multi_hot, tuple(map(Block, rows, pixels)), {}, rule)
     blocks: dict[int, Block] = {}
     failures: Counter[str] = Counter()
-    for number, contents, reference in _run(works, at_once):
+    for number, contents, reference in _run(works, at_once, waiting):
         file = works[number].file
         kept = FiledPixels(file, storage.endpoint_url) if file else StoredPixels(reference)
         blocks[number] = Block(rows[number][contents.readable], kept)
@@ -85,7 +88,9 @@ def _work(rows: np.ndarray, posters: LabelledPosters, rule: ImageRule, cache: st
     return _Work(tuple(uris), tuple(etags), rule, storage.endpoint_url, file)
 
 
-def _run(works: Sequence[_Work], at_once: int) -> Iterator[tuple[int, pixel_files.Contents, Any]]:
+def _run(
+    works: Sequence[_Work], at_once: int, waiting_for_one: Callable[[], None]
+) -> Iterator[tuple[int, pixel_files.Contents, Any]]:
     """Runs the tasks; yields each one's number, what it found, and the reference to its pixels, as they end."""
     import ray
 
@@ -99,7 +104,9 @@ def _run(works: Sequence[_Work], at_once: int) -> Iterator[tuple[int, pixel_file
             running[contents] = number, pixels
         if not running:
             return
-        (ended,), _ = ray.wait(list(running), num_returns=1)
+        while not (ready := ray.wait(list(running), num_returns=1, timeout=1)[0]):
+            waiting_for_one()
+        (ended,) = ready
         number, pixels = running.pop(ended)
         try:
             yield number, ray.get(ended), pixels

@@ -11,6 +11,7 @@ from genretag.progress import open_board
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
 from genretag.tagging.inventory import inventory_of
+from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.pipeline import scored_dataset
 from genretag.tagging.resources import plan_actors
 from genretag.tagging.settings import TagSettings
@@ -38,8 +39,9 @@ def score_posters(
     blocks = list(steps(inventory_of(posters.uris)))
     dataset = scored_dataset(blocks, bundle, plan, settings, storage, open_board(), allowed_failures=len(posters))
     scored: dict[str, Any] = {}
-    for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-        scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
+    with waiting_explained():
+        for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+            scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
     unknown = [np.nan] * len(bundle.labels)
     kept = np.array([scored.get(uri) is not None for uri in posters.uris], dtype=bool)
     if not kept.all():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from genretag.cluster_checks import Ask, require_room, require_seen
+from genretag.cluster_checks import Ask, RoomWatch, require_room, require_seen
 from genretag.errors import JobError, UsageError, one_line
 from genretag.noise import stderr_muted
 from genretag.progress import open_board, watch
@@ -22,6 +22,9 @@ from genretag.training.run_folder import RUN
 from genretag.training.sampling import shown_posters
 from genretag.training.settings import TrainSettings
 from genretag.training.worker import train_worker
+
+DECODING = Ask("a task that decodes", 1.0)
+STARTS_AT_MOST = 30  # of workers for whom there is no room: Ray Train tries each for a minute
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +57,9 @@ def fit(
                 "settings": settings,
                 "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
                 "board": board,
-                **_decode(learned, settings, session.storage, cluster, board),
+                **_decode(learned, settings, session, cluster, board),
             }
+            require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # as decoding may have taken long
             trainer = TensorflowTrainer(
                 train_worker,
                 train_loop_config=config,
@@ -76,10 +80,11 @@ def fit(
 
 
 def _decode(
-    splits: dict[str, LabelledPosters], settings: TrainSettings, storage: Storage, cluster: Cluster, board: Any
+    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, board: Any
 ) -> dict[str, DecodedPosters]:
     """The splits that workers need, decoded. Raises `UsageError` where no batch can be read."""
     decoded, done = {}, 0
+    watch = RoomWatch([DECODING], session.wait_for_nodes_s)
 
     def progress(posters: int) -> None:
         nonlocal done
@@ -88,7 +93,15 @@ def _decode(
 
     for name in ("train", "validation"):
         at_once = max(2, int(cluster.cpus))  # on one CPU two, of which one may wait for the store
-        split = decode_posters(splits[name], settings.rule, settings.cache, storage, at_once=at_once, progress=progress)
+        split = decode_posters(
+            splits[name],
+            settings.rule,
+            settings.cache,
+            session.storage,
+            at_once=at_once,
+            progress=progress,
+            waiting=lambda: watch.look(lambda: done > 0),
+        )
         for reason, count in split.failures.items():
             logger.warning("%d %s posters cannot be read and are left out: %s", count, name, reason)
         decoded[name] = split
@@ -104,11 +117,14 @@ def _require_a_fit_cluster(
     splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, checkpoints: str
 ) -> None:
     """Raises `UsageError` where the workers could never start, or would lose their checkpoints."""
-    fewest, _ = settings.worker_range
-    workers = Ask("training workers", _cpus_of_a_worker(settings, cluster), float(settings.gpu), fewest)
-    require_room([Ask("a task that decodes", 1.0), workers], session.wait_for_nodes_s)
+    require_room([DECODING, _workers(settings, cluster)], session.wait_for_nodes_s)
     folders = {os.path.dirname(uri) for split in splits.values() for uri in split.uris[:1]}  # noqa: PTH120 - URIs
     require_seen([*sorted(folders), checkpoints], "training (its posters, and --checkpoints)")
+
+
+def _workers(settings: TrainSettings, cluster: Cluster) -> Ask:
+    fewest, _ = settings.worker_range
+    return Ask("training workers", _cpus_of_a_worker(settings, cluster), float(settings.gpu), fewest)
 
 
 def _cpus_of_a_worker(settings: TrainSettings, cluster: Cluster) -> float:
@@ -139,11 +155,12 @@ def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> 
     import ray.train
 
     filesystem, path = storage.filesystem(checkpoints)
+    failures: dict[str, Any] = {"max_failures": settings.max_failures, "controller_failure_limit": STARTS_AT_MOST}
     return ray.train.RunConfig(
         name=RUN,
         storage_path=path,
         storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
-        failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+        failure_config=ray.train.FailureConfig(**failures),
         checkpoint_config=ray.train.CheckpointConfig(
             num_to_keep=2, checkpoint_score_attribute="macro_map", checkpoint_score_order="max"
         ),
