@@ -21,7 +21,7 @@ from genretag.iceberg.settings import TableSettings
 from genretag.reports.gallery_settings import GallerySettings
 from genretag.run_id import new_run_id
 from genretag.session import Session
-from genretag.stopping import Terminated, end_on_sigterm
+from genretag.stopping import Terminated, end_on_sigterm, how_to_go_on
 from genretag.submission.command_line import command_line, separated
 from genretag.submission.settings import SubmitSettings
 from genretag.tagging.settings import TagSettings
@@ -30,7 +30,6 @@ from genretag.training.settings import TrainSettings
 from genretag.warehouse.settings import WarehouseSettings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
-STOPPED = "stopped; what was finished is kept, the same command goes on from there"
 TOP = 3  # genres that `predict` prints of each poster
 
 logger = logging.getLogger(__name__)
@@ -386,7 +385,7 @@ def launch(
 
 
 def _start_logging(session: Session) -> None:
-    logs.start_logging(logging.WARNING if session.quiet else logging.INFO, session.log_format)
+    logs.start_logging(session.quiet, session.log_format)
     new_run_id()
     if not session.verbose:
         noise.quieten()
@@ -414,10 +413,9 @@ def main(arguments: list[str] | None = None) -> None:
         code, message = EXIT_FAILED, str(error)
     except OutputHeldError as error:
         code, message = EXIT_HELD, str(error)
-    except Terminated:
-        code, message = EXIT_TERMINATED, STOPPED
-    except KeyboardInterrupt:
-        code, message = EXIT_INTERRUPTED, STOPPED
+    except KeyboardInterrupt as stop:
+        code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        message = f"stopped; {how_to_go_on(stop)}"
     else:
         return
     logs.tell(one_line(message, 2_000), code)

@@ -13,11 +13,11 @@ TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
 
 
-def start_logging(level: int, log_format: str) -> None:
-    """Sends log lines to the error output in one of `FORMATS`."""
-    handler = logging.StreamHandler(sys.stderr)
+def start_logging(quiet: bool, log_format: str) -> None:
+    """Sends log lines to the error output in one of `FORMATS`; when `quiet`, warnings only."""
+    handler = _ErrorOutput()
     handler.setFormatter(JsonFormatter() if log_format == JSON else TextFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
 
 
 def is_json() -> bool:
@@ -31,6 +31,16 @@ def tell(message: str, exit_code: int) -> None:
         print(_json_line("ERROR", "genretag", message, exit_code=exit_code), file=sys.stderr)  # noqa: T201
     else:
         print(f"genretag: {redact(message)}", file=sys.stderr)  # noqa: T201
+
+
+class _ErrorOutput(logging.Handler):
+    """Looks the error output up for each line: while a display is on the terminal, that stands in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
+            self.handleError(record)
 
 
 class TextFormatter(logging.Formatter):

@@ -10,6 +10,7 @@ def quieten() -> None:
     """Log levels, and settings that Ray and TensorFlow read when they are imported; a user's own stay."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor pool (ray issue 53727)
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # what raylets say, which it prints among our results
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):

@@ -1,24 +1,16 @@
-"""What a running job says of itself: one live line on a terminal, a plain log line every few seconds elsewhere.
+"""What a running job says of itself: actors on any node report to a small board, and the driver reads it.
 
-Actors on any node report to a small board (a Ray actor without CPU); the driver reads it and prints.
+`genretag.display` shows it.
 """
 
-import logging
 import resource
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from genretag import logs
 from genretag.ray_session import actor_here
 
-TERMINAL_EVERY_S = 0.5
-LOG_EVERY_S = 5.0
-
-logger = logging.getLogger(__name__)
+LAST_WORDS_TIMEOUT_S = 10
 
 
 class Board:
@@ -61,57 +53,17 @@ def open_board() -> Any:
     return actor_here(Board)
 
 
-@contextmanager
-def watch(board: Any, describe: Callable[[dict[str, Any]], str], *, quiet: bool = False) -> Iterator[None]:
-    """Prints `describe(board's values)` while the block runs, and the board's events as they come."""
-    if quiet:
-        yield
-        return
-    stopped = threading.Event()
-    show = _show_on_terminal if sys.stderr.isatty() and not logs.is_json() else _show_in_log
-    watcher = threading.Thread(target=show, args=(board, describe, stopped), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        watcher.join(timeout=10)
-
-
-def _show_in_log(board: Any, describe: Callable[[dict[str, Any]], str], stopped: threading.Event) -> None:
-    seen = 0
-    while True:
-        last = stopped.wait(LOG_EVERY_S)
-        values, events = _read(board, seen)
-        seen += len(events)
-        for event in events:
-            logger.info(event)
-        if last:
-            return
-        logger.info(describe(values))
-
-
-def _show_on_terminal(board: Any, describe: Callable[[dict[str, Any]], str], stopped: threading.Event) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    seen, console = 0, Console(stderr=True, highlight=False)
-    with console.status(escape(describe({}))) as status:
-        while True:
-            last = stopped.wait(TERMINAL_EVERY_S)
-            values, events = _read(board, seen)
-            seen += len(events)
-            for event in events:
-                console.print(escape(event))
-            if last:
-                return
-            status.update(escape(describe(values)))
-
-
-def _read(board: Any, events_seen: int) -> tuple[dict[str, Any], list[str]]:
+def read_board(board: Any, events_seen: int = 0, timeout_s: float = 5.0) -> tuple[dict[str, Any], list[str]] | None:
+    """What `Board.read` says, or none where it does not answer in time: progress is never worth a job."""
     import ray
 
     try:
-        return ray.get(board.read.remote(events_seen), timeout=5)
-    except (ray.exceptions.RayError, TimeoutError):  # progress is never worth a job
-        return {}, []
+        return ray.get(board.read.remote(events_seen), timeout=timeout_s)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+
+
+def last_words(board: Any) -> dict[str, Any]:
+    """The values of a board whose job has ended."""
+    answer = read_board(board, timeout_s=LAST_WORDS_TIMEOUT_S)
+    return answer[0] if answer else {}

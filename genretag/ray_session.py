@@ -25,6 +25,8 @@ QUIET_RAY = {  # what nobody asks a Ray of our own for, and what costs 5 % of tw
 }
 OBJECT_STORE_BYTES = 1 << 30  # decoded batches in flight; bounded, so that a laptop keeps its memory
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -61,6 +63,9 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     _configure_data(session.verbose)
     try:
         yield _declared() if address else replace(_declared(), cpus=_cpus_here())
+    except KeyboardInterrupt:
+        logger.info("stopping")  # which takes Ray some seconds
+        raise
     finally:
         ray.shutdown()
 

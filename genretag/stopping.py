@@ -1,6 +1,7 @@
-"""SIGTERM ends a command as Ctrl-C does: finished part files stay, and the output's lock is given back.
+"""What ends a command from outside: Ctrl-C, and SIGTERM just so; its last line then says how to go on.
 
-A scheduler, `ray job stop` and the reclaim of a spot machine all send it, and SIGKILL some seconds later.
+Finished part files stay, and the output's lock is given back. A scheduler, `ray job stop` and the reclaim of a spot
+machine all send SIGTERM, and SIGKILL some seconds later.
 """
 
 import signal
@@ -8,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+FROM_THE_START = "nothing was finished, the same command starts again"
 
 
 class Terminated(KeyboardInterrupt):
@@ -21,6 +24,31 @@ def end_on_sigterm() -> None:
 
 
 @contextmanager
+def going_on(how: str) -> Iterator[None]:
+    """Has a command that is stopped in the block say `how` it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(how)
+        raise
+
+
+def how_to_go_on(stop: KeyboardInterrupt) -> str:
+    """What the innermost `going_on` said; without one there is nothing to go on from."""
+    return getattr(stop, "__notes__", [FROM_THE_START])[0]
+
+
+@contextmanager
+def ignoring_ctrl_c() -> Iterator[None]:
+    """Ignores Ctrl-C in the block; a process that is started in it goes on to."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def keeping_sigterm() -> Iterator[None]:
     """Gives SIGTERM back to us after the block, in which `ray.init` takes it for itself."""
     before = signal.getsignal(signal.SIGTERM)
@@ -29,6 +57,22 @@ def keeping_sigterm() -> Iterator[None]:
     finally:
         if isinstance(before, _Once) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def keeping_ctrl_c() -> Iterator[None]:
+    """Gives Ctrl-C back to us after the block, in which Ray Train takes it for itself, to end workers and the process.
+
+    Then `KeyboardInterrupt` is raised all the same.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        raise KeyboardInterrupt from ended
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 class _Once:

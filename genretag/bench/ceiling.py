@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -33,8 +33,13 @@ class BareMetal:
         self._nothing = np.empty((0, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
         self._engine: Engine = open_engine(plan["engine"], bundle, plan["batch_size"], self._threads, plan["precision"])
 
-    def stages(self, uris: Sequence[str]) -> dict[str, Rate]:
-        """Each stage alone, on a sample of the posters."""
+    def stages(self, uris: Sequence[str], begin: Callable[[str], None]) -> dict[str, Rate]:
+        """Each stage alone, on a sample of the posters; says of each when it begins."""
+
+        def alone(stage: str, work: Callable[[], int]) -> Rate:
+            begin(stage)
+            return measure(work)
+
         sample = uris[:: max(1, len(uris) // SAMPLE)][:SAMPLE]
         with ThreadPoolExecutor(self._settings.fetch_threads) as getters, ThreadPoolExecutor(self._threads) as decoders:
 
@@ -47,13 +52,13 @@ class BareMetal:
             encoded = fetch()
             images = np.stack(decode_all())
             return {
-                "fetch": measure(lambda: len(fetch())),
-                "decode": measure(lambda: len(decode_all())),
-                "infer": measure(lambda: len(self._engine.predict(images))),
+                "fetch": alone("fetch", lambda: len(fetch())),
+                "decode": alone("decode", lambda: len(decode_all())),
+                "infer": alone("infer", lambda: len(self._engine.predict(images))),
             }
 
-    def together(self, uris: Sequence[str]) -> list[tuple[float, int]]:
-        """All three stages at once, as fast as one process can; says when how many posters were done with."""
+    def together(self, uris: Sequence[str], progress: Callable[[int], None]) -> list[tuple[float, int]]:
+        """All three stages at once, as fast as one process can; returns when how many posters were done with."""
         reader = PosterReader(self._storage, self._bundle.rule, self._settings.fetch_threads)
         finished: list[tuple[float, int]] = []
         with ThreadPoolExecutor(self._settings.fetch_threads) as threads, ThreadPoolExecutor(1) as predictor:
@@ -71,6 +76,7 @@ class BareMetal:
                 batch = np.stack(images) if images else self._nothing  # while the one before is predicted
                 predicting.result()
                 predicting = predictor.submit(self._predict, batch, len(step), finished)
+                progress(len(step))
 
     def _predict(self, images: np.ndarray, posters: int, finished: list[tuple[float, int]]) -> None:
         self._engine.predict(images)

@@ -1,5 +1,6 @@
 """Measures the real job, then what plain threads reach with the same posters, and each stage alone."""
 
+import logging
 import multiprocessing
 import os
 import secrets
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -22,9 +24,12 @@ from genretag.bench.rates import Rate, measure, steady_rate
 from genretag.bench.settings import BenchSettings
 from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.demo.posters import draw_posters
+from genretag.display import QUIET, Display
 from genretag.errors import UsageError
+from genretag.logs import start_logging
 from genretag.ray_session import ray_session
 from genretag.session import Session
+from genretag.stopping import end_on_sigterm, ignoring_ctrl_c
 from genretag.storage import Storage, join, resolve
 from genretag.tagging.inventory import take_inventory
 from genretag.tagging.night import tag
@@ -32,7 +37,10 @@ from genretag.tagging.run_record import RunRecord
 from genretag.tagging.settings import TagSettings
 
 DRAWN = 160  # different posters, where the user names none
+STAGES = ("ceiling", "fetch", "decode", "infer", "write")  # after the job, in this order
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,19 +102,22 @@ def bench(
         raise UsageError("on a cluster all nodes must reach the posters: name IMAGES, and --output s3://BUCKET/PREFIX")
     with tempfile.TemporaryDirectory(prefix="genretag-bench-") as name:
         folder, storage = Path(name), session.storage
-        source = resolve(images) if images else str(drawn_folder(folder / "posters", settings.posters))
         manifest = str(folder / "manifest.parquet")
-        uris = _write_manifest(manifest, source, settings.posters, storage)
+        with Display(session) as display:
+            display.phase("listing" if images else "drawing")
+            source = resolve(images) if images else str(drawn_folder(folder / "posters", settings.posters))
+            uris = _write_manifest(manifest, source, settings.posters, storage)
         place = join(resolve(output or str(folder)), f"bench-{secrets.token_hex(4)}")
         try:
             jobs, ceilings = [], []
             for number in range(settings.rounds):
+                logger.info("round %d of %d: 1/%d job", number + 1, settings.rounds, len(STAGES) + 1)
                 jobs.append(run_job(manifest, join(place, str(number)), tag_settings, session, model))
                 plan = jobs[-1].record.actors
                 if plan is None:
                     raise UsageError(f"no poster of {source} could be read")
                 arguments = (uris, model, plan, tag_settings, storage, join(place, str(number)))
-                measured, nodes = _apart(_on_a_node, session, arguments) if on_cluster else _here(arguments)
+                measured, nodes = _apart(session, _on_a_node if on_cluster else _here, session, arguments)
                 ceilings.append(nodes * measured.steady_per_s)
         finally:
             storage.delete_below(place)
@@ -129,24 +140,34 @@ def measure_bare_metal(
     settings: TagSettings,
     storage: Storage,
     scored: str,
+    display: Display = QUIET,
 ) -> BareMetalRun:
     """Measures the ceiling, and each stage alone; `scored` is an output that the job wrote, to be written again."""
+
+    def begin(stage: str, posters: int | None = None) -> None:
+        display.phase(f"{STAGES.index(stage) + 2}/{len(STAGES) + 1} {stage}", posters)
+
+    begin("ceiling", len(uris))
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
     metal = BareMetal(bundle, storage, plan, settings)
-    ceiling = steady_rate(metal.together(uris))
-    stages = metal.stages(uris) | {"write": _write_rate(scored, storage)}
+    ceiling = steady_rate(metal.together(uris, display.advance))
+    stages = metal.stages(uris, begin)
+    begin("write")
+    stages["write"] = _write_rate(scored, storage)
     return BareMetalRun(cpus_here(), ceiling, stages)
 
 
-def _here(arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
-    return _apart(measure_bare_metal, *arguments), 1
+def _here(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
+    with Display(session) as display:
+        return partial(measure_bare_metal, display=display)(*arguments), 1
 
 
 def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
     """Measures one node of the cluster, and says how many there are; they are taken to be alike."""
     import ray
 
-    with ray_session(session) as cluster:
+    with Display(session) as display, ray_session(session) as cluster:
+        display.phase("ceiling and stages of a node")
         plan = arguments[2]
         task = ray.remote(num_cpus=1, num_gpus=plan["predict_gpus"])(measure_bare_metal)
         return ray.get(task.remote(*arguments)), cluster.nodes
@@ -155,7 +176,7 @@ def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalR
 def run_job(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> JobRun:
     """Tags into an output that is new, in a process of its own, and reads from the rows when they were made."""
     started = time.time()
-    record = _apart(tag, images, output, settings, session, model)
+    record = _apart(session, tag, images, output, settings, session, model)
     seconds = time.time() - started
     finished = _finished(output, session.storage)
     first = min((at for at, _ in finished), default=started)
@@ -211,7 +232,23 @@ def drawn_folder(folder: Path, posters: int) -> Path:
     return folder
 
 
-def _apart(work: Callable[..., Result], *arguments: Any) -> Result:
-    """Does it in a new process, so that nothing of one measurement is left over in the next."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *arguments).result()
+def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Does it in a new process, so that nothing of one measurement is left over in the next.
+
+    Of Ctrl-C that process hears from this one, which may be told to end by SIGTERM too.
+    """
+    context, logging_like = multiprocessing.get_context("spawn"), (session.quiet, session.log_format)
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=logging_like) as process:
+        with ignoring_ctrl_c():  # as the new process then does
+            result = process.submit(work, *arguments)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _begin(quiet: bool, log_format: str) -> None:
+    end_on_sigterm()
+    start_logging(quiet, log_format)

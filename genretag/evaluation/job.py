@@ -1,13 +1,14 @@
 """One evaluation, from a bundle and labelled posters to all figures."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 import numpy as np
 
 from genretag.bundle import Bundle, load_bundle
+from genretag.display import QUIET, Display
 from genretag.errors import UsageError
 from genretag.evaluation.choosing import Candidate, choose_posters
 from genretag.evaluation.measuring import (
@@ -97,14 +98,17 @@ def evaluate_with_answers(
     if find_spec("sklearn") is None:
         raise UsageError("evaluate needs scikit-learn: pip install 'genretag[train]'")
     storage = session.storage
-    candidates = [_load(place, settings, storage) for place in (bundle, against) if place is not None]
-    content = read_label_file(labels, storage)
-    columns = {name: read_column(content, resolve(labels), name) for name in settings.slice}
-    labelled = find_posters(content, labels, images, storage, min_positives=0)
-    posters, others = choose_posters(labelled, candidates, settings, storage)
-    logger.info("%d posters to evaluate (%s), %d others", len(posters), settings.split, len(others))
-    posters, said = _ask(posters, candidates, settings, session, storage)
-    found = measured(candidates, posters, said, columns, _null(candidates[0].bundle, posters, others), settings)
+    with Display(session) as display:
+        display.phase("reading")
+        candidates = [_load(place, settings, storage) for place in (bundle, against) if place is not None]
+        content = read_label_file(labels, storage)
+        columns = {name: read_column(content, resolve(labels), name) for name in settings.slice}
+        labelled = find_posters(content, labels, images, storage, min_positives=0)
+        posters, others = choose_posters(labelled, candidates, settings, storage)
+        logger.info("%d posters to evaluate (%s), %d others", len(posters), settings.split, len(others))
+        posters, said = _ask(posters, candidates, settings, session, display)
+        null = _null(candidates[0].bundle, posters, others)
+        found = measured(candidates, posters, said, columns, null, settings, display)
     return found, Answers(candidates[0].bundle, posters, said[0])
 
 
@@ -121,10 +125,18 @@ def measured(
     columns: Mapping[str, Mapping[str, str]],
     null: tuple[np.ndarray, str],
     settings: EvaluateSettings,
+    display: Display = QUIET,
 ) -> Evaluation:
     """All figures. `columns` are those of the slices, cells by poster; `null` is what `_null` says."""
     labels, (prevalence, null_from) = posters.labelled.labels, null
-    found = [measure(one, prevalence, settings.bootstrap, settings.seed) for one in said]
+    masks = {name: slices([column.get(id, "") for id in posters.labelled.ids]) for name, column in columns.items()}
+    measurements = len(said) * (1 + sum(map(len, masks.values())))
+    display.phase("bootstrap", measurements * settings.bootstrap, unit="draws")
+
+    def of(one: Said) -> Measured:
+        return measure(one, prevalence, settings.bootstrap, settings.seed, display.advance)
+
+    found = [of(one) for one in said]
     profile = said[0].profiles[settings.profile]
     return Evaluation(
         bundle=candidates[0].location,
@@ -139,8 +151,7 @@ def measured(
         by_label=label_figures(labels, said[0], profile, found[0].draws[LABEL_APS]),
         against=_opponent(candidates, found),
         slices={
-            name: _slices([column.get(id, "") for id in posters.labelled.ids], said, prevalence, settings)
-            for name, column in columns.items()
+            name: {value: _slice(mask, said, of) for value, mask in values.items()} for name, values in masks.items()
         },
     )
 
@@ -150,11 +161,13 @@ def _ask(
     candidates: Sequence[Candidate],
     settings: EvaluateSettings,
     session: Session,
-    storage: Storage,
+    display: Display,
 ) -> tuple[LabelledPosters, list[Said]]:
     """The posters that every candidate could score, and what each one says of them."""
+    display.phase("starting Ray")
     with ray_session(session) as cluster:
-        scored = [score_posters(posters, candidate.bundle, cluster, storage) for candidate in candidates]
+        display.phase("scoring", len(posters) * len(candidates))
+        scored = [score_posters(posters, one.bundle, cluster, session.storage, display) for one in candidates]
     kept = np.logical_and.reduce([readable for readable, _ in scored])
     if not kept.any():
         raise UsageError("none of the posters can be read: `genretag tag` says why of each, in failures/")
@@ -194,14 +207,8 @@ def _opponent(candidates: Sequence[Candidate], measured: Sequence[Measured]) -> 
     return Opponent(other.location, other.bundle.model_version, measured[1].figures, compare(measured[0], measured[1]))
 
 
-def _slices(
-    cells: Sequence[str], said: Sequence[Said], prevalence: np.ndarray, settings: EvaluateSettings
-) -> dict[str, Slice]:
-    """Every bundle measured on the posters of each slice; the first one's figures, and its lead on the other."""
-
-    def one(mask: np.ndarray) -> Slice:
-        measured = [measure(each.where(mask), prevalence, settings.bootstrap, settings.seed) for each in said]
-        differences: Mapping[str, Difference] = compare(*measured) if len(measured) == 2 else {}
-        return Slice(int(mask.sum()), measured[0].figures, dict(differences))
-
-    return {value: one(mask) for value, mask in slices(cells).items()}
+def _slice(mask: np.ndarray, said: Sequence[Said], measured: Callable[[Said], Measured]) -> Slice:
+    """Every bundle on the posters of a mask, bool (N,): the first one's figures, and its lead on the other."""
+    found = [measured(one.where(mask)) for one in said]
+    differences: Mapping[str, Difference] = compare(*found) if len(found) == 2 else {}
+    return Slice(int(mask.sum()), found[0].figures, dict(differences))

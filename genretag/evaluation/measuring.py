@@ -1,6 +1,6 @@
 """Figures with intervals beside the null model's, and the difference of two bundles on the same draws of posters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,13 +73,19 @@ class Measured:
     draws: dict[str, np.ndarray]
 
 
-def measure(said: Said, prevalence: np.ndarray, resamples: int, seed: int) -> Measured:
+def measure(
+    said: Said,
+    prevalence: np.ndarray,
+    resamples: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda _draws: None,
+) -> Measured:
     """Every figure of `genretag.modeling.metrics.figures`; `prevalence`, float (L,), is what the null model says."""
     points = figures(said.truth, said.probabilities, said.profiles)
     null = figures(
         said.truth, null_probabilities(prevalence, len(said.truth)), null_profiles(said.profiles, prevalence)
     )
-    drawn = Resampler(said.truth, said.probabilities, said.profiles).bootstrap(resamples, seed)
+    drawn = Resampler(said.truth, said.probabilities, said.profiles).bootstrap(resamples, seed, progress)
     found = {name: Figure(value, *interval(drawn[name]), null[name]) for name, value in points.items()}
     return Measured(found, drawn)
 

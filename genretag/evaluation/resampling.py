@@ -6,7 +6,7 @@ for many draws in one array: what is a mean over posters is a product of matrice
 the figures are those of `genretag.modeling.metrics`, which come from scikit-learn.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -79,14 +79,19 @@ class Resampler:
             "bce": cross_entropies(truth, probabilities),
         }
 
-    def bootstrap(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    def bootstrap(
+        self, resamples: int, seed: int, progress: Callable[[int], None] = lambda _draws: None
+    ) -> dict[str, np.ndarray]:
         """Each figure in each draw, float64 (resamples,), and `LABEL_APS`, float64 (resamples, L).
 
         The same seed draws the same posters, so two bundles' figures may be subtracted draw by draw.
         """
         posters, labels = self._shape
         chunk = min(max(CHUNK_ELEMENTS // (posters * labels), 1), resamples)
-        chunks = [self.figures(weights) for weights in draws(posters, resamples, seed, chunk)]
+        chunks = []
+        for weights in draws(posters, resamples, seed, chunk):
+            chunks.append(self.figures(weights))
+            progress(weights.shape[1])
         return {name: np.concatenate([figures[name] for figures in chunks]) for name in chunks[0]}
 
     def figures(self, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.exceptions import ExecutionTimeoutError
 
 from genretag.cluster_checks import Ask, RoomWatch
 from genretag.errors import JobError, UsageError
-
-BOARD_TIMEOUT_S = 5
+from genretag.progress import read_board
 
 
 class _LostRoom(ExecutionTimeoutError):
@@ -36,11 +34,8 @@ class _EndWithoutRoom(ExecutionCallback):
 
     def _begun(self) -> bool:
         """Whether posters are done; a board that does not answer ends no job."""
-        try:
-            counts, _ = ray.get(self.board.read.remote(0), timeout=BOARD_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            return True
-        return bool(counts.get("scored", 0) + counts.get("failed", 0))
+        answer = read_board(self.board)
+        return answer is None or "scored" in answer[0]
 
 
 def ending_without_room(asks: Sequence[Ask], wait_s: float, board: Any) -> type[ExecutionCallback]:

@@ -16,11 +16,12 @@ import pyarrow as pa
 from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
+from genretag.display import Display
 from genretag.engines import require_engine, require_precision
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
-from genretag.progress import open_board, peak_memory_bytes, watch
+from genretag.progress import last_words, open_board, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
 from genretag.reports.writing import draw_if_possible
@@ -32,7 +33,7 @@ from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
 from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
-from genretag.tagging.pipeline import scored_dataset
+from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, publish
 from genretag.tagging.schema import Night, predictions_schema, require_columns_free
@@ -45,7 +46,6 @@ from genretag.telemetry import WORKLIST
 A_PERSON_MUST_ACT = frozenset(
     {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
 )
-BOARD_TIMEOUT_S = 10
 LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ def tag(
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
     if settings.precision:
         require_precision(settings.precision, settings.engine, bundle)
-    with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
+    with tempfile.TemporaryDirectory(prefix="genretag-") as folder, Display(session) as display:
+        display.phase("listing")
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
         night = _name_the_night(bundle, settings, inventory, started, run_id)
@@ -88,13 +89,15 @@ def tag(
             cost: dict[str, Any] = {}
             plan = None
             if worklist.to_score:
+                display.phase("starting")
                 with clock.phase("ray"), ray_session(session) as cluster:
                     WORKLIST.record(worklist.to_score, run_id=run_id)
                     plan = plan_actors(cluster, settings, bundle)
                     require_room(plan.asks(), session.wait_for_nodes_s)
                     require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
-                        parts, cost = _score(worklist, images, output, night, bundle, plan, settings, session)
+                        parts, cost = _score(worklist, images, output, night, bundle, plan, settings, session, display)
+                display.phase("publishing")
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
             if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
@@ -102,8 +105,8 @@ def tag(
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
             publish(record, storage)
-    if settings.report:
-        draw_if_possible("the morning report", lambda: write_report(record, storage))
+        if settings.report:
+            draw_if_possible("the morning report", lambda: write_report(record, storage))
     return record
 
 
@@ -167,6 +170,7 @@ def _score(
     plan: ActorPlan,
     settings: TagSettings,
     session: Session,
+    display: Display,
 ) -> tuple[list[Part], dict[str, Any]]:
     """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
@@ -186,14 +190,14 @@ def _score(
         wait_for_nodes_s=session.wait_for_nodes_s,
     )
     sink = PartFiles(output, storage, night, settings.rows_per_file_for(posters))
-    with watch(board, _describer(posters), quiet=session.quiet):
+    with display.following(board, _showing(display, posters)):
         try:
             with waiting_explained():
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
             raise _explained(error, board, allowed, posters, output) from error
     remove_shards(output, storage)
-    words = _last_words(board)
+    words = last_words(board)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
     return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
@@ -203,7 +207,7 @@ def _explained(error: Exception, board: Any, allowed: int, posters: int, output:
     """What to tell of a failed job: who must act where we know it, else Ray's error as it is."""
     import ray
 
-    counts = _last_words(board)
+    counts = last_words(board)
     if "fatal" in counts:
         return UsageError(f"{counts['fatal']}; what was finished is in {output}, run the same command again after that")
     failures = failures_on(counts)
@@ -223,15 +227,6 @@ def _explained(error: Exception, board: Any, allowed: int, posters: int, output:
     return error
 
 
-def _last_words(board: Any) -> dict[str, Any]:
-    import ray
-
-    try:
-        return ray.get(board.read.remote(0), timeout=BOARD_TIMEOUT_S)[0]
-    except (ray.exceptions.RayError, TimeoutError):
-        return {}
-
-
 def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> JobError:
     most = max(failures, key=lambda reason: failures[reason])
     return JobError(
@@ -241,24 +236,18 @@ def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> J
     )
 
 
-def _describer(posters: int) -> Callable[[dict[str, Any]], str]:
-    first: list[tuple[float, int]] = []  # when posters were first done, and how many: start-up is not part of the rate
+def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:
+    """Shows what the board says; scoring begins with the first poster that is done."""
     began = time.monotonic()
 
-    def describe(counts: dict[str, Any]) -> str:
-        failed = counts.get("failed", 0)
-        done, now = counts.get("scored", 0) + failed, time.monotonic()
-        if not done:
-            hint = "; `ray status` says what they wait for" if now - began > LONG_START_S else ""
-            return f"tagging {posters:,} posters: starting the actors{hint}"
-        first[:] = first or [(now, done)]
-        progress = f"tagging: {done:,} of {posters:,} posters, {failed:,} failed"
-        if done >= posters:
-            return f"{progress}, writing"
-        rate = (done - first[0][1]) / (now - first[0][0]) if now > first[0][0] else 0.0
-        return f"{progress}, {rate:.0f}/s, {(posters - done) / rate:.0f} s left" if rate else progress
+    def show(values: dict[str, Any]) -> None:
+        if "scored" in values:
+            display.phase("scoring", posters)
+            show_scored(values, display)
+        elif time.monotonic() - began > LONG_START_S:
+            display.count(0, "`ray status` says what actors wait for")
 
-    return describe
+    return show
 
 
 class _Clock:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from genretag.errors import JobError, OutputHeldError, UsageError
+from genretag.stopping import going_on
 from genretag.storage import Storage, StorageError
 from genretag.tagging.lock import output_lock
 
@@ -26,7 +27,8 @@ def only_writer(output: str, run_id: str, storage: Storage, *, break_lock: bool 
     try:
         with output_lock(output, run_id, storage, stop, break_lock=break_lock):
             held = True
-            yield
+            with going_on("what was finished is kept, the same command goes on from there"):
+                yield
     except StorageError as error:
         if held:  # it could be written a while ago
             raise JobError(f"cannot write to {output} any more: {error}; run the same command again") from error

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from genretag.bundle import Bundle
 from genretag.cluster_checks import WAIT_FOR_NODES_S
+from genretag.display import Display
 from genretag.images import ImageRule
 from genretag.storage import Storage
 from genretag.tagging.ledger import open_ledger
@@ -52,6 +53,12 @@ def scored_dataset(
     predictors = _actors(plan.predict_actors, len(blocks))
     decoded = _stage(posters, FetchDecode, fetch, fetchers, plan.cpus_asked)
     return _stage(decoded, Predict, predict, predictors, plan.predict_cpus_asked, plan.predict_gpus)
+
+
+def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
+    """Shows how many posters of the dataset are done, as the board says, and were `before` it in this phase."""
+    failed = values.get("failed", 0)
+    display.count(before + values.get("scored", 0) + failed, f"{failed:,} failed")
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

@@ -7,12 +7,13 @@ import numpy as np
 
 from genretag.bundle import Bundle
 from genretag.cluster_checks import require_room
+from genretag.display import QUIET, Display
 from genretag.progress import open_board
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
 from genretag.tagging.inventory import inventory_of
 from genretag.tagging.lost_room import waiting_explained
-from genretag.tagging.pipeline import scored_dataset
+from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import plan_actors
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import steps
@@ -22,24 +23,28 @@ logger = logging.getLogger(__name__)
 
 
 def score_labelled(
-    posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage
+    posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage, display: Display = QUIET
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns truth uint8 (N, L) and probabilities float32 (N, L) of the posters that could be scored."""
-    kept, probabilities = score_posters(posters, bundle, cluster, storage)
+    kept, probabilities = score_posters(posters, bundle, cluster, storage, display)
     return posters.labelled.multi_hot[kept], probabilities[kept]
 
 
 def score_posters(
-    posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage
+    posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage, display: Display = QUIET
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which posters could be scored, bool (N,), and the probabilities, float32 (N, L), of others NaN."""
+    """Returns which posters could be scored, bool (N,), and the probabilities, float32 (N, L), of others NaN.
+
+    `display` counts on in its phase.
+    """
     settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings, bundle)
     require_room(plan.asks())
     blocks = list(steps(inventory_of(posters.uris)))
-    dataset = scored_dataset(blocks, bundle, plan, settings, storage, open_board(), allowed_failures=len(posters))
+    board, before = open_board(), display.done
+    dataset = scored_dataset(blocks, bundle, plan, settings, storage, board, allowed_failures=len(posters))
     scored: dict[str, Any] = {}
-    with waiting_explained():
+    with waiting_explained(), display.following(board, lambda values: show_scored(values, display, before)):
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
             scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
     unknown = [np.nan] * len(bundle.labels)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genretag.bundle import Bundle
+from genretag.display import QUIET, Display
 from genretag.fetching import Poster, PosterReader
 from genretag.modeling.calibration import Calibration, choose_calibration, logits_of
 from genretag.modeling.metrics import expected_calibration_error, macro_map, null_probabilities, summary
@@ -48,6 +49,7 @@ def finish_bundle(
     settings: TrainSettings,
     cluster: Cluster,
     storage: Storage,
+    display: Display = QUIET,
 ) -> Finished:
     """Calibrates, quantizes and chooses thresholds on validation posters, then measures on validation and test."""
     raw = Bundle(
@@ -57,12 +59,16 @@ def finish_bundle(
         backbone=settings.backbone,
         files=bundle_files(weights, settings),
     )
-    truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage)
+    posters = {name: len(part) for name, part in splits.items()}
+    display.phase("calibrating", posters["validation"])
+    truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage, display)
     calibration = choose_calibration(truth, logits_of(uncalibrated))
     calibrated = replace(raw, files=bundle_files(weights, settings, calibration.slope, calibration.offset))
     native_map = macro_map(truth, uncalibrated)  # no slope or offset changes the order of a label's posters
-    chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage)
-    readable, probabilities = score_posters(splits["test"], chosen, cluster, storage)
+    display.phase("quantizing", posters["validation"])
+    chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage, display)
+    display.phase("measuring", posters["test"])
+    readable, probabilities = score_posters(splits["test"], chosen, cluster, storage, display)
     test = Finished(chosen, splits["test"].where(readable), probabilities[readable])
     scored = {"validation": validated, "test": (test.test_posters.labelled.multi_hot, test.test_probabilities)}
     facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings)}
@@ -114,7 +120,12 @@ def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
 
 
 def _with_int8_if_as_good(
-    bundle: Bundle, native: float, splits: dict[str, LabelledPosters], cluster: Cluster, storage: Storage
+    bundle: Bundle,
+    native: float,
+    splits: dict[str, LabelledPosters],
+    cluster: Cluster,
+    storage: Storage,
+    display: Display,
 ) -> tuple[Bundle, tuple[np.ndarray, np.ndarray], dict[str, Any]]:
     """The bundle with its int8 network too, or as it is where that would be worse; what it says of the validation
     posters (truth and probabilities), and what both networks were worth. `native` is the validation macro mAP without.
@@ -123,11 +134,12 @@ def _with_int8_if_as_good(
     read = PosterReader(storage, bundle.rule, CALIBRATION_THREADS).read_many(posters)
     images = np.stack([poster.image.pixels for poster in read if isinstance(poster, Poster)])
     quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
-    validated = score_labelled(splits["validation"], quantized, cluster, storage)
+    validated = score_labelled(splits["validation"], quantized, cluster, storage, display)
     int8 = macro_map(*validated)
     kept = native - int8 < MAP_IT_MAY_COST
     logger.info("validation macro mAP %.4f, in int8 %.4f: int8 is %s", native, int8, "kept" if kept else "left out")
     facts = {"kept": kept, "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)}}
     if kept:
         return quantized, validated, facts
-    return bundle, score_labelled(splits["validation"], bundle, cluster, storage), facts
+    display.phase("measuring", len(splits["validation"]) + len(splits["test"]))
+    return bundle, score_labelled(splits["validation"], bundle, cluster, storage, display), facts

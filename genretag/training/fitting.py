@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from genretag.cluster_checks import Ask, RoomWatch, require_room, require_seen
+from genretag.display import QUIET, Display
 from genretag.errors import JobError, UsageError, one_line
 from genretag.noise import stderr_muted
-from genretag.progress import open_board, watch
+from genretag.progress import last_words, open_board
 from genretag.ray_session import Cluster
 from genretag.session import Session
+from genretag.stopping import keeping_ctrl_c
 from genretag.storage import Storage
 from genretag.training.checkpoints import read_checkpoint
 from genretag.training.decoding import DecodedPosters, decode_posters
@@ -39,7 +41,12 @@ class Fitted:
 
 
 def fit(
-    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, checkpoints: str
+    splits: dict[str, LabelledPosters],
+    settings: TrainSettings,
+    session: Session,
+    cluster: Cluster,
+    checkpoints: str,
+    display: Display = QUIET,
 ) -> Fitted:
     """Trains from the last checkpoint in `checkpoints`, or from the start where there is none.
 
@@ -51,27 +58,30 @@ def fit(
     _require_a_fit_cluster(splits, settings, session, cluster, checkpoints)
     board = open_board()
     learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
-    with watch(board, _describer(settings, splits), quiet=session.quiet):
-        try:
-            config = {
-                "settings": settings,
-                "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
-                "board": board,
-                **_decode(learned, settings, session, cluster, board),
-            }
-            require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # as decoding may have taken long
+    try:
+        decoded = _decode(learned, settings, session, cluster, display)
+        config = {
+            "settings": settings,
+            "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
+            "board": board,
+            **decoded,
+        }
+        display.phase("starting")
+        require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # as decoding may have taken long
+        with display.following(board, _showing(display, settings, len(decoded["train"]))):
             trainer = TensorflowTrainer(
                 train_worker,
                 train_loop_config=config,
                 scaling_config=_scaling_config(settings, cluster),
                 run_config=_run_config(settings, checkpoints, session.storage),
             )
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise JobError(f"training failed: {one_line(error, 1000)}") from error
-        except ray.exceptions.RayError as error:
-            raise JobError(f"training failed under Ray: {one_line(error, 1000)}") from error
-    worker_bytes = _worker_bytes(board)
+            with keeping_ctrl_c():
+                result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise JobError(f"training failed: {one_line(error, 1000)}") from error
+    except ray.exceptions.RayError as error:
+        raise JobError(f"training failed under Ray: {one_line(error, 1000)}") from error
+    worker_bytes = int(last_words(board).get("worker_bytes", 0))
     logger.info("training took at most %.2f GiB of memory in a worker", worker_bytes / 2**30)
     best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
     _, history = read_checkpoint(result.checkpoint)
@@ -80,16 +90,17 @@ def fit(
 
 
 def _decode(
-    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, board: Any
+    splits: dict[str, LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, display: Display
 ) -> dict[str, DecodedPosters]:
     """The splits that workers need, decoded. Raises `UsageError` where no batch can be read."""
     decoded, done = {}, 0
     watch = RoomWatch([DECODING], session.wait_for_nodes_s)
+    display.phase("decoding", sum(map(len, splits.values())))
 
     def progress(posters: int) -> None:
         nonlocal done
         done += posters
-        board.set.remote(decoded=done)
+        display.advance(posters)
 
     for name in ("train", "validation"):
         at_once = max(2, int(cluster.cpus))  # on one CPU two, of which one may wait for the store
@@ -167,29 +178,15 @@ def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> 
     )
 
 
-def _describer(settings: TrainSettings, splits: dict[str, LabelledPosters]) -> Callable[[dict[str, Any]], str]:
-    epochs = settings.head_epochs + settings.epochs
-    posters = len(splits["train"])
-    to_decode = posters + len(splits["validation"])
+def _showing(display: Display, settings: TrainSettings, posters: int) -> Callable[[dict[str, Any]], None]:
+    """Shows what the board says; training begins with the first step that is done."""
+    epochs, each = settings.head_epochs + settings.epochs, posters // settings.batch_size * settings.batch_size
 
-    def describe(values: dict[str, Any]) -> str:
-        unreadable = f", {values['unreadable']:,} unreadable" if "unreadable" in values else ""
+    def show(values: dict[str, Any]) -> None:
         if "epoch" in values:
-            return (
-                f"training: epoch {values['epoch']}/{epochs}, {values['posters']:,} of {posters:,} posters{unreadable}"
-            )
-        if values.get("decoded", 0) < to_decode:
-            return f"training: decoding, {values.get('decoded', 0):,} of {to_decode:,} posters"
-        return f"training on {posters:,} posters: starting {settings.workers} workers"
+            epoch, done = values["epoch"], values["posters"]
+            unreadable = f"{values['unreadable']:,} unreadable" if "unreadable" in values else ""
+            display.phase("training", epochs * each)
+            display.count((epoch - 1) * each + done, unreadable, step=(f"epoch {epoch}/{epochs}", done, each))
 
-    return describe
-
-
-def _worker_bytes(board: Any) -> int:
-    import ray
-
-    try:
-        values, _ = ray.get(board.read.remote(0), timeout=5)
-    except (ray.exceptions.RayError, TimeoutError):  # never worth a job
-        return 0
-    return int(values.get("worker_bytes", 0))
+    return show

@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from genretag.bundle import MANIFEST, Bundle, write_bundle
+from genretag.display import Display
 from genretag.errors import UsageError
 from genretag.ray_session import ray_session
 from genretag.reports.training_card import card_of_training
 from genretag.reports.writing import draw_if_possible
 from genretag.session import Session
+from genretag.stopping import going_on
 from genretag.storage import Storage, StorageError, join, resolve
 from genretag.training.finishing import finish_bundle
 from genretag.training.fitting import fit
@@ -45,18 +47,31 @@ def train(
     if resume and not checkpoints:
         raise UsageError("--resume needs --checkpoints: the folder of the run that is to go on")
     output, storage = resolve(output), session.storage
-    splits = read_labelled_posters(labels, images, settings, storage)
-    _claim(output, settings, splits, storage, overwrite)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Display(session) as display:
+        display.phase("reading")
+        splits = read_labelled_posters(labels, images, settings, storage)
+        _claim(output, settings, splits, storage, overwrite)
+        display.phase("starting Ray")
         run_folder = resolve(checkpoints or folder)
-        with opened_run(run_folder, settings, splits, storage, resume=resume), ray_session(session) as cluster:
-            fitted = fit(splits, settings, session, cluster, run_folder)
-            finished = finish_bundle(fitted.weights, splits, settings, cluster, storage)
+        with (
+            opened_run(run_folder, settings, splits, storage, resume=resume),
+            going_on(_how_to_go_on(checkpoints)),
+            ray_session(session) as cluster,
+        ):
+            fitted = fit(splits, settings, session, cluster, run_folder, display)
+            finished = finish_bundle(fitted.weights, splits, settings, cluster, storage, display)
+            display.phase("writing")
             storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))
             storage.put(join(output, TRAINING_IDS), training_ids_file(splits["train"].labelled.ids))
             write_bundle(finished.bundle, output, storage)
-    draw_if_possible("the model card", lambda: card_of_training(finished, output, storage))
+        draw_if_possible("the model card", lambda: card_of_training(finished, output, storage))
     return finished.bundle
+
+
+def _how_to_go_on(checkpoints: str | None) -> str:
+    if checkpoints:
+        return "finished epochs are kept, the same command with --resume goes on from there"
+    return "its epochs were not kept: with --checkpoints FOLDER a run that is stopped can go on with --resume"
 
 
 def _claim(

@@ -1,0 +1,199 @@
+"""What a command shows while it runs: a live line on a terminal, a plain log line every few seconds elsewhere.
+
+A command goes through phases, one after the other. On a terminal the one that runs is a line with a bar; one that has
+ended is a line that stays. Log lines, and all else that Python prints, appear above the live line.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Column
+from rich.text import Text
+
+from genretag import logs
+from genretag.progress import read_board
+from genretag.session import Session
+
+TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 5.0
+RATE_OVER_S = 60.0  # the last so many seconds: epochs end and nodes come, so the rate of the whole run misleads
+TITLE_WIDTH, BAR_WIDTH = 12, 20
+
+logger = logging.getLogger(__name__)
+
+
+class Display:
+    """The phases of one command, shown while a `with` block of it runs.
+
+    A quiet session's are not shown; a verbose one's are log lines on a terminal too, where Ray then draws its own bars.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._progress: Progress | None = None
+        self._task: Task | None = None
+        self._followed: tuple[Any, Callable[[dict[str, Any]], None]] | None = None
+        self._events_seen = 0
+        self._lock = threading.RLock()  # the watcher and the command both change what is shown
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> "Display":
+        if not self._session.quiet:
+            self._live = sys.stderr.isatty() and not logs.is_json() and not self._session.verbose
+            self._progress = _on_terminal() if self._live else _unseen()
+            self._progress.start()
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        if self._progress is None:
+            return
+        self._stopped.set()
+        self._watcher.join(timeout=10)
+        with self._lock:
+            self._end_phase(well=kind is None)
+            self._progress.stop()
+            if self._live:
+                self._progress.console.file.close()
+            self._progress = None
+
+    def phase(self, title: str, total: int | None = None, unit: str = "posters") -> None:
+        """Begins a phase, and ends the one before; where it has this title already, nothing happens."""
+        with self._lock:
+            if self._progress is None or (self._task is not None and self._task.description == title):
+                return
+            self._end_phase(well=True)
+            number = self._progress.add_task(title, total=total, unit=unit, note="", step=None)
+            self._task = next(task for task in self._progress.tasks if task.id == number)
+
+    def count(self, done: int, note: str = "", step: tuple[str, int, int] | None = None) -> None:
+        """Says how much of the phase is done, and a note such as `3 failed`.
+
+        `step`, such as `("epoch 2/5", 320, 5747)`, is shown in the phase's place: the rate and the time that is left
+        are of the whole phase all the same.
+        """
+        with self._lock:
+            if self._progress is not None and self._task is not None:
+                self._progress.update(self._task.id, completed=done, note=note, step=step)
+
+    def advance(self, more: int) -> None:
+        """Says that so much more of the phase is done."""
+        with self._lock:
+            self.count(self.done + more, self._task.fields["note"] if self._task else "")
+
+    @property
+    def done(self) -> int:
+        """How much of the phase is done."""
+        with self._lock:
+            return int(self._task.completed) if self._task else 0
+
+    @contextmanager
+    def following(self, board: Any, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Calls `show` with the board's values now and then while the block runs, and logs its events as they come."""
+        self._followed, self._events_seen = (board, show), 0
+        try:
+            yield
+        finally:
+            self._look()
+            self._followed = None
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(TERMINAL_EVERY_S if self._live else LOG_EVERY_S):
+            self._look()
+            with self._lock:
+                if self._task is not None and not self._live:
+                    logger.info("%s: %s", _title(self._task), _figures(self._task))
+
+    def _look(self) -> None:
+        with self._lock:
+            if self._progress is None or self._followed is None:
+                return
+            board, show = self._followed
+            answer = read_board(board, self._events_seen)
+            if answer is not None:
+                values, events = answer
+                self._events_seen += len(events)
+                for event in events:
+                    logger.info(event)
+                show(values)
+
+    def _end_phase(self, *, well: bool) -> None:
+        if self._progress is None or self._task is None:
+            return
+        task, self._task = self._task, None
+        self._progress.stop_task(task.id)
+        self._progress.remove_task(task.id)
+        if well and self._live:
+            task.fields["step"] = None
+            line = Text.assemble(("✓ ", "green"), f"{_title(task):<{TITLE_WIDTH}} {_figures(task)}")
+            self._progress.console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+QUIET = Display(Session(quiet=True))
+
+
+def _unseen() -> Progress:
+    """Counts, and computes rates, but prints nothing."""
+    return Progress(disable=True, speed_estimate_period=RATE_OVER_S)
+
+
+def _on_terminal() -> Progress:
+    # a descriptor of its own: the error output is muted while libraries start
+    file = open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: PTH123, SIM115
+    return Progress(
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        _TitleColumn(table_column=Column(no_wrap=True, min_width=TITLE_WIDTH)),
+        _StepBarColumn(table_column=Column(max_width=BAR_WIDTH)),
+        _FiguresColumn(table_column=Column(no_wrap=True)),
+        console=Console(file=file, highlight=False),
+        speed_estimate_period=RATE_OVER_S,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+    )
+
+
+class _TitleColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_title(task))
+
+
+class _StepBarColumn(ProgressColumn):
+    def render(self, task: Task) -> ProgressBar:
+        done, total = _share(task)
+        return ProgressBar(total, done, animation_time=task.get_time())
+
+
+class _FiguresColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_figures(task))
+
+
+def _title(task: Task) -> str:
+    return task.fields["step"][0] if task.fields["step"] else task.description
+
+
+def _share(task: Task) -> tuple[float, float | None]:
+    return task.fields["step"][1:] if task.fields["step"] else (task.completed, task.total)
+
+
+def _figures(task: Task) -> str:
+    """`5,200/12,000, 3 failed, 212 posters/s, 0:00:32 left`, or as much of it as is known."""
+    (done, total), rate, left = _share(task), task.speed, task.time_remaining
+    words = [f"{done:,.0f}/{total:,.0f}"] if total else []
+    words += [task.fields["note"]] if task.fields["note"] and (total or task.stop_time is None) else []
+    words += [f"{rate:,.{0 if rate >= 10 else 1}f} {task.fields['unit']}/s"] if rate else []
+    if left and task.stop_time is None:
+        return ", ".join([*words, f"{timedelta(seconds=int(left))} left"])
+    return ", ".join([*words, str(timedelta(seconds=int(task.elapsed or 0)))])

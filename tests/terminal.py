@@ -1,0 +1,82 @@
+"""A program on a terminal of its own, and what stands there."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+
+CONTROL = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])")
+
+
+class Terminal:
+    """Runs Python with these arguments on a pseudo-terminal."""
+
+    def __init__(self, *arguments, columns=80):
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self._process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), slave),
+            env={**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._data = b""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def await_text(self, text, timeout_s=240):
+        """Waits until the program has printed it."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.printed():
+            assert self._process.poll() is None and time.monotonic() < deadline, self.printed()
+            time.sleep(0.05)
+
+    def press_ctrl_c(self):
+        """Sends what a terminal sends: SIGINT to the program and to all that it has started in its group."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def end(self, timeout_s=240):
+        """Waits for the program's end; returns its exit code, and the lines that stay on the terminal."""
+        code = self._process.wait(timeout_s)
+        self._reader.join(timeout=10)
+        os.close(self._master)
+        return code, self.lines()
+
+    def printed(self):
+        """All that was printed, also what was drawn over, without control sequences."""
+        return CONTROL.sub("", self._data.decode(errors="replace"))
+
+    def live_lines(self):
+        """Each state of the line with the bar."""
+        return [line for line in re.split(r"[\r\n]+", self.printed()) if "━" in line]
+
+    def lines(self):
+        """What a terminal without end shows: of its controls those that move up and erase a line count."""
+        rows, row, column = [""], 0, 0
+        for part in re.split(r"(\x1b\[\??[\d;]*[A-Za-z]|[\r\n])", self._data.decode()):
+            if control := CONTROL.fullmatch(part):
+                row -= int(control[1]) if control[2] == "A" else 0
+                rows[row] = "" if control[2] == "K" else rows[row]
+            elif part == "\r":
+                column = 0
+            elif part == "\n":
+                row += 1
+                rows += [""] if row == len(rows) else []
+            else:
+                rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + len(part) :]
+                column += len(part)
+        return [row for row in rows if row]
+
+    def _read(self):
+        with contextlib.suppress(OSError):  # nobody holds the other end any more
+            while data := os.read(self._master, 65_536):
+                self._data += data
