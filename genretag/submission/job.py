@@ -8,6 +8,7 @@ from typing import Any
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.redaction import redact
+from genretag.stopping import going_on
 from genretag.submission.command_line import CommandLine
 from genretag.submission.job_server import JobServer
 from genretag.submission.settings import SubmitSettings
@@ -69,11 +70,8 @@ def _next(wanted: str, latest: str) -> str:
 
 def _follow(server: JobServer, name: str) -> int:
     """Prints the job's output until it ends, and returns its exit code."""
-    try:
+    with going_on(f"{name} goes on: the same command follows it again, `ray job stop {name}` ends it"):
         asyncio.run(_print_log(server, name))
-    except KeyboardInterrupt:
-        logger.warning("%s goes on; the same command follows it again, `ray job stop %s` ends it", name, name)
-        raise
     return exit_code(server.info(name), name)
 
 
