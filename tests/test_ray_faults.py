@@ -29,7 +29,8 @@ def cluster(s3_server):
 
 @pytest.fixture(autouse=True)
 def _two_workers(cluster):
-    cluster.add_workers(2 - len(cluster.workers))
+    while len(cluster.workers) < 2:
+        cluster.add_worker()
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,13 @@ def tag(cluster, images, start, s3_server, request):
             endpoint = ("--endpoint-url", proxy.endpoint_url, "--rows-per-file", 100, "--no-report")
             job, errors = start("tag", "s3://ray-faults/posters", output, *endpoint, *options)
             until(lambda: proxy.requests["GET"] >= half_way or job.poll() is not None, RUN_TIMEOUT_S)
-            assert job.poll() is None, f"it ended before anything could happen: {errors.read_text()}"
-            fault(cluster, errors.read_text)
+
+            def said():
+                assert job.poll() is None, f"it ended too early, with {job.poll()}: {errors.read_text()}"
+                return errors.read_text()
+
+            said()
+            fault(cluster, said)
             assert _end(job, errors) == 0, errors.read_text()
         assert sorted(row["uri"] for row in rows(output)) == sorted(images)
         assert rows(output, "failures") == []
@@ -138,6 +144,8 @@ def test_all_worker_nodes_are_lost_under_way_and_another_joins_late(tag, cluster
         until(lambda: re.search(r"[1-9]\d* of 600 posters", said()))
         kill_all(cluster)
         until(lambda: "any more: waiting for nodes" in said())
+        assert cluster.head.processes("ray::Board")
+        assert cluster.head.processes("ray::Ledger")
         cluster.add_worker()
 
     tag(kill, "--wait-for-nodes-s", 0)
