@@ -71,11 +71,14 @@ def ray_session(session: Session) -> Iterator[Cluster]:
 
 
 def actor_here(kind: type) -> Any:
-    """Starts a small actor on the driver's own node, so that it lives as long as the driver; returns its handle."""
+    """Starts a small actor on the driver's own node, so that it lives as long as the driver; returns its handle.
+
+    Not softly: Ray would place it on another node now and then, and what it remembers would be lost with that.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(**options)(kind).remote()
 

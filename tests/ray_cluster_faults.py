@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -110,13 +109,6 @@ class RayCluster:
         self.workers.append(node)
         return node
 
-    def add_workers(self, count: int, cpus: int = 4) -> None:
-        """Starts so many worker nodes at a time."""
-        arguments = [f"--address={self.address}", f"--num-cpus={cpus}"]
-        hosts = [self._net.host() for _ in range(count)]
-        with ThreadPoolExecutor() as threads:
-            self.workers += threads.map(lambda host: self._start(arguments, host), hosts)
-
     def kill_worker(self, node: Node | None = None) -> None:
         """Kills a worker node, the youngest where none is named."""
         node = node or self.workers[-1]
@@ -153,7 +145,8 @@ def ray_cluster(
     folder = Path(tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp"))  # short: the paths of sockets are limited
     cluster = RayCluster(folder, environment or {}, net, jobs=jobs)
     try:
-        cluster.add_workers(workers, cpus)
+        for _ in range(workers):
+            cluster.add_worker(cpus)
         yield cluster
     finally:
         cluster.stop()

@@ -27,9 +27,11 @@ def cluster(s3_server):
         yield cluster
 
 
-@pytest.fixture(autouse=True)
-def _two_workers(cluster):
-    cluster.add_workers(2 - len(cluster.workers))
+@pytest.fixture
+def two_workers(cluster):
+    """Worker nodes are there again that other tests have killed."""
+    while len(cluster.workers) < 2:
+        cluster.add_worker()
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +84,13 @@ def tag(cluster, images, start, s3_server, request):
             endpoint = ("--endpoint-url", proxy.endpoint_url, "--rows-per-file", 100, "--no-report")
             job, errors = start("tag", "s3://ray-faults/posters", output, *endpoint, *options)
             until(lambda: proxy.requests["GET"] >= half_way or job.poll() is not None, RUN_TIMEOUT_S)
-            assert job.poll() is None, f"it ended before anything could happen: {errors.read_text()}"
-            fault(cluster, errors.read_text)
+
+            def said():
+                assert job.poll() is None, f"it ended too early, with {job.poll()}: {errors.read_text()}"
+                return errors.read_text()
+
+            said()
+            fault(cluster, said)
             assert _end(job, errors) == 0, errors.read_text()
         assert sorted(row["uri"] for row in rows(output)) == sorted(images)
         assert rows(output, "failures") == []
@@ -108,11 +115,11 @@ def _counts_come_out(output):
     assert record["listed"] == sum(record[part] for part in parts) == POSTERS
 
 
-def test_an_actor_is_killed(tag):
+def test_an_actor_is_killed(two_workers, tag):
     tag(lambda cluster, _: cluster.kill_actor("FetchDecodePredict"))
 
 
-def test_a_fetch_actor_and_a_predict_actor_are_killed(tag):
+def test_a_fetch_actor_and_a_predict_actor_are_killed(two_workers, tag):
     def kill(cluster, _):
         cluster.kill_actor("FetchDecode")
         until(lambda: cluster.actors("Predict"))
@@ -121,7 +128,7 @@ def test_a_fetch_actor_and_a_predict_actor_are_killed(tag):
     tag(kill, apart=True)
 
 
-def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(tag, cluster):
+def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(two_workers, tag, cluster):
     """What is left of the cluster has CPUs enough for all stages, though not for as many actors as were planned."""
 
     def kill(cluster, _):
@@ -131,13 +138,15 @@ def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(tag
     tag(kill, apart=True)
 
 
-def test_all_worker_nodes_are_lost_under_way_and_another_joins_late(tag, cluster):
+def test_all_worker_nodes_are_lost_under_way_and_another_joins_late(two_workers, tag, cluster):
     """Posters are done already: so it waits for nodes, for longer than it would at first, and says so."""
 
     def kill(cluster, said):
         until(lambda: re.search(r"[1-9]\d* of 600 posters", said()))
         kill_all(cluster)
         until(lambda: "any more: waiting for nodes" in said())
+        assert cluster.head.processes("ray::Board")
+        assert cluster.head.processes("ray::Ledger")
         cluster.add_worker()
 
     tag(kill, "--wait-for-nodes-s", 0)
@@ -148,7 +157,7 @@ def kill_all(cluster):
         cluster.kill_worker(node)
 
 
-def test_all_worker_nodes_are_lost_before_the_first_poster_is_done(cluster, images, start):
+def test_all_worker_nodes_are_lost_before_the_first_poster_is_done(two_workers, cluster, images, start):
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/too-late", "--wait-for-nodes-s", 1)
     until(lambda: cluster.actors("FetchDecodePredict") or job.poll() is not None)
     kill_all(cluster)
@@ -164,7 +173,7 @@ def last_line(errors):
     return said.splitlines()[-1]
 
 
-def test_a_job_starts_right_after_the_last_worker_node_has_died(cluster, images, start):
+def test_a_job_starts_right_after_the_last_worker_node_has_died(two_workers, cluster, images, start):
     """Ray still names it: a look at the nodes does not tell."""
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/no-node", "--wait-for-nodes-s", 1)
     until(lambda: "to score" in errors.read_text() or job.poll() is not None)
@@ -184,7 +193,7 @@ def test_the_object_store_of_a_node_is_too_small(tag, cluster):
     cluster.kill_worker(small)
 
 
-def test_more_training_workers_than_there_is_room_for(cluster, labelled, start):
+def test_more_training_workers_than_there_is_room_for(two_workers, cluster, labelled, start):
     """On nodes that could hold some of them each, but not all of them together."""
     job, errors = start(
         "train", "--labels", f"{labelled}/labels.csv", "--images", f"{labelled}/posters",
