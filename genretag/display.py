@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,15 @@ TITLE_WIDTH, BAR_WIDTH = 12, 20
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _Followed:
+    """A board that is read, and how many of its events have been logged."""
+
+    board: Any
+    show: Callable[[dict[str, Any]], None]
+    events_seen: int = 0
+
+
 class Display:
     """The phases of one command, shown while a `with` block of it runs.
 
@@ -41,9 +51,10 @@ class Display:
         self._session = session
         self._progress: Progress | None = None
         self._task: Task | None = None
-        self._followed: tuple[Any, Callable[[dict[str, Any]], None]] | None = None
-        self._events_seen = 0
-        self._lock = threading.RLock()  # the watcher and the command both change what is shown
+        self._followed: _Followed | None = None
+        # the watcher and the command both change what is shown; nothing that could wait is done under it, not even a
+        # log line: Ctrl-C in the midst of one may leave the lock of logging to the command for ever
+        self._lock = threading.RLock()
         self._stopped = threading.Event()
 
     def __enter__(self) -> "Display":
@@ -61,7 +72,7 @@ class Display:
         if self._progress is None:
             return
         self._stopped.set()
-        self._watcher.join(timeout=10)
+        self._watcher.join(timeout=5)
         with self._lock:
             self._end_phase(well=kind is None)
             self._progress.stop()
@@ -102,32 +113,38 @@ class Display:
     @contextmanager
     def following(self, board: Any, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """Calls `show` with the board's values now and then while the block runs, and logs its events as they come."""
-        self._followed, self._events_seen = (board, show), 0
+        if self._progress is None:
+            yield
+            return
+        followed = self._followed = _Followed(board, show)
         try:
             yield
         finally:
-            self._look()
-            self._followed = None
+            with self._lock:
+                self._followed = None  # what the watcher reads just now comes too late
+            self._look(followed)
 
     def _watch(self) -> None:
         while not self._stopped.wait(TERMINAL_EVERY_S if self._live else LOG_EVERY_S):
-            self._look()
-            with self._lock:
-                if self._task is not None and not self._live:
-                    logger.info("%s: %s", _title(self._task), _figures(self._task))
+            followed, task = self._followed, self._task
+            if followed is not None:
+                self._look(followed, followed)
+            if task is not None and not self._live:
+                logger.info("%s: %s", _title(task), _figures(task))
 
-    def _look(self) -> None:
+    def _look(self, at: _Followed, expected: _Followed | None = None) -> None:
+        """Reads a board and shows what it says, if `expected` is then the one that is followed."""
+        answer = read_board(at.board, at.events_seen)
+        if answer is None:
+            return
+        values, events = answer
         with self._lock:
-            if self._progress is None or self._followed is None:
+            if self._followed is not expected:
                 return
-            board, show = self._followed
-            answer = read_board(board, self._events_seen)
-            if answer is not None:
-                values, events = answer
-                self._events_seen += len(events)
-                for event in events:
-                    logger.info(event)
-                show(values)
+            at.events_seen += len(events)
+            at.show(values)
+        for event in events:
+            logger.info(event)
 
     def _end_phase(self, *, well: bool) -> None:
         if self._progress is None or self._task is None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import ray
@@ -81,6 +83,23 @@ def test_elsewhere_the_phase_is_a_log_line_every_few_seconds(monkeypatch, caplog
         assert display.done == 10
 
     assert re.fullmatch(r"scoring: 4/10, 1 failed, 0:00:\d\d", next(m for m in caplog.messages if "4/10" in m))
+
+
+def test_a_log_line_that_is_stuck_holds_the_command_up_in_nothing(monkeypatch):
+    """Ctrl-C in the midst of a log line of the command may leave it the lock of logging for ever."""
+    stuck, unstuck = threading.Event(), threading.Event()
+    monkeypatch.setattr(module, "LOG_EVERY_S", 0.01)
+    monkeypatch.setattr(module.logger, "info", lambda *_: (stuck.set(), unstuck.wait()))
+
+    with Display(Session()) as display, ThreadPoolExecutor(1) as command:
+        display.phase("scoring", 10)
+        assert stuck.wait(timeout=30)
+        counting = command.submit(display.count, 4)
+        wait([counting], timeout=30)
+        counted = counting.done()
+        unstuck.set()
+
+    assert counted
 
 
 def test_a_quiet_display_says_nothing_and_needs_no_block(monkeypatch, caplog):
