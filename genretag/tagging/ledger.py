@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genretag.errors import Failure
+from genretag.progress import Board
 from genretag.ray_session import actor_here
 
 DEATHS_AT_MOST = 2  # one may be chance: a node taken away just then
@@ -32,10 +33,14 @@ class Step:
         return self.attempt > 1
 
 
-class Ledger:
-    """The steps that are being worked on. Lives as a Ray actor: call its methods with `.remote`."""
+class Ledger(Board):
+    """The board of a job that scores, with the steps that are being worked on: one actor, as each costs a process.
+
+    Call its methods with `.remote`.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._attempts: Counter[str] = Counter()
         self._held: dict[str, str] = {}
         self._deaths: Counter[str] = Counter()

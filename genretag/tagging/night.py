@@ -21,7 +21,7 @@ from genretag.engines import require_engine, require_precision
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
-from genretag.progress import last_words, open_board, peak_memory_bytes
+from genretag.progress import last_words, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
 from genretag.reports.writing import draw_if_possible
@@ -29,6 +29,7 @@ from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
+from genretag.tagging.ledger import open_ledger
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
@@ -175,7 +176,7 @@ def _score(
     """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
     allowed = settings.allowed_failures(posters)
-    board = open_board()
+    ledger = open_ledger()
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
     dataset = scored_dataset(
@@ -184,30 +185,30 @@ def _score(
         plan,
         settings,
         storage,
-        board,
+        ledger,
         allowed,
         one_bucket=one_bucket,
         wait_for_nodes_s=session.wait_for_nodes_s,
     )
     sink = PartFiles(output, storage, night, settings.rows_per_file_for(posters))
-    with display.following(board, _showing(display, posters)):
+    with display.following(ledger, _showing(display, posters)):
         try:
             with waiting_explained():
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
-            raise _explained(error, board, allowed, posters, output) from error
+            raise _explained(error, ledger, allowed, posters, output) from error
     remove_shards(output, storage)
-    words = last_words(board)
+    words = last_words(ledger)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
     return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
 
 
-def _explained(error: Exception, board: Any, allowed: int, posters: int, output: str) -> Exception:
+def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output: str) -> Exception:
     """What to tell of a failed job: who must act where we know it, else Ray's error as it is."""
     import ray
 
-    counts = last_words(board)
+    counts = last_words(ledger)
     if "fatal" in counts:
         return UsageError(f"{counts['fatal']}; what was finished is in {output}, run the same command again after that")
     failures = failures_on(counts)
@@ -237,7 +238,7 @@ def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> J
 
 
 def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:
-    """Shows what the board says; scoring begins with the first poster that is done."""
+    """Shows what the ledger says; scoring begins with the first poster that is done."""
     began = time.monotonic()
 
     def show(values: dict[str, Any]) -> None:

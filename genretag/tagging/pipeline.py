@@ -9,7 +9,6 @@ from genretag.cluster_checks import WAIT_FOR_NODES_S
 from genretag.display import Display
 from genretag.images import ImageRule
 from genretag.storage import Storage
-from genretag.tagging.ledger import open_ledger
 from genretag.tagging.lost_room import ending_without_room
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.settings import TagSettings
@@ -25,7 +24,7 @@ def scored_dataset(
     plan: ActorPlan,
     settings: TagSettings,
     storage: Storage,
-    board: Any,
+    ledger: Any,
     allowed_failures: int,
     *,
     one_bucket: bool = False,
@@ -33,16 +32,16 @@ def scored_dataset(
 ) -> Any:
     """Makes the dataset of `Predict`'s rows, one for each poster.
 
-    `blocks` are what one task each scores: rows of the inventory, or the name of a shard (`write_shards`).
+    `blocks` are what one task each scores: rows of the inventory, or the name of a shard (`write_shards`). `ledger` is
+    what `open_ledger` returned.
     """
     import ray
 
     options = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
-    ledger = open_ledger()
-    fetch = (storage, bundle.rule, options, board, ledger)
-    predict = (plan, ray.put(bundle), board, ledger, allowed_failures)
+    fetch = (storage, bundle.rule, options, ledger)
+    predict = (plan, ray.put(bundle), ledger, allowed_failures)
     posters = ray.data.from_blocks(blocks)  # `from_arrow` would start tasks only to look at them
-    callback = ending_without_room(plan.asks(), wait_for_nodes_s, board)
+    callback = ending_without_room(plan.asks(), wait_for_nodes_s, ledger)
     posters.context.custom_execution_callback_classes = [callback]
     if not plan.fetch_actors:
         posters.context.target_max_block_size = None  # a task's rows are one block: they are small without pixels
@@ -56,7 +55,7 @@ def scored_dataset(
 
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
-    """Shows how many posters of the dataset are done, as the board says, and were `before` it in this phase."""
+    """Shows how many posters of the dataset are done, as its ledger says, and were `before` it in this phase."""
     failed = values.get("failed", 0)
     display.count(before + values.get("scored", 0) + failed, f"{failed:,} failed")
 

@@ -43,7 +43,7 @@ PREDICT_ATTEMPTS = 5  # nodes are taken away, but not five times from the same p
 
 
 class JobStopped(Exception):
-    """No poster that is left could be scored, or too many have failed. The board says why; the driver tells."""
+    """No poster that is left could be scored, or too many have failed. The ledger says why; the driver tells."""
 
 
 def failure_counts(rows: pa.Table) -> dict[str, int]:
@@ -77,12 +77,12 @@ class FetchDecode:
     `image` has height * width * 3 bytes; it is null where a poster failed. An actor whose decoder hangs ends itself.
     """
 
-    def __init__(self, storage: Storage, rule: ImageRule, options: FetchOptions, board: Any, ledger: Any) -> None:
+    def __init__(self, storage: Storage, rule: ImageRule, options: FetchOptions, ledger: Any) -> None:
         self._storage = storage
         self._reader = PosterReader(storage, rule, options.threads)
         self._image_type = pa.binary(rule.height * rule.width * 3)
         self._fatal = SPARE_NO_POSTER | (SPARE_NONE_OF_A_BUCKET if options.one_bucket else frozenset())
-        self._board, self._ledger = board, ledger
+        self._ledger = ledger
         self._in_flight = InFlight()
         watchdog = threading.Thread(target=self._end_when_hung, args=(options.decode_timeout_s,), daemon=True)
         watchdog.start()
@@ -93,8 +93,8 @@ class FetchDecode:
                 results = self._read(posters["uri"].to_pylist())
             FETCHED_BYTES.record(self._reader.take_fetched_bytes())
             self._stop_where_nothing_can_work(results)
-            self._board.peak.remote(fetch_bytes=peak_memory_bytes())
-            self._board.add.remote(**self._reader.busy.taken())
+            self._ledger.peak.remote(fetch_bytes=peak_memory_bytes())
+            self._ledger.add.remote(**self._reader.busy.taken())
             yield self._table(posters, results)
 
     def _read(self, uris: list[str]) -> list[Poster | Failure]:
@@ -131,7 +131,7 @@ class FetchDecode:
 
         for result in results:
             if isinstance(result, Failure) and result.reason in self._fatal:
-                ray.get(self._board.set.remote(fatal=result.message))
+                ray.get(self._ledger.set.remote(fatal=result.message))
                 raise JobStopped
 
     def _table(self, posters: pa.Table, results: list[Poster | Failure]) -> pa.Table:
@@ -170,14 +170,14 @@ def _image_column(posters: list[Poster | None], image_type: pa.DataType) -> pa.A
 class Predict:
     """Rows with `image` -> rows with `probabilities` (float32 list, null where it failed) and `at`."""
 
-    def __init__(self, plan: ActorPlan, bundle: Any, board: Any, ledger: Any, allowed_failures: int) -> None:
+    def __init__(self, plan: ActorPlan, bundle: Any, ledger: Any, allowed_failures: int) -> None:
         import ray
 
         loaded = ray.get(bundle)  # one copy in the object store of each node, not one in each task
         self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
-        self._board, self._ledger = board, ledger
+        self._ledger = ledger
         self._allowed_failures = allowed_failures
         self._busy = Busy()
         self._batch_size = plan.batch_size
@@ -218,19 +218,19 @@ class Predict:
         attempt = ray.get(self._ledger.begin.remote(step)).attempt
         if attempt > PREDICT_ATTEMPTS:
             fatal = f"the engine's process ended {PREDICT_ATTEMPTS} times over the same posters: try another --engine"
-            ray.get(self._board.set.remote(fatal=fatal))
+            ray.get(self._ledger.set.remote(fatal=fatal))
             raise JobStopped
 
     def _report(self, scored: int, failures: dict[str, int]) -> None:
-        """Tells the board, and ends the job where too many posters failed."""
+        """Tells the ledger, and ends the job where too many posters failed."""
         import ray
 
         record_posters(scored, failures)
         record_fill(scored, self._batch_size)
-        self._board.add.remote(scored=scored, failed=sum(failures.values()), **failures, **self._busy.taken())
-        self._board.peak.remote(predict_bytes=peak_memory_bytes())
+        self._ledger.add.remote(scored=scored, failed=sum(failures.values()), **failures, **self._busy.taken())
+        self._ledger.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:
-            counts, _ = ray.get(self._board.read.remote(0))
+            counts, _ = ray.get(self._ledger.read.remote(0))
             if against_budget(failures_on(counts)) > self._allowed_failures:
                 raise JobStopped
 

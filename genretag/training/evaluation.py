@@ -8,10 +8,10 @@ import numpy as np
 from genretag.bundle import Bundle
 from genretag.cluster_checks import require_room
 from genretag.display import QUIET, Display
-from genretag.progress import open_board
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
 from genretag.tagging.inventory import inventory_of
+from genretag.tagging.ledger import open_ledger
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import plan_actors
@@ -41,10 +41,10 @@ def score_posters(
     plan = plan_actors(cluster, settings, bundle)
     require_room(plan.asks())
     blocks = list(steps(inventory_of(posters.uris)))
-    board, before = open_board(), display.done
-    dataset = scored_dataset(blocks, bundle, plan, settings, storage, board, allowed_failures=len(posters))
+    ledger, before = open_ledger(), display.done
+    dataset = scored_dataset(blocks, bundle, plan, settings, storage, ledger, allowed_failures=len(posters))
     scored: dict[str, Any] = {}
-    with waiting_explained(), display.following(board, lambda values: show_scored(values, display, before)):
+    with waiting_explained(), display.following(ledger, lambda values: show_scored(values, display, before)):
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
             scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
     unknown = [np.nan] * len(bundle.labels)
