@@ -180,11 +180,22 @@ def model(cluster, bucket, submit):
 def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submit, ended):
     genres = join(bucket, "genres")
     night = (
-        "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=2",
+        "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=3",
         "--predict-actors=2", "--rows-per-file=256", "--date=2026-11-25", "--log-format=json",
     )  # fmt: skip
+    seen, spread = set(), set()  # metrics with a value, and stages that two nodes work at
+
+    def watch(job, until_this):
+        def ended_or_seen():
+            text = scrape(cluster)
+            seen.update(metric for metric in METRICS if total(text, metric))
+            spread.update(stage for stage in STAGES if nodes_with(cluster, f"MapBatches({stage})") >= 2)
+            return until_this() or job.poll() is not None
+
+        until(ended_or_seen, RUN_TIMEOUT_S)
+
     first = submit(*night)
-    until(lambda: rows(genres) or first.poll() is not None, RUN_TIMEOUT_S)
+    watch(first, lambda: rows(genres))
     assert lock_is_there(genres)
     stop(cluster, submission_id(first))
     code, out, err = end(first)
@@ -193,18 +204,12 @@ def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submi
     kept = len(rows(genres))
     assert 0 < kept < POSTERS
 
-    second, seen, spread = submit(*night), set(), set()
-
-    def look():
-        seen.update(metric for metric in METRICS if total(scrape(cluster), metric))
-        spread.update(stage for stage in STAGES if nodes_with(cluster, f"MapBatches({stage})") >= 2)
-        return (seen == set(METRICS) and spread == set(STAGES)) or second.poll() is not None
-
-    until(look, RUN_TIMEOUT_S)
-    assert second.poll() is None, (seen, spread, end(second))
-    assert (seen, spread) == (set(METRICS), set(STAGES))
+    second, victim = submit(*night), cluster.workers[0]
+    everything = (set(METRICS), set(STAGES))
+    watch(second, lambda: (seen, spread) == everything and victim.processes("MapBatches("))
+    assert second.poll() is None, ([metric.name for metric in seen], spread, end(second))
+    cluster.kill_worker(victim)
     cluster.add_worker(cpus=2)
-    cluster.kill_worker(cluster.workers[0])
     code, out, err = end(second)
     assert code == 0, out + err
     assert len(rows(genres)) == POSTERS
