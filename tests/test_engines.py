@@ -5,17 +5,24 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 
+from genretag import engines
 from genretag.bundle import DEFAULT_BUNDLE, INT8_FILES, load_bundle
 from genretag.engines import open_engine
 from genretag.errors import UsageError
 from genretag.fetching import PosterReader
 from genretag.modeling.metrics import macro_map
+from genretag.ray_session import Cluster
 from genretag.storage import Storage
+from genretag.tagging.resources import plan_actors
 from genretag.tagging.schema import genre_lists
+from genretag.tagging.settings import TagSettings
+from genretag.tagging.stages import Predict
 from genretag.training.labelled_posters import read_labelled_posters
 from genretag.training.settings import TrainSettings
 
@@ -123,28 +130,60 @@ def test_a_precision_that_cannot_be_had_says_so(drawn, engine, precision, says):
         open_engine(engine, without, 8, 2, precision)
 
 
-BY_JAX = """
+ALONE = """
 import json, sys, numpy as np
 from genretag.bundle import load_bundle
 from genretag.engines import open_engine
 from genretag.storage import Storage
-bundle = load_bundle(sys.argv[1], Storage())
-print(json.dumps(open_engine("keras", bundle, 8, 2).predict(np.load(sys.argv[2])).tolist()))
+engine, bundle, images = sys.argv[1], load_bundle(sys.argv[2], Storage()), np.load(sys.argv[3])
+print(json.dumps([open_engine(engine, bundle, 8, 2, name).predict(images).tolist() for name in sys.argv[4:]]))
 """
 
 
-def test_keras_runs_the_network_on_jax_too(drawn, small_bundle, tmp_path):
-    pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
+@pytest.mark.parametrize(("engine", "backend"), [("jax", None), ("torch", None), ("keras", "jax"), ("keras", "torch")])
+def test_keras_runs_the_network_on_its_other_backends_too(drawn, small_bundle, tmp_path, engine, backend):
+    pytest.importorskip(backend or engine, reason=f"{backend or engine} is not installed: pip install it to test this")
     bundle, images = drawn
     np.save(tmp_path / "images.npy", images)
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
 
     ran = subprocess.run(
-        [sys.executable, "-c", BY_JAX, small_bundle, str(tmp_path / "images.npy")],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        [sys.executable, "-c", ALONE, engine, small_bundle, str(tmp_path / "images.npy"), "float32", "bfloat16"],
+        env={**environment, "KERAS_BACKEND": backend} if backend else environment,
         capture_output=True,
         text=True,
     )
 
     assert ran.returncode == 0, ran.stderr
     reference = open_engine("keras", bundle, 8, 2, "float32").predict(images)
-    np.testing.assert_allclose(json.loads(ran.stdout.splitlines()[-1]), reference, atol=1e-3)
+    exact, faster = np.array(json.loads(ran.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(exact, reference, atol=1e-3)
+    assert 1e-4 < np.abs(faster - reference).max() < 0.05
+
+
+def test_another_backend_than_the_one_that_keras_runs_on_is_refused(small_bundle, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    open_engine("keras", load_bundle(small_bundle, Storage()), 8, 2)
+
+    with pytest.raises(UsageError, match="Keras runs on tensorflow here: set KERAS_BACKEND=jax"):
+        open_engine("jax", load_bundle(small_bundle, Storage()), 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"), [("jax", "'genretag.jax.'"), ("torch", "keras torch"), ("tensorflow", "'genretag.gpu.'")]
+)
+def test_an_engine_that_is_not_installed_says_what_to_install(drawn, monkeypatch, engine, says):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+
+    with pytest.raises(UsageError, match=f"the {engine} engine needs its package: pip install {says}"):
+        open_engine(engine, drawn[0], 8, 2)
+
+
+def test_an_engine_that_sees_no_gpu_is_told_of(small_bundle, ray_cluster):
+    """Ray has one for it, but what is installed is for CPUs."""
+    bundle, told = load_bundle(small_bundle, Storage()), []
+    plan = plan_actors(Cluster(16, 1), TagSettings(engine="tensorflow"), bundle)
+
+    Predict(plan, ray.put(bundle), SimpleNamespace(say=SimpleNamespace(remote=told.append)), None, 0)
+
+    assert told == ["the tensorflow engine sees no GPU, so CPUs predict: install its package for GPUs"]

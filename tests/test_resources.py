@@ -2,6 +2,7 @@
 
 import pytest
 
+from genretag import engines
 from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.ray_session import Cluster
 from genretag.storage import Storage
@@ -35,11 +36,35 @@ def test_on_many_nodes_all_fit_when_half_of_them_are_lost(nodes, fetch_actors_pe
     assert plan.fetch_actors + plan.predict_actors <= slots
 
 
-def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it():
+@pytest.mark.parametrize("engine", ["jax", "tensorflow", "torch", "keras"])
+def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it(engine):
+    plan = plan_actors(Cluster(16, 1), TagSettings(engine=engine))
+
+    assert (plan.engine, plan.predict_actors, plan.predict_gpus, plan.fetch_actors) == (engine, 1, 1.0, 15)
+    assert (plan.precision, plan.batch_size) == ("native", 64)
+
+
+@pytest.mark.parametrize(
+    ("installed", "backend", "engine"),
+    [
+        ("keras tensorflow", None, "tensorflow"),
+        ("keras tensorflow jax torch", None, "jax"),
+        ("keras tensorflow jax torch", "torch", "torch"),
+        ("keras torch", "jax", "torch"),
+        ("torch", None, "openvino"),
+        ("", None, "openvino"),
+    ],
+)
+def test_on_a_gpu_runs_what_is_installed(monkeypatch, caplog, installed, backend, engine):
+    monkeypatch.setattr(engines, "find_spec", lambda name: name in installed.split() or None)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if backend:
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+
     plan = plan_actors(Cluster(16, 1), TagSettings())
 
-    assert (plan.engine, plan.predict_actors, plan.predict_gpus, plan.fetch_actors) == ("tensorflow", 1, 1.0, 12)
-    assert (plan.precision, plan.batch_size) == ("native", 64)
+    assert (plan.engine, plan.predict_gpus) == (engine, 0.0 if engine == "openvino" else 1.0)
+    assert ("pip install 'genretag[jax]'" in caplog.text) == (engine == "openvino")
 
 
 def test_a_gpu_is_kept_from_nobody_by_cpus_that_others_hold():

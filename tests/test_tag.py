@@ -248,7 +248,7 @@ def test_both_engines_give_the_same_answers(run, few_posters, tmp_path):
     ("settings", "says"),
     [
         ({"profile": "prudent"}, "no threshold profile 'prudent'"),
-        ({"engine": "torch"}, "no engine 'torch': choose from"),
+        ({"engine": "theano"}, "no engine 'theano': choose from"),
     ],
 )
 def test_settings_that_cannot_work_say_so_before_anything_is_written(run, few_posters, tmp_path, settings, says):

@@ -1,5 +1,8 @@
 """Runtimes that turn uint8 batches into probabilities: one small class each, chosen by name or by device."""
 
+import logging
+import os
+import sys
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -8,13 +11,19 @@ import numpy as np
 from genretag.bundle import INT8_FILES, Bundle
 from genretag.errors import UsageError
 
-ENGINES = ("openvino", "tensorflow", "keras")
+GPU_ENGINES = ("jax", "tensorflow", "torch")  # Keras on these backends, fastest first
+ENGINES = ("openvino", *GPU_ENGINES, "keras")
+NEEDS = {"jax": "'genretag[jax]'", "torch": "keras torch"}  # others: what training installs
 NATIVE, INT8 = "native", "int8"
 PRECISIONS = (NATIVE, "float32", "bfloat16", INT8)
 
+logger = logging.getLogger(__name__)
+
 
 class Engine(Protocol):
-    """A loaded network."""
+    """A loaded network; `on_gpu` says where it computes."""
+
+    on_gpu: bool
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels); any N, also 0."""
@@ -22,8 +31,18 @@ class Engine(Protocol):
 
 
 def engine_for(device: str) -> str:
-    """The engine that is fastest on a device, `cpu` or `gpu`."""
-    return "tensorflow" if device == "gpu" else "openvino"
+    """The engine that is fastest on a device, `cpu` or `gpu`, of those that are installed here.
+
+    For a GPU KERAS_BACKEND comes first. Where nothing that runs on GPUs is installed, the CPUs have to do.
+    """
+    if device != "gpu":
+        return "openvino"
+    installed = [name for name in GPU_ENGINES if _is_installed(name)]
+    if not installed:
+        logger.warning("nothing that runs on GPUs is installed, so CPUs predict: pip install 'genretag[jax]'")
+        return "openvino"
+    wanted = os.environ.get("KERAS_BACKEND", "")
+    return wanted if wanted in installed else installed[0]
 
 
 def precision_for(engine: str, bundle: Bundle) -> str:
@@ -43,8 +62,9 @@ def require_engine(name: str) -> None:
     """Raises `UsageError` for an engine that there is not, or one whose package is not installed here."""
     if name not in ENGINES:
         raise UsageError(f"there is no engine {name!r}: choose from {', '.join(ENGINES)}")
-    if find_spec(name) is None:
-        raise UsageError(f"the {name} engine needs its package: pip install 'genretag[gpu]', or [train] for CPU")
+    if not _is_installed(name):
+        packages = NEEDS.get(name, "'genretag[gpu]', or [train] for CPU")
+        raise UsageError(f"the {name} engine needs its package: pip install {packages}")
 
 
 def require_precision(precision: str, engine: str | None, bundle: Bundle) -> None:
@@ -73,6 +93,7 @@ def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precis
         from genretag.engines.openvino_engine import OpenVINOEngine
 
         return OpenVINOEngine(bundle, batch_size, threads, precision)
+    _import_keras(name if name in GPU_ENGINES else None)
     if name == "tensorflow":
         from genretag.engines.tensorflow_engine import TensorFlowEngine
 
@@ -80,6 +101,22 @@ def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precis
     from genretag.engines.keras_engine import KerasEngine
 
     return KerasEngine(bundle, batch_size, precision)
+
+
+def _is_installed(name: str) -> bool:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow") if name == "keras" else name
+    return bool(find_spec(backend)) and (name == "openvino" or bool(find_spec("keras")))
+
+
+def _import_keras(backend: str | None) -> None:
+    """Imports Keras with a backend, or with its own choice; in one process it stays with the first that it gets."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes three quarters of the card at once
+    if backend and "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = backend
+    import keras
+
+    if backend and keras.backend.backend() != backend:
+        raise UsageError(f"Keras runs on {keras.backend.backend()} here: set KERAS_BACKEND={backend}")
 
 
 def padded_batches(images: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, int]]:

@@ -14,13 +14,19 @@ HINTS = {"float32": "f32", "bfloat16": "bf16"}  # int8 and native: OpenVINO's ow
 class OpenVINOEngine:
     """Asynchronous requests on a static batch: while one runs, the next is queued."""
 
+    on_gpu = False
+
     def __init__(self, bundle: Bundle, batch_size: int, threads: int, precision: str) -> None:
         core = openvino.Core()
         files = INT8_FILES if precision == INT8 else OPENVINO_FILES
         xml, weights = (bundle.files[name] for name in files)
         model = core.read_model(model=xml, weights=weights)
         model.reshape([batch_size, bundle.rule.height, bundle.rule.width, 3])
-        options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads}
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # or the engines of all actors of a node would share its first CPUs
+        }
         if precision in HINTS:
             options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
         self._batch_size = batch_size

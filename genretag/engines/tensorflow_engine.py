@@ -1,6 +1,5 @@
 """TensorFlow, for GPUs: one compiled function of a static batch."""
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,21 +15,20 @@ class TensorFlowEngine:
     """
 
     def __init__(self, bundle: Bundle, batch_size: int, precision: str) -> None:
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(f"the tensorflow engine needs KERAS_BACKEND=tensorflow, not {keras.backend.backend()}")
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:  # share the card with whoever else is on it
             tf.config.experimental.set_memory_growth(gpu, True)
+        self.on_gpu = bool(gpus)
         model = load_network(bundle, "bfloat16" if gpus and precision == NATIVE else precision)
         signature = tf.TensorSpec((batch_size, bundle.rule.height, bundle.rule.width, 3), tf.uint8)
-        self._function = tf.function(
-            lambda images: model(images, training=False), input_signature=[signature], jit_compile=bool(gpus)
+        self._call = tf.function(
+            lambda images: model(images, training=False), input_signature=[signature], jit_compile=self.on_gpu
         )
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels)."""
-        results = [(self._function(batch), count) for batch, count in padded_batches(images, self._batch_size)]
+        results = [(self._call(batch), count) for batch, count in padded_batches(images, self._batch_size)]
         empty = np.empty((0, self._labels), dtype=np.float32)
         return np.concatenate([empty, *(result.numpy()[:count] for result, count in results)])

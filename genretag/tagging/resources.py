@@ -9,7 +9,7 @@ from genretag.ray_session import Cluster
 from genretag.tagging.settings import TagSettings
 
 THREADS_PER_CPU_ENGINE = 4
-FETCH_ACTORS_PER_GPU = 12  # what one GPU can use; bounded by the CPUs
+FETCH_ACTORS_PER_GPU = 16  # each decodes 1,600 posters/s where it has four CPUs; an H100 predicts 20,000
 CPUS_ASKED = 0.5  # by each actor: half of what it uses, so that all fit again when half of the nodes are lost
 WRITE_CPU = 0.25
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -52,7 +52,7 @@ def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> Acto
     """
     device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"
     engine = settings.engine or engine_for(device)
-    on_gpu = engine == "tensorflow" and cluster.gpus >= 1
+    on_gpu = engine != "openvino" and cluster.gpus >= 1
     threads = settings.engine_threads or max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))
     fit_in_memory = cluster.memory_bytes / ACTOR_BYTES
     if on_gpu:

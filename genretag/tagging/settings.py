@@ -12,7 +12,8 @@ class TagSettings:
     """How to tag. What is not set is chosen from the CPUs and GPUs that are found."""
 
     engine: str | None = None
-    """Runtime of the network: openvino (CPU) or tensorflow (GPU). Chosen by the device when not set."""
+    """Runtime of the network: openvino on CPUs; jax, tensorflow or torch, which is Keras on that backend, on GPUs. When
+    not set, chosen by the device; on GPUs KERAS_BACKEND, else the first of those three that is installed."""
     profile: str = "balanced"
     """Which of the bundle's threshold profiles decides the genres: balanced, precise (fewer, surer ones), generous, or
     top-3 (or top-1, top-5...) for just so many of the most probable."""
