@@ -176,7 +176,7 @@ class Predict:
         loaded = ray.get(bundle)  # one copy in the object store of each node, not one in each task
         self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         if plan.predict_gpus and not self._engine.on_gpu:
-            board.say.remote(f"the {plan.engine} engine sees no GPU, so CPUs predict: install its package for GPUs")
+            ledger.say.remote(f"the {plan.engine} engine sees no GPU, so CPUs predict: install its package for GPUs")
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
         self._ledger = ledger
