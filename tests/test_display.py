@@ -60,6 +60,7 @@ def many_posters(poster_folder, tmp_path):
 def test_ended_phases_and_log_lines_stay_and_the_live_line_fits_and_goes(columns):
     terminal = Terminal("-c", TWO_PHASES, columns=columns)
     terminal.await_text("epoch 19/20")
+    terminal.await_text("printed")  # above the line, which may be drawn before
     terminal.press_ctrl_c()
     code, lines = terminal.end()
 
