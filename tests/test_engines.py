@@ -184,6 +184,6 @@ def test_an_engine_that_sees_no_gpu_is_told_of(small_bundle, ray_cluster):
     bundle, told = load_bundle(small_bundle, Storage()), []
     plan = plan_actors(Cluster(16, 1), TagSettings(engine="tensorflow"), bundle)
 
-    Predict(plan, ray.put(bundle), SimpleNamespace(say=SimpleNamespace(remote=told.append)), None, 0)
+    Predict(plan, ray.put(bundle), SimpleNamespace(say=SimpleNamespace(remote=told.append)), 0)
 
     assert told == ["the tensorflow engine sees no GPU, so CPUs predict: install its package for GPUs"]
