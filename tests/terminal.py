@@ -22,10 +22,11 @@ class Terminal:
     def __init__(self, *arguments, columns=80):
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        outside = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self._process = subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             **dict.fromkeys(("stdin", "stdout", "stderr"), slave),
-            env={**os.environ, "TERM": "xterm", "PYTHONUTF8": "1"},
+            env={**outside, "TERM": "xterm", "PYTHONUTF8": "1"},
             start_new_session=True,
         )
         os.close(slave)
