@@ -16,6 +16,11 @@ import time
 CONTROL = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])")
 
 
+def _heed_ctrl_c():
+    """As a terminal's programs do; a shell's background jobs, and the tests in one, do not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """Runs Python with these arguments on a pseudo-terminal."""
 
@@ -28,6 +33,7 @@ class Terminal:
             **dict.fromkeys(("stdin", "stdout", "stderr"), slave),
             env={**outside, "TERM": "xterm", "PYTHONUTF8": "1"},
             start_new_session=True,
+            preexec_fn=_heed_ctrl_c,
         )
         os.close(slave)
         self._data = b""
