@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -140,6 +139,7 @@ def measure_bare_metal(
     settings: TagSettings,
     storage: Storage,
     scored: str,
+    *,
     display: Display = QUIET,
 ) -> BareMetalRun:
     """Measures the ceiling, and each stage alone; `scored` is an output that the job wrote, to be written again."""
@@ -159,7 +159,7 @@ def measure_bare_metal(
 
 def _here(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
     with Display(session) as display:
-        return partial(measure_bare_metal, display=display)(*arguments), 1
+        return measure_bare_metal(*arguments, display=display), 1
 
 
 def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:

@@ -1,14 +1,13 @@
 """TensorFlow, for GPUs: one compiled function of a static batch."""
 
-import numpy as np
 import tensorflow as tf
 
 from genretag.bundle import Bundle
-from genretag.engines import NATIVE, padded_batches
-from genretag.engines.keras_engine import load_network
+from genretag.engines import NATIVE
+from genretag.engines.keras_engine import KerasEngine, load_network
 
 
-class TensorFlowEngine:
+class TensorFlowEngine(KerasEngine):
     """The Keras model as one `tf.function`; XLA on a GPU (on a CPU it is many times slower, so not there).
 
     On a GPU `native` is bfloat16. Calls return before it is done, so a batch is copied while the one before it runs.
@@ -26,9 +25,3 @@ class TensorFlowEngine:
         )
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels)."""
-        results = [(self._call(batch), count) for batch, count in padded_batches(images, self._batch_size)]
-        empty = np.empty((0, self._labels), dtype=np.float32)
-        return np.concatenate([empty, *(result.numpy()[:count] for result, count in results)])
