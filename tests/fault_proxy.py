@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 LOOPBACK = "127.0.0.1"
 DRIBBLE_EVERY_S = 0.1  # one byte each time: a poster takes an hour
+HELD_LOOK_EVERY_S = 0.05
 HEAD_LIMIT = 1 << 20
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: the peer sees a reset, not an end
 
@@ -43,10 +44,15 @@ class Faults:
     keys: str = ""  # a regular expression that is searched in /bucket/key
     always: Mapping[str, str] = field(default_factory=dict)  # {pattern of keys: kind}: each request for them
     first: int | None = None  # only the first so many requests for the same thing can suffer
+    held: str = ""  # requests for keys in which this regular expression is found wait until the faults are replaced
 
     def __post_init__(self) -> None:
         if unknown := {*self.rates, *self.always.values()} - set(KINDS):
             raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+
+    def hold(self, path: str) -> bool:
+        """Whether a request for a path is to wait."""
+        return bool(self.held and re.search(self.held, path))
 
     def of(self, method: str, path: str, earlier: int) -> str | None:
         """The fault of a request that was made `earlier` times before, if any."""
@@ -133,6 +139,8 @@ class FaultProxy:
         try:
             while (request := await client.read()) is not None:
                 method, target = request.start_line.split(b" ")[:2]
+                while self.faults.hold(target.decode()):
+                    await asyncio.sleep(HELD_LOOK_EVERY_S)
                 fault = self._fault_of(method.decode(), target.decode())
                 if fault in ANSWERS:
                     await client.write(_answer(method, *ANSWERS[fault]))

@@ -106,6 +106,21 @@ def test_a_lost_answer_is_a_reset_after_the_server_did_its_work(through, upstrea
     assert [seen[0] for seen in upstream.seen] == ["PUT", "DELETE", "GET"]
 
 
+def test_what_is_held_back_goes_on_once_the_faults_are_replaced(upstream):
+    with fault_proxy(f"http://127.0.0.1:{upstream.server_port}", Faults(held="/b/last")) as proxy:
+        held, free = (http.client.HTTPConnection(urlsplit(proxy.endpoint_url).netloc, timeout=10) for _ in range(2))
+        held.request("GET", "/b/last")
+        free.request("GET", "/b/first")
+        assert free.getresponse().read() == BODY
+        assert [path for _, path, *_ in upstream.seen] == ["/b/first"]
+
+        proxy.faults = Faults()
+
+        assert held.getresponse().read() == BODY
+        held.close()
+        free.close()
+
+
 @pytest.mark.parametrize("kind", ["short_body", "reset_in_body"])
 def test_half_a_body_is_never_taken_for_a_whole_one(through, kind):
     [error], _ = through(Faults(rates={kind: 1}), ("GET", "/b/k"))
