@@ -117,6 +117,7 @@ def train(
     images: str,
     output: str,
     recipe: str = DEFAULT_RECIPE,
+    teacher: list[str] | None = None,
     checkpoints: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -136,7 +137,9 @@ def train(
     output
         Where the bundle goes: a folder or an s3:// prefix.
     recipe
-        Settings under one name: tutorial, frozen, fine-tune or lite2. Settings that you give come before its own.
+        Settings under one name: tutorial, frozen, fine-tune, lite2 or large. What else you give comes before its own.
+    teacher
+        A bundle whose probabilities the network learns beside the labels; may be given several times.
     checkpoints
         Where workers leave checkpoints, shared by all nodes; a local temporary folder when not given.
     resume
@@ -149,7 +152,17 @@ def train(
     settings, session = settings or TrainSettings(), session or Session()
     _start_logging(session)
     logger.info("recipe %s", recipe)
-    bundle = run(labels, images, output, settings, session, checkpoints=checkpoints, resume=resume, overwrite=overwrite)
+    bundle = run(
+        labels,
+        images,
+        output,
+        settings,
+        session,
+        teachers=teacher or (),
+        checkpoints=checkpoints,
+        resume=resume,
+        overwrite=overwrite,
+    )
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
 

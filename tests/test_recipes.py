@@ -69,7 +69,7 @@ def test_the_recipes_name_comes_from_flag_environment_or_file(file, monkeypatch)
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(UsageError, match=r"^there is no recipe 'tutorail': did you mean tutorial\?$"):
         parsed("--recipe", "tutorail")
-    with pytest.raises(UsageError, match=r"known are tutorial, frozen, fine-tune, lite2$"):
+    with pytest.raises(UsageError, match=r"known are tutorial, frozen, fine-tune, lite2, large$"):
         settings_of("x")
 
 

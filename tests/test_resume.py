@@ -54,6 +54,14 @@ def test_more_workers_or_another_cache_do_not_hinder_it(interrupted, splits):
         assert files(interrupted)
 
 
+def test_other_teachers_do(interrupted, splits):
+    with (
+        pytest.raises(UsageError, match=r"began with teachers \[\], not \['5f0c'\]: resume it with the same settings"),
+        opened_run(interrupted, SMALL_MODEL, splits, Storage(), teachers=["5f0c"], resume=True),
+    ):
+        pass
+
+
 def test_other_settings_do_and_the_line_says_which(interrupted, splits):
     other = replace(SMALL_MODEL, learning_rate=0.1)
 

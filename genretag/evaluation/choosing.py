@@ -108,7 +108,7 @@ def _require_rule(candidate: Candidate) -> SplitRule:
 
 
 def _require_untrained(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> None:
-    trained = int(_trained_on(posters, candidate, storage).sum())
+    trained = int(trained_on(posters, candidate, storage).sum())
     if trained:
         raise UsageError(
             f"{candidate.location} was trained on {trained:,} of these {len(posters):,} posters, so its figures would "
@@ -116,7 +116,7 @@ def _require_untrained(posters: LabelledPosters, candidate: Candidate, storage: 
         )
 
 
-def _trained_on(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> np.ndarray:
+def trained_on(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> np.ndarray:
     """Which posters a candidate has learnt from: bool (N,)."""
     facts = candidate.bundle.facts
     if "training_ids" in facts:

@@ -27,7 +27,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class DecodedPosters:
-    """A split as workers train on it: `labels` uint8 (posters, L), and pixels by blocks. Cheap to pickle."""
+    """A split as workers train on it: `labels` uint8 or float32 (posters, L), and pixels by blocks. Cheap to pickle."""
 
     labels: np.ndarray
     blocks: tuple[Block, ...]

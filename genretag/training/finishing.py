@@ -4,6 +4,7 @@ Everything is chosen on validation posters; test posters are only measured.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -50,6 +51,8 @@ def finish_bundle(
     cluster: Cluster,
     storage: Storage,
     display: Display = QUIET,
+    *,
+    teachers: Sequence[str] = (),
 ) -> Finished:
     """Calibrates, quantizes and chooses thresholds on validation posters, then measures on validation and test."""
     raw = Bundle(
@@ -71,11 +74,11 @@ def finish_bundle(
     readable, probabilities = score_posters(splits["test"], chosen, cluster, storage, display)
     test = Finished(chosen, splits["test"].where(readable), probabilities[readable])
     scored = {"validation": validated, "test": (test.test_posters.labelled.multi_hot, test.test_probabilities)}
-    facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings)}
+    facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings, teachers)}
     return replace(test, bundle=_with_thresholds(replace(chosen, facts=facts), scored))
 
 
-def _facts(splits: dict[str, LabelledPosters], settings: TrainSettings) -> dict[str, Any]:
+def _facts(splits: dict[str, LabelledPosters], settings: TrainSettings, teachers: Sequence[str]) -> dict[str, Any]:
     """What the bundle says of where it comes from, and what `genretag evaluate` needs to know."""
     train = splits["train"].labelled
     return {
@@ -83,7 +86,9 @@ def _facts(splits: dict[str, LabelledPosters], settings: TrainSettings) -> dict[
         "split": asdict(split_rule(settings)),
         "null": {"prevalence": np.round(train.multi_hot.mean(axis=0), 6).tolist()},
         "training_ids": training_ids_facts(training_ids_file(train.ids)),
-        "training": {"trained_at": datetime.now(UTC).isoformat(timespec="seconds")} | asdict(settings),
+        "training": {"trained_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        | asdict(settings)
+        | {"teachers": list(teachers)},
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +21,7 @@ from genretag.training.fitting import fit
 from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
 from genretag.training.run_folder import opened_run
 from genretag.training.settings import TrainSettings
+from genretag.training.teaching import load_teachers, targets_of
 from genretag.training.training_ids import TRAINING_IDS, training_ids_file
 
 RUN_NOTE = "training.json"  # settings and epochs, for people; no part of what decides a prediction
@@ -34,11 +36,12 @@ def train(
     settings: TrainSettings,
     session: Session,
     *,
+    teachers: Sequence[str] = (),
     checkpoints: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
-    """Trains on the labelled posters and writes the bundle to `output`.
+    """Trains on the labelled posters, and on what `teachers`, other bundles, say of them; writes it to `output`.
 
     `checkpoints` is where workers leave theirs: shared by all nodes, local and temporary when not given. A run that
     was interrupted goes on from there with `resume`; one that ends well leaves nothing there.
@@ -50,16 +53,19 @@ def train(
     with tempfile.TemporaryDirectory() as folder, Display(session) as display:
         display.phase("reading")
         splits = read_labelled_posters(labels, images, settings, storage)
+        asked = load_teachers(teachers, splits, storage)
         _claim(output, settings, splits, storage, overwrite)
         display.phase("starting Ray")
         run_folder = resolve(checkpoints or folder)
+        versions = [teacher.bundle.model_version for teacher in asked]
         with (
-            opened_run(run_folder, settings, splits, storage, resume=resume),
+            opened_run(run_folder, settings, splits, storage, teachers=versions, resume=resume),
             going_on(_how_to_go_on(checkpoints)),
             ray_session(session) as cluster,
         ):
-            fitted = fit(splits, settings, session, cluster, run_folder, display)
-            finished = finish_bundle(fitted.weights, splits, settings, cluster, storage, display)
+            targets = targets_of(asked, splits["train"], settings.teacher_share, cluster, storage, display)
+            fitted = fit(splits, settings, session, cluster, run_folder, display, targets)
+            finished = finish_bundle(fitted.weights, splits, settings, cluster, storage, display, teachers=versions)
             display.phase("writing")
             storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))
             storage.put(join(output, TRAINING_IDS), training_ids_file(splits["train"].labelled.ids))

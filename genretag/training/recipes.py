@@ -38,6 +38,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "frozen": {"head_epochs": 6, "epochs": 0},
     "fine-tune": {},
     "lite2": {"backbone": "lite2"},
+    "large": {"height": 384, "width": 256},
 }
 
 

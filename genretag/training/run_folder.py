@@ -8,7 +8,7 @@ A run that is interrupted, at whatever moment, leaves both, and `--resume` goes 
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -28,14 +28,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def opened_run(
-    checkpoints: str, settings: TrainSettings, splits: dict[str, LabelledPosters], storage: Storage, *, resume: bool
+    checkpoints: str,
+    settings: TrainSettings,
+    splits: dict[str, LabelledPosters],
+    storage: Storage,
+    *,
+    teachers: Sequence[str] = (),
+    resume: bool,
 ) -> Iterator[None]:
     """Takes the folder for a new run, or for the one in it that is to go on, and clears it when that ends well.
 
     A run that could not begin to train, for which a `UsageError` says why, leaves nothing either.
     Raises `UsageError` where the folder is taken, or is not of the run that is to go on.
     """
-    _take(checkpoints, _note(settings, splits), storage, resume=resume)
+    _take(checkpoints, _note(settings, splits, teachers), storage, resume=resume)
     try:
         yield
     except UsageError:
@@ -83,8 +89,9 @@ def _clear(checkpoints: str, storage: Storage) -> None:
         logger.warning("%s has checkpoints that nobody needs, and cannot be cleared: %s", checkpoints, error)
 
 
-def _note(settings: TrainSettings, splits: dict[str, LabelledPosters]) -> dict[str, Any]:
+def _note(settings: TrainSettings, splits: dict[str, LabelledPosters], teachers: Sequence[str]) -> dict[str, Any]:
     decisive = {name: value for name, value in asdict(settings).items() if name not in FREE_TO_CHANGE}
+    decisive["teachers"] = list(teachers)
     posters = {name: part.fingerprint for name, part in splits.items()}
     return json.loads(json.dumps({"settings": decisive, "posters": posters}))  # as it comes back
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("cosine", "constant")
 NOT_NEGATIVE = ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "patience")
-SHARES = ("dropout", "drop_connect", "average_momentum", "label_smoothing", "margin", "colour")
+SHARES = ("dropout", "drop_connect", "average_momentum", "label_smoothing", "teacher_share", "margin", "colour")
 
 MEMORY, NO_CACHE = "memory", "none"
 
@@ -70,6 +70,8 @@ class TrainSettings:
     """Show training posters of rare labels more often: drawn anew with replacement, after the split."""
     label_smoothing: float = 0.0
     """Move the labels that the network learns this much towards one half."""
+    teacher_share: float = 0.7
+    """With --teacher: how much of what the network learns is the teachers' answers; the rest is the labels."""
     flip: bool = True
     """Mirror half of the posters."""
     min_crop: float = 0.84

@@ -1,0 +1,85 @@
+"""Distillation: what is learnt is what teachers say of the training posters, as far as they may be asked."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SMALL_MODEL
+
+from genretag.bundle import load_bundle
+from genretag.errors import UsageError
+from genretag.evaluation.choosing import Candidate
+from genretag.modeling.metrics import macro_map, null_probabilities
+from genretag.session import Session
+from genretag.storage import Storage
+from genretag.training.evaluation import score_labelled, score_posters
+from genretag.training.job import train
+from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
+from genretag.training.teaching import load_teachers, targets_of
+
+
+@pytest.fixture(scope="module")
+def labels(poster_folder):
+    return poster_folder.parent / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def splits(labels, poster_folder):
+    return read_labelled_posters(str(labels), str(poster_folder), SMALL_MODEL, Storage())
+
+
+@pytest.fixture(scope="module")
+def teacher(small_bundle):
+    return Candidate(small_bundle, load_bundle(small_bundle, Storage()))
+
+
+def test_targets_are_labels_and_the_teacher_s_share(teacher, splits, ray_cluster, tmp_path):
+    some = np.arange(len(splits["train"])) < 20
+    posters = splits["train"].where(some)
+    missing = str(tmp_path / "missing.jpg")
+    posters = LabelledPosters(posters.labelled, [missing, *posters.uris[1:]], posters.etags)
+
+    targets = targets_of([teacher, teacher], posters, 0.75, ray_cluster, Storage())
+
+    truth = posters.labelled.multi_hot
+    _, said = score_posters(posters, teacher.bundle, ray_cluster, Storage())
+    assert list(targets) == posters.uris
+    found = np.stack(list(targets.values()))
+    np.testing.assert_array_equal(found[0], truth[0], err_msg="it cannot be read")
+    np.testing.assert_allclose(found[1:], 0.25 * truth[1:] + 0.75 * said[1:], atol=1e-5)
+    assert targets_of([], posters, 0.75, ray_cluster, Storage()) == {}
+
+
+def test_a_network_learns_from_its_teacher_where_the_labels_are_wrong(
+    teacher, splits, labels, poster_folder, ray_cluster, tmp_path
+):
+    header, *rows = labels.read_text().splitlines()
+    ids, cells = zip(*(row.split(",", 1) for row in rows), strict=True)
+    moved = [f"{id},{cell}" for id, cell in zip(ids, [*cells[7:], *cells[:7]], strict=True)]
+    (tmp_path / "wrong.csv").write_text("\n".join([header, *moved]))
+
+    bundle = train(
+        str(tmp_path / "wrong.csv"), str(poster_folder), str(tmp_path / "model"),
+        replace(SMALL_MODEL, teacher_share=0.99), Session(quiet=True), teachers=[teacher.location],
+    )  # fmt: skip
+
+    assert bundle.facts["training"]["teachers"] == [teacher.bundle.model_version]
+    assert bundle.labels == splits["test"].labelled.labels
+    truth, said = score_labelled(splits["train"], bundle, ray_cluster, Storage())
+    null = null_probabilities(truth.mean(axis=0), len(truth))
+    assert macro_map(truth, said) > macro_map(truth, null) + 0.1
+
+
+def test_a_teacher_that_has_seen_what_is_to_measure_is_refused(small_bundle, labels, poster_folder):
+    other_split = read_labelled_posters(str(labels), str(poster_folder), replace(SMALL_MODEL, seed=1), Storage())
+
+    with pytest.raises(UsageError, match=r"was trained on \d+ of the \d+ validation posters.*with the same split"):
+        load_teachers([small_bundle], other_split, Storage())
+
+
+def test_a_teacher_without_one_of_the_labels_is_refused(small_bundle, splits):
+    labelled = splits["train"].labelled
+    other = replace(splits["train"], labelled=replace(labelled, labels=("Opera", *labelled.labels[1:])))
+
+    with pytest.raises(UsageError, match="does not know Opera: choose one that has all the labels"):
+        load_teachers([small_bundle], {**splits, "train": other}, Storage())
