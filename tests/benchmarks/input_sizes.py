@@ -1,0 +1,58 @@
+"""How much speed do more pixels cost? The default model's engine at several input sizes, by turns.
+
+    python tests/benchmarks/input_sizes.py [--sizes 224x224 288x192 384x256] [--rounds 5] [--precision int8]
+
+The same network at each size, on noise, on all CPUs: posters/s of predicting alone, medians over rounds with the
+slowest and the fastest, and the ratio to the first size.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.engines import Engine, open_engine
+from genretag.images import ImageRule
+from genretag.storage import Storage
+
+BATCH, POSTERS = 32, 512
+
+
+def main() -> None:
+    """Measures each size in each round, prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["224x224", "288x192", "384x256"], help="height x width")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="int8")
+    options = parser.parse_args()
+    bundle, cpus = load_bundle(str(DEFAULT_BUNDLE), Storage()), len(os.sched_getaffinity(0))
+    engines = {}
+    for size in options.sizes:
+        height, width = map(int, size.split("x"))
+        sized = replace(bundle, rule=ImageRule(height, width))
+        engine = open_engine("openvino", sized, BATCH, cpus, options.precision)
+        engines[size] = engine, np.random.default_rng(0).integers(0, 256, (POSTERS, height, width, 3), dtype=np.uint8)
+        _rate(*engines[size])  # to warm up
+    rates = {size: [] for size in engines}
+    for _ in range(options.rounds):
+        for size, engine in engines.items():
+            rates[size].append(_rate(*engine))
+    first = statistics.median(rates[options.sizes[0]])
+    print(f"OpenVINO, {options.precision}, {cpus} CPUs, posters/s")
+    for size, found in rates.items():
+        median = statistics.median(found)
+        print(f"{size}: {median:.0f} ({min(found):.0f} to {max(found):.0f}), {median / first:.2f} of the first")
+
+
+def _rate(engine: Engine, images: np.ndarray) -> float:
+    started = time.perf_counter()
+    engine.predict(images)
+    return len(images) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
