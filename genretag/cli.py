@@ -40,6 +40,7 @@ app = App(
     print_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative_iterable=()),  # no --empty-slice beside --slice
 )
 Flat = Parameter(name="*")
 
