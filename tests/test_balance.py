@@ -45,7 +45,8 @@ def test_as_many_posters_are_drawn_as_there_are_and_the_same_by_the_same_seed():
 
 def test_balanced_sampling_repeats_training_posters_with_their_labels():
     labelled = LabelledSet(tuple(f"p{n}" for n in range(96)), ("common", "rare"), MULTI_HOT)
-    training = LabelledPosters(labelled, [f"posters/p{n}.jpg" for n in range(96)], [f"etag {n}" for n in range(96)])
+    uris, etags = [f"posters/p{n}.jpg" for n in range(96)], [f"etag {n}" for n in range(96)]
+    training = LabelledPosters(labelled, uris, etags, targets=MULTI_HOT * np.float32(0.5))
 
     shown = shown_posters(training, TrainSettings(balanced_sampling=True))
 
@@ -55,6 +56,7 @@ def test_balanced_sampling_repeats_training_posters_with_their_labels():
         number = int(poster.removeprefix("p"))
         assert uri == f"posters/p{number}.jpg"
         assert row.tolist() == MULTI_HOT[number].tolist()
+    np.testing.assert_array_equal(shown.targets, shown.labelled.multi_hot * 0.5)
 
 
 @pytest.mark.parametrize(

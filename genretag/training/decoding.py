@@ -66,10 +66,11 @@ def decode_posters(
     Posters that cannot be read are left out and counted; with the cache `none` that comes out in training only.
     """
     rows = blocks_of(posters.labelled.ids)
+    learned = posters.labelled.multi_hot if posters.targets is None else posters.targets
     works = [_work(block, posters, rule, cache, storage) for block in rows]
     if cache == NO_CACHE:
         pixels = [UndecodedPixels(work.uris, rule, storage.endpoint_url) for work in works]
-        return DecodedPosters(posters.labelled.multi_hot, tuple(map(Block, rows, pixels)), {}, rule)
+        return DecodedPosters(learned, tuple(map(Block, rows, pixels)), {}, rule)
     blocks: dict[int, Block] = {}
     failures: Counter[str] = Counter()
     for number, contents, reference in _run(works, at_once, waiting):
@@ -79,7 +80,7 @@ def decode_posters(
         failures.update(contents.failures)
         progress(len(rows[number]))
     in_order = tuple(block for number in sorted(blocks) if len((block := blocks[number]).rows))
-    return DecodedPosters(posters.labelled.multi_hot, in_order, dict(failures), rule)
+    return DecodedPosters(learned, in_order, dict(failures), rule)
 
 
 def _work(rows: np.ndarray, posters: LabelledPosters, rule: ImageRule, cache: str, storage: Storage) -> _Work:

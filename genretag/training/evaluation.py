@@ -1,7 +1,6 @@
 """What a bundle says of labelled posters, by the pipeline that tags: no second decoder, no second engine."""
 
 import logging
-from typing import Any
 
 import numpy as np
 
@@ -43,12 +42,16 @@ def score_posters(
     blocks = list(steps(inventory_of(posters.uris)))
     ledger, before = open_ledger(), display.done
     dataset = scored_dataset(blocks, bundle, plan, settings, storage, ledger, allowed_failures=len(posters))
-    scored: dict[str, Any] = {}
+    row_of = {uri: row for row, uri in enumerate(posters.uris)}
+    kept = np.zeros(len(posters), dtype=bool)
+    probabilities = np.full((len(posters), len(bundle.labels)), np.nan, dtype=np.float32)
     with waiting_explained(), display.following(ledger, lambda values: show_scored(values, display, before)):
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
-            scored.update(zip(batch["uri"].to_pylist(), batch["probabilities"].to_pylist(), strict=True))
-    unknown = [np.nan] * len(bundle.labels)
-    kept = np.array([scored.get(uri) is not None for uri in posters.uris], dtype=bool)
+            readable = batch.filter(batch["probabilities"].is_valid())
+            rows = [row_of[uri] for uri in readable["uri"].to_pylist()]
+            kept[rows] = True
+            said = readable["probabilities"].combine_chunks().flatten().to_numpy()
+            probabilities[rows] = said.reshape(len(rows), len(bundle.labels))
     if not kept.all():
         logger.warning("%d of %d labelled posters cannot be read", len(posters) - kept.sum(), len(posters))
-    return kept, np.array([scored.get(uri) or unknown for uri in posters.uris], dtype=np.float32)
+    return kept, probabilities

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,8 @@ def fit(
     cluster: Cluster,
     checkpoints: str,
     display: Display = QUIET,
-    targets: Mapping[str, np.ndarray] | None = None,
 ) -> Fitted:
     """Trains from the last checkpoint in `checkpoints`, or from the start where there is none.
-
-    `targets` are what is to be learnt of the training posters where that is not their labels: float (L,) by URI.
 
     Raises `UsageError` where too few posters can be read, `JobError` where workers failed too often.
     """
@@ -63,9 +60,6 @@ def fit(
     learned = {"train": shown_posters(splits["train"], settings), "validation": splits["validation"]}
     try:
         decoded = _decode(learned, settings, session, cluster, display)
-        if targets:
-            taught = np.stack([targets[uri] for uri in learned["train"].uris])
-            decoded["train"] = replace(decoded["train"], labels=taught)
         config = {
             "settings": settings,
             "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),

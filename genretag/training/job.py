@@ -21,7 +21,7 @@ from genretag.training.fitting import fit
 from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
 from genretag.training.run_folder import opened_run
 from genretag.training.settings import TrainSettings
-from genretag.training.teaching import load_teachers, targets_of
+from genretag.training.teaching import load_teachers, with_targets
 from genretag.training.training_ids import TRAINING_IDS, training_ids_file
 
 RUN_NOTE = "training.json"  # settings and epochs, for people; no part of what decides a prediction
@@ -63,8 +63,10 @@ def train(
             going_on(_how_to_go_on(checkpoints)),
             ray_session(session) as cluster,
         ):
-            targets = targets_of(asked, splits["train"], settings.teacher_share, cluster, storage, display)
-            fitted = fit(splits, settings, session, cluster, run_folder, display, targets)
+            if asked:
+                share = settings.teacher_share
+                splits["train"] = with_targets(splits["train"], asked, share, cluster, storage, display)
+            fitted = fit(splits, settings, session, cluster, run_folder, display)
             finished = finish_bundle(fitted.weights, splits, settings, cluster, storage, display, teachers=versions)
             display.phase("writing")
             storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))

@@ -23,11 +23,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledPosters:
-    """Labelled posters of one split, where each one's image is, and which version of it."""
+    """Labelled posters of one split, where each one's image is, and which version of it.
+
+    `targets`, float32 (posters, L), is what a network is to learn of them where that is not their labels.
+    """
 
     labelled: LabelledSet
     uris: list[str]
     etags: list[str]
+    targets: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.uris)
@@ -36,7 +40,10 @@ class LabelledPosters:
         """The posters for which `mask`, bool (posters,), is true."""
         chosen = np.asarray(mask, dtype=bool)
         return LabelledPosters(
-            self.labelled.where(chosen), list(compress(self.uris, chosen)), list(compress(self.etags, chosen))
+            self.labelled.where(chosen),
+            list(compress(self.uris, chosen)),
+            list(compress(self.etags, chosen)),
+            None if self.targets is None else self.targets[chosen],
         )
 
     @property

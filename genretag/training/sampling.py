@@ -12,4 +12,5 @@ def shown_posters(training: LabelledPosters, settings: TrainSettings) -> Labelle
         return training
     labelled, rows = training.labelled, balanced_rows(training.labelled.multi_hot, settings.seed)
     drawn = LabelledSet(tuple(labelled.ids[row] for row in rows), labelled.labels, labelled.multi_hot[rows])
-    return LabelledPosters(drawn, [training.uris[row] for row in rows], [training.etags[row] for row in rows])
+    uris, etags = ([of[row] for row in rows] for of in (training.uris, training.etags))
+    return LabelledPosters(drawn, uris, etags, None if training.targets is None else training.targets[rows])

@@ -6,6 +6,7 @@ fit into one that is quicker (Hinton et al. 2015, arXiv:1503.02531).
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,21 +45,17 @@ def load_teachers(places: Sequence[str], splits: dict[str, LabelledPosters], sto
     return teachers
 
 
-def targets_of(
-    teachers: Sequence[Candidate],
+def with_targets(
     posters: LabelledPosters,
+    teachers: Sequence[Candidate],
     share: float,
     cluster: Cluster,
     storage: Storage,
     display: Display = QUIET,
-) -> dict[str, np.ndarray]:
-    """What is to be learnt of each poster, by URI; nothing without teachers.
-
-    It is float32 (L,), `share` of it the teachers' probabilities (the mean of their logits), the rest the labels; all
-    of it the labels where a teacher cannot read the poster.
+) -> LabelledPosters:
+    """The posters with targets: `share` of them the teachers' probabilities (the mean of their logits), the rest the
+    labels; all of them the labels where a teacher cannot read the poster.
     """
-    if not teachers:
-        return {}
     logits = np.zeros(posters.labelled.multi_hot.shape)
     display.phase("asking the teachers", len(posters) * len(teachers))
     for teacher in teachers:
@@ -67,5 +64,4 @@ def targets_of(
         logits += logits_of(probabilities[:, columns]) / len(teachers)
     truth = posters.labelled.multi_hot
     taught = (1 - share) * truth + share * sigmoid(logits)
-    targets = np.where(np.isnan(taught), truth, taught).astype(np.float32)
-    return dict(zip(posters.uris, targets, strict=True))
+    return replace(posters, targets=np.where(np.isnan(taught), truth, taught).astype(np.float32))
