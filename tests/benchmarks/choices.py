@@ -70,7 +70,7 @@ def main() -> None:
         measured = measure(said, prevalence, 2000, 0)
         default = default or measured
         differences = compare(measured, default)
-        kept[name] = {figure: vars(differences[figure]) | vars(measured.figures[figure]) for figure in COMPARED}
+        kept[name] = {f: {"figure": vars(measured.figures[f]), "difference": vars(differences[f])} for f in COMPARED}
         cells = [f"{measured.figures[f].value:.4f} | {_signed(differences[f])}" for f in COMPARED]
         print(f"| {name} | {rate:.0f} | {' | '.join(cells)} |", flush=True)
         if options.json:
