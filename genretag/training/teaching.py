@@ -4,7 +4,6 @@ A probability tells more of a poster than yes or no does, and what several netwo
 fit into one that is quicker (Hinton et al. 2015, arXiv:1503.02531).
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,8 +18,6 @@ from genretag.ray_session import Cluster
 from genretag.storage import Storage, resolve
 from genretag.training.evaluation import score_posters
 from genretag.training.labelled_posters import LabelledPosters
-
-logger = logging.getLogger(__name__)
 
 
 def load_teachers(places: Sequence[str], splits: dict[str, LabelledPosters], storage: Storage) -> list[Candidate]:
