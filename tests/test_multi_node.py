@@ -269,6 +269,7 @@ def gpu_node(cluster, hidden):
 def test_on_a_mixed_cluster_gpus_predict_and_cpus_decode(cluster, gpu_node, bucket, model, submit):
     """The GPU is declared only: what is shown is where actors are placed, not how fast one is."""
     genres = join(bucket, "mixed")
+    until(lambda: not cluster.actors("Predict"))  # of jobs before this one
     job = submit("--wait", *SENDS, "tag", join(bucket, "labelled"), genres, "--model", model)
     predicts, fetches = set(), set()
 
