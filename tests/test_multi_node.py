@@ -269,12 +269,12 @@ def gpu_node(cluster, hidden):
 def test_on_a_mixed_cluster_gpus_predict_and_cpus_decode(cluster, gpu_node, bucket, model, submit):
     """The GPU is declared only: what is shown is where actors are placed, not how fast one is."""
     genres = join(bucket, "mixed")
-    until(lambda: not cluster.actors("Predict"))  # of jobs before this one
+    earlier = set(cluster.actors("Predict"))  # of jobs before this one, which Ray may leave behind under load
     job = submit("--wait", *SENDS, "tag", join(bucket, "labelled"), genres, "--model", model)
     predicts, fetches = set(), set()
 
     def look():
-        predicts.update(node for node in cluster.workers if node.processes("MapBatches(Predict)"))
+        predicts.update(node for node in cluster.workers if {*node.processes("MapBatches(Predict)")} - earlier)
         fetches.update(node for node in cluster.workers if node.processes("MapBatches(FetchDecode)"))
         return job.poll() is not None
 
