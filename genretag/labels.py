@@ -4,7 +4,6 @@ import re
 import unicodedata
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +31,11 @@ class LabelledSet:
 
     def where(self, mask: npt.ArrayLike) -> "LabelledSet":
         """The posters for which `mask`, bool (posters,), is true; the labels stay."""
-        chosen = np.asarray(mask, dtype=bool)
-        return LabelledSet(tuple(compress(self.ids, chosen)), self.labels, self.multi_hot[chosen])
+        return self.at(np.arange(len(self))[np.asarray(mask, dtype=bool)])
+
+    def at(self, rows: npt.NDArray[np.int64]) -> "LabelledSet":
+        """The posters in these rows, int (n,), in this order and as often as they come; the labels stay."""
+        return LabelledSet(tuple(self.ids[row] for row in rows), self.labels, self.multi_hot[rows])
 
     def positives(self) -> npt.NDArray[np.int64]:
         """How many posters have each label: int64 (labels,)."""

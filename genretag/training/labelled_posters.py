@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +37,13 @@ class LabelledPosters:
 
     def where(self, mask: npt.ArrayLike) -> "LabelledPosters":
         """The posters for which `mask`, bool (posters,), is true."""
-        chosen = np.asarray(mask, dtype=bool)
-        return LabelledPosters(
-            self.labelled.where(chosen),
-            list(compress(self.uris, chosen)),
-            list(compress(self.etags, chosen)),
-            None if self.targets is None else self.targets[chosen],
-        )
+        return self.at(np.arange(len(self))[np.asarray(mask, dtype=bool)])
+
+    def at(self, rows: npt.NDArray[np.int64]) -> "LabelledPosters":
+        """The posters in these rows, int (n,), in this order and as often as they come."""
+        uris, etags = ([of[row] for row in rows] for of in (self.uris, self.etags))
+        targets = None if self.targets is None else self.targets[rows]
+        return LabelledPosters(self.labelled.at(rows), uris, etags, targets)
 
     @property
     def fingerprint(self) -> str:
