@@ -6,7 +6,7 @@ slope and an offset per label (Platt 1999), each drawn towards the temperature a
 Isotonic regression per label is not among them: on validation sets of this size it made the cross-entropy worse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ class Calibration:
     offset: np.ndarray
     temperature: float
     cross_entropy: dict[str, float]  # of each method under cross-validation, in nats
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], labels: int) -> "Calibration":
+        """What a bundle of so many labels says of its own, as exactly as it does."""
+        same = np.ones(labels)
+        slope = np.array(facts["slope"]) if "slope" in facts else same / facts["temperature"]
+        offset = np.array(facts["offset"]) if "offset" in facts else 0 * same
+        return cls(facts["method"], slope, offset, facts["temperature"], dict(facts["cross_validated_cross_entropy"]))
 
     def undone(self, probabilities: np.ndarray) -> np.ndarray:
         """What the network would say without it: calibrated float (N, L) -> float64 (N, L)."""
