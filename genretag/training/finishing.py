@@ -25,7 +25,7 @@ from genretag.ray_session import Cluster
 from genretag.storage import Storage
 from genretag.training.evaluation import score_labelled, score_posters
 from genretag.training.export import bundle_files
-from genretag.training.instruction_sets import changes
+from genretag.training.instruction_sets import answers_under_each, changes
 from genretag.training.labelled_posters import LabelledPosters, split_rule
 from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
 from genretag.training.settings import TrainSettings
@@ -202,7 +202,7 @@ def _says_the_same_everywhere(
     if layers:
         logger.warning("%d layers of the int8 network saturate on CPUs without VNNI", len(layers))
     try:
-        found = changes(quantized, profile, images)
+        found = changes(answers_under_each(quantized, images), profile)
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
         logger.warning("the int8 network cannot be tried on CPUs of every kind: %s", one_line("".join(said) or error))

@@ -20,7 +20,10 @@ from genretag.engines.processors import CAP, this_processor
 from genretag.profiles import Profile
 from genretag.storage import Storage
 
-TRIED = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # later ones compute int8 as these, or AMX, uncapped
+ALL = "ALL"
+# Later ones compute int8 as these do, or with AMX, which is tried without a cap. Earlier ones, of processors of before
+# 2013, have no fused multiplication: they round otherwise, and by chance to another genre where a threshold is near.
+TRIED = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 PROBABILITY_MAY_MOVE = 0.02
 POSTERS_MAY_CHANGE = 0.01  # share with other genres
 BATCH, THREADS = 8, 4
@@ -43,10 +46,10 @@ class Change:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def changes(bundle: Bundle, profile: Profile, images: np.ndarray) -> dict[str, Change]:
-    """What each instruction set changes in the answers of a bundle's int8 network, by the set's name.
+def answers_under_each(bundle: Bundle, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What a bundle's int8 network says under each instruction set, and under `ALL` that the processor has.
 
-    `images` is uint8 (N, height, width, 3), `profile` decides the genres. Raises `subprocess.CalledProcessError`
+    `images` is uint8 (N, height, width, 3), what is said float32 (N, labels). Raises `subprocess.CalledProcessError`
     where a set does not compute.
     """
     own = this_processor(cap="").instruction_sets
@@ -54,25 +57,26 @@ def changes(bundle: Bundle, profile: Profile, images: np.ndarray) -> dict[str, C
         int8 = {name: bundle.files[name] for name in INT8_FILES}
         write_bundle(replace(bundle, files=int8, facts={}), folder, Storage())
         np.save(Path(folder) / "images.npy", images)
-        answers = {name: _answers(folder, name) for name in ("", *(name for name in TRIED if name in own))}
-    return changes_from(answers.pop(""), answers, profile)
+        return {name: _answers(folder, name) for name in (ALL, *(name for name in TRIED if name in own))}
 
 
-def changes_from(usual: np.ndarray, others: Mapping[str, np.ndarray], profile: Profile) -> dict[str, Change]:
-    """The same of answers that are there: the usual ones and others by name, all float (N, labels)."""
+def changes(answers: Mapping[str, np.ndarray], profile: Profile) -> dict[str, Change]:
+    """What each instruction set changes in `answers_under_each`, by its name; `profile` decides the genres."""
+    usual = answers[ALL]
     genres = profile.predicted(usual)
     return {
         name: Change(
-            largest_difference=float(np.abs(answers - usual).max(initial=0.0)),
-            other_genres=float((profile.predicted(answers) != genres).any(axis=1).mean()),
+            largest_difference=float(np.abs(those - usual).max(initial=0.0)),
+            other_genres=float((profile.predicted(those) != genres).any(axis=1).mean()),
         )
-        for name, answers in others.items()
+        for name, those in answers.items()
+        if name != ALL
     }
 
 
 def _answers(folder: str, cap: str) -> np.ndarray:
     environment: dict[str, Any] = {name: value for name, value in os.environ.items() if name != CAP}
-    if cap:
+    if cap != ALL:
         environment[CAP] = cap
     file = Path(folder) / f"answers-{cap}.npy"
     command = [sys.executable, "-m", "genretag.training.instruction_sets", folder, str(file)]
