@@ -30,10 +30,8 @@ class Calibration:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], labels: int) -> "Calibration":
-        """What a bundle of so many labels says of its own, as exactly as it does."""
-        same = np.ones(labels)
-        slope = np.array(facts["slope"]) if "slope" in facts else same / facts["temperature"]
-        offset = np.array(facts["offset"]) if "offset" in facts else 0 * same
+        """What a bundle of so many labels says of its own, as exactly as it does; `KeyError` where it does not."""
+        slope, offset = slope_and_offset(facts, labels)
         return cls(facts["method"], slope, offset, facts["temperature"], dict(facts["cross_validated_cross_entropy"]))
 
     def undone(self, probabilities: np.ndarray) -> np.ndarray:
@@ -54,6 +52,13 @@ class Calibration:
 
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # truth, logits -> slope, offset
+
+
+def slope_and_offset(facts: Mapping[str, Any], labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of a bundle's calibration by what it says of it, float64 (labels,) both; `KeyError` where it does not."""
+    if "slope" in facts and "offset" in facts:
+        return np.array(facts["slope"], dtype=np.float64), np.array(facts["offset"], dtype=np.float64)
+    return np.full(labels, 1 / float(facts["temperature"])), np.zeros(labels)
 
 
 def choose_calibration(truth: np.ndarray, logits: np.ndarray) -> Calibration:

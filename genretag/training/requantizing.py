@@ -49,21 +49,22 @@ def requantize(
 
 
 def _settings_of(bundle: Bundle, model: str) -> TrainSettings:
-    if missing := [name for name in ("training", "data", "calibration") if name not in bundle.facts]:
+    missing = [name for name in ("training", "data", "calibration", "null") if name not in bundle.facts]
+    if missing:
         raise UsageError(
-            f"{join(model, MANIFEST)} does not say what {', '.join(missing)} it has: train the model again"
+            f"{join(model, MANIFEST)} lacks {', '.join(missing)}, which a later genretag writes: train the model again"
         )
     known = {field.name for field in fields(TrainSettings)}
     return TrainSettings(**{name: value for name, value in bundle.facts["training"].items() if name in known})
 
 
 def _require_its_posters(splits: dict[str, LabelledPosters], bundle: Bundle, model: str) -> None:
+    its = bundle.facts["data"]
     for name, part in splits.items():
-        its = bundle.facts["data"][name]
-        if part.fingerprint != its["fingerprint"]:
+        if part.fingerprint != its.get(name, {}).get("fingerprint"):
             raise UsageError(
-                f"these are not the labelled posters that {model} was trained with: its {name} split has "
-                f"{its['posters']} posters, with other ids or labels than the {len(part)} here"
+                f"these are not the labelled posters that {model} was trained with: the {len(part)} of the {name} "
+                "split have other ids or labels"
             )
 
 
