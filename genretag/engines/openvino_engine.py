@@ -58,7 +58,7 @@ def _caution(model: openvino.Model) -> str | None:
         return None
     return (
         f"this CPU ({processor.model}) has no VNNI, and this bundle's int8 network was not made for that: posters get "
-        "other genres here than elsewhere; use --precision native, or make the bundle anew with `genretag requantize`"
+        "other genres here than elsewhere; tag with --precision native, or make it anew with `genretag requantize`"
     )
 
 
