@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from nights import a_night, columns, write_night
-from outputs import rows
+from outputs import ODD, rows
 
 from genretag.compaction.job import compact
 from genretag.compaction.settings import CompactSettings
@@ -34,7 +34,7 @@ def rest_server(tmp_path_factory):
 def place(request, tmp_path, monkeypatch):
     """An output and the settings of its table: beside it, in a SQLite file, in a REST catalogue."""
     if request.param == "folder":
-        return str(tmp_path / "dt=2001-01-01" / "odd name & 100%20 of what? #1; [a]*'"), TableSettings(TABLE)
+        return str(tmp_path / ODD), TableSettings(TABLE)
     if request.param == "bucket":
         bucket = request.getfixturevalue("bucket")
         return join(bucket, "genres"), TableSettings(TABLE, f"sqlite:///{tmp_path}/catalog.db")
