@@ -11,9 +11,8 @@ from genretag.warehouse.dialects import LOCAL, PLAIN, Dialect, Sql
 
 # No quote, backslash, wildcard, percent, dollar or brace: SQL, globs or URIs would take them for something else.
 IN_LOCATION = re.compile(r"[\w!.()=+@:,~ /-]+")
-IN_LOCAL_DUCKDB = re.compile(
-    r"[^\\]+"
-)  # a path that we can write for it: it reads a backslash before a pattern as a slash
+# DuckDB takes a local path as we write it for it, but reads a backslash as a slash.
+IN_LOCAL_DUCKDB = re.compile(r"[^\\]+")
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that not every warehouse takes in a literal
 
 
