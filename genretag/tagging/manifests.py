@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
+from genretag.path_syntax import glob_pattern, sql_name, sql_text
 from genretag.storage import S3, Storage, join
 from genretag.tagging.database import open_database
 
@@ -24,7 +25,13 @@ S3_INVENTORY = "/manifest.json"
 OURS = ("uri", "poster_id", "etag")  # what we look for in a manifest; all other columns are its owner's
 BATCH_ROWS = 16_384
 COPY_BYTES = 1 << 20
-CSV: dict[str, Any] = {"sep": ",", "quotechar": '"', "escapechar": '"'}  # said, or DuckDB would guess
+CSV: dict[str, Any] = {  # said, or DuckDB would guess
+    "sep": ",",
+    "quotechar": '"',
+    "escapechar": '"',
+    "all_varchar": True,
+    "hive_partitioning": False,
+}
 CAN_BE_CARRIED = "a number, a text, a truth value, a date or a time"
 
 
@@ -102,10 +109,10 @@ def _s3_objects(
 ) -> duckdb.DuckDBPyRelation:
     """The current objects of one data file. In CSV, AWS writes no header and URL-encodes the keys."""
     if manifest["format"] == "CSV":
-        rows = database.read_csv(str(file), header=False, all_varchar=True, names=manifest["columns"], **CSV)
+        rows = database.read_csv(glob_pattern(file), header=False, names=manifest["columns"], **CSV)
         key, names = "url_decode(replace(key, '+', ' '))", {name.replace("_", "") for name in manifest["columns"]}
     else:
-        rows = database.read_parquet(str(file))
+        rows = database.read_parquet(glob_pattern(file), hive_partitioning=False)
         key, names = "key", {name.replace("_", "") for name in rows.columns}
     spelled = {name.replace("_", ""): name for name in rows.columns}  # AWS: `ETag` in CSV, `e_tag` in Parquet
     if missing := {"bucket", "key", "size", "etag"} - names:
@@ -138,8 +145,8 @@ def _ending(source: str) -> str:
 
 def _rows_of(file: Path, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
     if file.name.endswith(".parquet"):
-        return database.read_parquet(str(file))
-    return database.read_csv(str(file), header=True, all_varchar=True, **CSV)
+        return database.read_parquet(glob_pattern(file), hive_partitioning=False)
+    return database.read_csv(glob_pattern(file), header=True, **CSV)
 
 
 def _check_columns(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> None:
@@ -169,18 +176,24 @@ def _check_values(rows: duckdb.DuckDBPyRelation, source: str) -> None:
 
 
 def _selected(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> list[str]:
-    folder = join(posixpath.dirname(source), "").replace("'", "''")
+    folder = sql_text(join(posixpath.dirname(source), ""))
     uri = "uri::varchar"
     is_whole = f"starts_with({uri}, '{S3}') or starts_with({uri}, '/')"
-    columns = [f"case when {is_whole} then {uri} else '{folder}' || {uri} end as uri"]
+    columns = [f"case when {is_whole} then {uri} else {folder} || {uri} end as uri"]
     columns += [f"{name}::varchar as {name}" for name in OURS[1:] if name in rows.columns]
     if carry:
-        columns.append("struct_pack(" + ", ".join(f"{_quoted(n)} := {_quoted(n)}" for n in carry) + ") as carried")
+        columns.append(
+            "struct_pack(" + ", ".join(f"{sql_name(n)} := {_of_any_night(rows, n)}" for n in carry) + ") as carried"
+        )
     return columns
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _of_any_night(rows: duckdb.DuckDBPyRelation, name: str) -> str:
+    """SQL for a carried column: times in microseconds, those with a zone in UTC, whatever wrote the manifest."""
+    kind = str(rows.types[rows.columns.index(name)])
+    if not kind.startswith("TIMESTAMP"):
+        return sql_name(name)
+    return f"{sql_name(name)}::timestamp{'tz' if 'TZ' in kind or 'ZONE' in kind else ''}"
 
 
 def _tables(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.Table]:

@@ -29,6 +29,7 @@ from genretag.reports.writing import draw_if_possible
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
+from genretag.tagging.carrying import carried_fields
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
 from genretag.tagging.ledger import open_ledger
 from genretag.tagging.lost_room import waiting_explained
@@ -79,7 +80,7 @@ def tag(
         display.phase("listing")
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
-        night = _name_the_night(bundle, settings, inventory, started, run_id)
+        night = _name_the_night(bundle, settings, _carried(inventory, output, settings, storage), started, run_id)
         require_table(table, output, predictions_schema(night), storage)
         with only_writer(output, night.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
@@ -112,8 +113,14 @@ def tag(
     return record
 
 
+def _carried(inventory: Inventory, output: str, settings: TagSettings, storage: Storage) -> tuple[pa.Field, ...]:
+    if not settings.carry:
+        return ()
+    return carried_fields(inventory.schema.field(CARRIED).type, _held(output, storage))
+
+
 def _name_the_night(
-    bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime, run_id: str
+    bundle: Bundle, settings: TagSettings, carried: tuple[pa.Field, ...], started: datetime, run_id: str
 ) -> Night:
     profile = bundle.profile(settings.profile)
     night = Night(
@@ -124,7 +131,7 @@ def _name_the_night(
         profile=settings.profile,
         thresholds=profile.thresholds,
         at_most=profile.at_most,
-        carried=tuple(inventory.schema.field(CARRIED).type) if settings.carry else (),
+        carried=carried,
     )
     require_columns_free(settings.carry, night)
     return night
@@ -132,10 +139,7 @@ def _name_the_night(
 
 def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
     """One table has one set of columns: warehouses read all part files by the schema of any of them."""
-    try:
-        held = held_schema(output, storage)
-    except (OSError, pa.ArrowException, StorageError) as error:
-        raise unreadable_output(output, error) from error
+    held = _held(output, storage)
     if held is None:
         return
     tonight = predictions_schema(night)
@@ -146,6 +150,13 @@ def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
             f"{output} holds predictions with other columns, of a model with other labels or of other --carry, and one "
             f"table cannot hold both: name another output; they differ in {one_line(', '.join(differ), 200)}"
         )
+
+
+def _held(output: str, storage: Storage) -> pa.Schema | None:
+    try:
+        return held_schema(output, storage)
+    except (OSError, pa.ArrowException, StorageError) as error:
+        raise unreadable_output(output, error) from error
 
 
 def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:

@@ -134,4 +134,4 @@ def _carried(rows: pa.Table, night: Night) -> dict[str, Any]:
     if not night.carried:
         return {}
     struct = rows[CARRIED].combine_chunks()
-    return {field.name: struct.field(field.name) for field in night.carried}
+    return {field.name: struct.field(field.name).cast(field.type) for field in night.carried}

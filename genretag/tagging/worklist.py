@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+from genretag.path_syntax import parquet_rows
 from genretag.storage import ObjectInfo, Storage, join
 from genretag.tagging.database import open_database
 from genretag.tagging.held_files import held_files
@@ -85,8 +86,7 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
-    file = str(inventory.file).replace("'", "''")
-    rows = f"select * from read_parquet('{file}')"  # noqa: S608
+    rows = f"select * from {parquet_rows(inventory.file)}"  # noqa: S608
     if inventory.may_repeat:
         rows = f"select unnest(arg_min(i, i.poster_id)) from ({rows}) as i group by i.uri, i.etag"  # noqa: S608
     database.execute(f"create table objects as {rows}")
