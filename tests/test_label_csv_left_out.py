@@ -9,7 +9,7 @@ def test_a_duplicate_id_is_kept_once_and_reported_with_its_line():
     assert labelled.ids == ("a", "b")
     assert report.duplicates == [4, 5]
     assert report.distinct == 2
-    assert report.lines()[1:] == ["rows left out, same poster and labels as an earlier row: 2 (lines 4, 5)"]
+    assert report.findings() == ["rows left out, same poster and labels as an earlier row: 2 (lines 4, 5)"]
 
 
 def test_of_conflicting_duplicates_the_first_counts():
@@ -40,7 +40,7 @@ def test_an_unknown_value_is_reported_with_its_line_and_the_row_left_out():
     labelled, report = read("id,War,Drama\na,1,0\nb,1,maybe\nc,0,1\n")
     assert labelled.ids == ("a", "c")
     assert report.unreadable == {3: "Drama 'maybe'"}
-    assert report.lines()[1:] == ["rows left out, value cannot be read: 1 (lines 3: Drama 'maybe')"]
+    assert report.findings() == ["rows left out, value cannot be read: 1 (lines 3: Drama 'maybe')"]
 
 
 @pytest.mark.parametrize("cell", ["['War'", "[1]", "[__import__('os')]", "[[[['War']]]]", "[" + "-" * 3_000 + "1]"])
@@ -55,7 +55,7 @@ def test_a_rare_label_is_left_out_and_so_are_posters_with_no_other():
     assert (labelled.ids, labelled.labels) == (("a", "b", "c"), ("News", "War"))
     assert report.rare_labels == {"Short": 1}
     assert report.only_rare_labels == [5]
-    assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, 2)
+    assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, {"News": 2, "War": 2})
 
 
 def test_rare_is_counted_over_distinct_posters():
@@ -65,7 +65,7 @@ def test_rare_is_counted_over_distinct_posters():
 
 def test_a_long_list_of_lines_is_cut():
     _, report = read("id,War\n" + "a,1\n" * 18)
-    assert report.lines()[1].endswith("17 (lines 3, 4, 5, 6, 7 and 12 more)")
+    assert report.findings()[0].endswith("17 (lines 3, 4, 5, 6, 7 and 12 more)")
 
 
 def test_a_report_has_no_control_characters():
