@@ -46,6 +46,8 @@ def find_separator(cells: Iterable[str], column: str, *, one_label_a_row: bool) 
     In a column whose name says that a cell is one label, nothing separates.
     """
     counts = Counter(cell.strip() for cell in cells)
+    if not counts:
+        return Separator("", "cells are lists in brackets or blank")
     if one_label_a_row:
         if likely := [mark for mark in STRONG if _share(mark, counts) > POSSIBLE]:
             raise _ambiguous(column, f"its cells look like lists with {quoted(likely[0])}, its name says one label")
@@ -83,10 +85,11 @@ def _require_one_reading(best: str, counts: Counter[str], column: str) -> None:
     for rival in STRONG:
         if rival != best and _share(rival, pieces, least=1) > POSSIBLE:
             raise _ambiguous(column, f"both {quoted(best)} and {quoted(rival)} stand between labels")
-    if _share(best, counts) <= POSSIBLE and len(counts) >= FEW_CELLS:
-        for weak in WEAK:
-            if _share(weak, counts) > POSSIBLE:
-                raise _ambiguous(column, f"{quoted(best)} or {_named(weak)} may stand between labels")
+    doubtful = len(counts) >= FEW_CELLS and _share(best, counts) <= POSSIBLE
+    for weak in WEAK:
+        pieces_are_lists = _share(weak, pieces) >= SURE and _looks_like_lists(weak, pieces)
+        if pieces_are_lists or (doubtful and _share(weak, counts) > POSSIBLE):
+            raise _ambiguous(column, f"{quoted(best)} or {_named(weak)} may stand between labels")
 
 
 def _share(mark: str, counts: Mapping[str, int], least: int = 2) -> float:

@@ -36,11 +36,10 @@ def read_table(content: str | bytes, *, allow_ragged: bool = False) -> Table:
     Raises LabelError for a file that is no table, and for rows with more or fewer cells than the header has, which
     `allow_ragged` leaves out instead.
     """
-    text, skipped = _text(content), 0
+    text = _text(content)
     first_line = _first_line(text)
     if named := COMMENTED_DELIMITER.fullmatch(first_line):
-        text, skipped = text.lstrip()[len(first_line) :], 1
-        delimiter = named[1]
+        text, delimiter = text.replace(first_line, "", 1), named[1]  # the line stays, so that lines keep their numbers
     else:
         delimiter = max(DELIMITERS, key=first_line.count)
     if delimiter not in (first_line := _first_line(text)):
@@ -49,8 +48,7 @@ def read_table(content: str | bytes, *, allow_ragged: bool = False) -> Table:
         elif words := _table_of_words(text):
             return _checked(words, " ", allow_ragged)
     plain = _without_quotes(text) if delimiter == "\t" else None
-    rows = plain or [(line + skipped, cells) for line, cells in _parsed(text, delimiter)]
-    return _checked(rows, delimiter, allow_ragged)
+    return _checked(plain or list(_parsed(text, delimiter)), delimiter, allow_ragged)
 
 
 def _text(content: str | bytes) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from genretag.errors import UsageError, one_line, quoted
 from genretag.label_csv.report import LEAST, MOST_WRONG
+from genretag.label_csv.words import few
 from genretag.labels import IMAGE_EXTENSIONS, LabelledSet, composed, keep_existing
 from genretag.storage import Storage
 from genretag.training.identical import StoredImage, all_identical
@@ -32,7 +33,7 @@ class Matched:
         posters = len(self.labelled) + len(self.missing) + len(self.ambiguous)
         lines = [f"images: found for {len(self.labelled):,} of {posters:,} posters"]
         if self.missing:
-            lines.append(f"posters left out, no image: {len(self.missing):,} ({', '.join(self.missing[:3])}, …)")
+            lines.append(f"posters left out, no image: {len(self.missing):,} ({few(self.missing)})")
         if self.ambiguous:
             lines.append(f"posters left out, several images: {len(self.ambiguous):,} ({self._example()})")
         if self.without_labels:
