@@ -8,19 +8,27 @@ from genretag.labels import LabelError
 ATTRIBUTES = "image_id,Young,Bald,Hat\n"
 
 
-def test_minus_one_means_no_where_no_other_value_does():
+def test_minus_one_is_refused_because_it_means_no_in_one_table_and_unknown_in_the_next():
     text = ATTRIBUTES + "1.jpg,1,-1,-1\n2.jpg,1,1,-1\n3.jpg,-1,-1,1\n4.jpg,1,-1,-1\n"
-    labelled, report = read(text)
+    with pytest.raises(LabelError) as caught:
+        read(text)
+    assert str(caught.value) == (
+        "posters.csv: columns hold -1, such as 'Young', 'Bald' and 1 more, which may mean no or unknown: "
+        "if it means no, pass --false-value -1"
+    )
+    labelled, report = read(text, false_value=("-1",))
     assert labelled.labels == ("Young", "Bald", "Hat"), "also columns that are mostly -1"
     assert labelled.multi_hot.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert "  truth values: yes: '1' 5; no: '-1' 7" in report.lines()
 
 
-@pytest.mark.parametrize("other", ["0", "0.0", "", "NULL", "no"])
-def test_minus_one_beside_another_no_may_mean_unknown_so_it_is_refused_with_the_flag_that_decides(other):
+@pytest.mark.parametrize(("other", "name"), [("0.0", "0"), ("", "blank"), ("NULL", "blank"), ("no", "no")])
+def test_minus_one_beside_another_no_is_refused_with_the_flags_for_both_meanings(other, name):
     text = ATTRIBUTES + f"1,1,-1.0,-1\n2,1,1,{other}\n3,-1,{other},1\n"
-    with pytest.raises(LabelError, match=r"columns hold -1 and also .* -1 may mean no or unknown.* --false-value -1"):
+    with pytest.raises(LabelError) as caught:
         read(text)
+    assert f"if it means no, pass --false-value -1 --false-value {name}; if it means unknown" in str(caught.value)
+    assert f"unknown, pass --false-value {name}, and rows with -1 are left out" in str(caught.value)
 
 
 def test_values_that_are_named_decide_what_minus_one_means():

@@ -39,8 +39,8 @@ def read_labels(
     """Read a CSV (comma, semicolon or tab; UTF-8), called `source` in messages; return it with a report.
 
     The labels stand in one of three ways:
-    - truth columns, one per label: at least half of their values that are not blank are 0, 1, true, false, yes, no
-      (or -1, for no, where there is no other no);
+    - truth columns, one per label: at least half of their values that are not blank are 0, 1, true, false, yes, no,
+      or values that the settings name; -1 is refused unless they do, because it means no here and unknown there;
     - a text column from LABEL_COLUMNS, or the one that is asked for: a list in the notation of Python, JSON or
       PostgreSQL, or labels with a separator between them, which is found unless it is given;
     - a text column with one label a row, as many rows as the poster has labels: one from ONE_LABEL_A_ROW, or one of

@@ -17,7 +17,7 @@ class LabelSettings:
     true_value: tuple[str, ...] = ()
     """In columns of one label each, a value that means yes. May be given several times. Default: 1, true, yes."""
     false_value: tuple[str, ...] = ()
-    """The same for no. `blank` stands for an empty cell. Default: 0, false, no, blank; -1 if there is no other no."""
+    """The same for no. `blank` stands for an empty cell. Default: 0, false, no, blank; a table with -1 is refused."""
     unlabelled_word: tuple[str, ...] = ()
     """A text that means that a poster has no label. May be given several times. Default: nan, NULL, None, \\N and
     other words of databases and spreadsheets, but not N/A."""

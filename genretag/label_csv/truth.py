@@ -100,15 +100,15 @@ def _are_truth_values(found: Counter[str], known: frozenset[str]) -> bool:
 
 
 def decide_truth(columns: TruthColumns, settings: LabelSettings) -> Truth:
-    """What each value means. -1 is no where no other value is; raises LabelError where it may be no or unknown."""
+    """What each value means. Raises LabelError for -1, unless the settings name values: it may be no or unknown."""
     words = _default_truth(settings)
     if MINUS_ONE in columns.counts and not (settings.true_value or settings.false_value):
-        if others := [value for value in columns.counts if value in words.no]:
-            raise LabelError(
-                f"columns hold -1 and also {few(others)}, such as {few(columns.names, 2)}: -1 may mean no or unknown. "
-                "Say which values mean no, such as --false-value -1 --false-value 0 --false-value blank"
-            )
-        return Truth(words.yes, frozenset((MINUS_ONE,)), columns.counts)
+        others = " ".join(f"--false-value {value}" for value in columns.counts if value in words.no)
+        unknown = f"; if it means unknown, pass {others}, and rows with -1 are left out" if others else ""
+        raise LabelError(
+            f"columns hold -1, such as {few(columns.names, 2)}, which may mean no or unknown: if it means no, pass "
+            f"--false-value -1{' ' if others else ''}{others}{unknown}"
+        )
     return Truth(words.yes, words.no, columns.counts)
 
 

@@ -39,7 +39,7 @@ def leaders(images: Mapping[str, StoredImage], storage: Storage) -> dict[str, st
     all_known = None not in sizes
     alike = {id: image for id, image in images.items() if not all_known or sizes[image.size_bytes] > 1}
     with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="identical") as threads:
-        digests = threads.map(lambda image: digest(image, storage), alike.values())
+        digests = threads.map(lambda image: content_md5(image, storage), alike.values())
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for id, digest in zip(alike, digests, strict=True):
             if digest:
@@ -58,11 +58,11 @@ def all_identical(images: Sequence[StoredImage], storage: Storage) -> bool:
     """Return whether some images are the same picture, byte for byte; images of different sizes are not read."""
     if len({image.size_bytes for image in images}) > 1:
         return False
-    digests = {digest(image, storage) for image in images}
+    digests = {content_md5(image, storage) for image in images}
     return len(digests) == 1 and None not in digests
 
 
-def digest(image: StoredImage, storage: Storage) -> str | None:
+def content_md5(image: StoredImage, storage: Storage) -> str | None:
     """Return the MD5 of an object's bytes, from the listing where that knows it; None where it cannot be read."""
     if image.uri.startswith(S3) and MD5_ETAG.fullmatch(image.etag.strip('"')):
         return image.etag.strip('"')
