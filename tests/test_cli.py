@@ -161,16 +161,16 @@ def test_a_csv_of_other_images(refused, few_posters, tmp_path):
         ("id,War\n" + "".join(f"{n},{n % 4}\n" for n in range(40)), "--true-value", "20 of 40 rows cannot be used"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "evaluate", "gallery"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "gallery"])
 def test_a_table_of_labels_that_can_be_misread_is_refused_with_the_flag_that_decides(
-    refused, few_posters, tmp_path, command, table, flag, says
+    refused, few_posters, tmp_path, verb, table, flag, says
 ):
     (tmp_path / "labels.csv").write_text(table)
     words = {
         "train": ("train", "--images", few_posters, "--output", tmp_path / "out"),
         "evaluate": ("evaluate", DEFAULT_BUNDLE, "--images", few_posters),
         "gallery": ("gallery", tmp_path / "out"),
-    }[command]
+    }[verb]
 
     line = refused(*words, "--labels", tmp_path / "labels.csv")
 

@@ -77,7 +77,9 @@ def test_of_open_images_the_rows_with_confidence_0_say_that_a_label_is_absent():
 
 def test_confidences_between_0_and_1_are_refused():
     text = "ImageID,LabelName,Confidence\n" + "".join(f"{n},/m/01,0.{n % 10}\n" for n in range(20))
-    with pytest.raises(LabelError, match=r"value cannot be read: 18 \(lines 3: Confidence '0.1'"):
+    with pytest.raises(
+        LabelError, match=r"18 of 20 rows cannot be used.*value cannot be read: 18 \(lines 3: Confidence '0.1'"
+    ):
         read(text)
 
 

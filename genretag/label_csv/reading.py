@@ -54,7 +54,7 @@ def read_labels(
     with a value that cannot be read; labels with fewer than `min_positives` posters; posters with only such.
 
     Raises LabelError for a file that cannot be used, that can be read in two ways, or of which too much would be left
-    out (`LabelReport.require_few_left_out`, and more columns that are no labels than columns that are), unless the
+    out (`LabelReport`'s bounds, and more columns that are no labels than columns that are), unless the
     settings say how to read it or allow it. One row with more or fewer cells than the header is too much: its values
     may stand under the wrong labels, or the file was cut off.
     """
@@ -68,12 +68,13 @@ def read_labels(
         report.details += found.details
         used = {id_at, *found.columns}
         report.ignored_columns = [name for at, name in enumerate(table.header) if name and at not in used]
-        if found.by_truth_alone and not settings.allow_left_out:
-            _require_few_ignored(found, report)
         posters = _gather(table.rows, id_at, found, report)
+        if not settings.allow_left_out:
+            _require_few_ignored(found, report)
+            report.require_few_rows_left_out()
         labelled = _encode(posters, found.vocabulary, min_positives, report)
         if not settings.allow_left_out:
-            report.require_few_left_out()
+            report.require_few_posters_left_out()
     except LabelError as error:
         raise LabelError(one_line(f"{source}: {error}", 1_500)) from None
     return labelled, report
@@ -265,7 +266,7 @@ def _encode(
 def _require_few_ignored(found: _Found, report: LabelReport) -> None:
     """Raise LabelError where truth columns were taken for the labels and more columns are none than are."""
     ignored = report.ignored_columns
-    if len(ignored) > len(found.columns):
+    if found.by_truth_alone and len(ignored) > len(found.columns):
         raise LabelError(
             f"{len(ignored):,} columns ({few(ignored)}) are no 0/1 columns, more than the {len(found.columns):,} that "
             f"are ({few(found.vocabulary)}): name the column of labels with --labels-column, or what means yes and no "

@@ -69,18 +69,20 @@ class LabelReport:
         ]
         return [one_line(what.format(f"{len(found):,}", few(found)), 1_000) for what, found in findings if found]
 
-    def require_few_left_out(self) -> None:
-        """Raise LabelError where so much is left out that the file was probably read in another way than meant."""
+    def require_few_rows_left_out(self) -> None:
+        """Raise LabelError where so many rows are left out that the file probably means something else."""
         wrong = sum(map(len, (self.conflicting, self.without_id, self.unreadable)))
-        unused = [
-            (wrong, self.rows, MOST_WRONG, "rows cannot be used"),
-            (len(self.unlabelled), self.rows, MOST_UNUSED, "rows have no label"),
-            (len(self.only_rare_labels), self.distinct, MOST_UNUSED, "posters have rare labels only"),
-        ]
-        for count, of, most, what in unused:
-            if count >= LEAST and count > most * of:
-                raise LabelError(
-                    f"{count:,} of {of:,} {what}, more than {most:.0%}. {'; '.join(self.findings())}. Correct the CSV "
-                    "or say how to read it (--label-separator, --true-value, --false-value, --unlabelled-word); "
-                    "--allow-left-out goes on without them"
-                )
+        self._require(wrong, self.rows, MOST_WRONG, "rows cannot be used")
+        self._require(len(self.unlabelled), self.rows, MOST_UNUSED, "rows have no label")
+
+    def require_few_posters_left_out(self) -> None:
+        """Raise LabelError where most posters have rare labels only, as with the wrong separator."""
+        self._require(len(self.only_rare_labels), self.distinct, MOST_UNUSED, "posters have rare labels only")
+
+    def _require(self, count: int, of: int, most: float, what: str) -> None:
+        if count >= LEAST and count > most * of:
+            raise LabelError(
+                f"{count:,} of {of:,} {what}, more than {most:.0%}. {'; '.join(self.findings())}. Correct the CSV "
+                "or say how to read it (--label-separator, --true-value, --false-value, --unlabelled-word); "
+                "--allow-left-out goes on without them"
+            )
