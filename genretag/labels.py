@@ -11,44 +11,10 @@ import numpy.typing as npt
 from genretag.errors import UsageError, quoted
 
 # Endings of image files, whether they can be decoded here or not: an id in a table is the name without its ending.
-IMAGE_EXTENSIONS = frozenset(
-    (
-        *(
-            "jpg",
-            "jpeg",
-            "jpe",
-            "jif",
-            "jfif",
-            "jfi",
-            "pjpeg",
-            "pjp",
-            "mpo",
-            "png",
-            "apng",
-            "webp",
-            "gif",
-            "bmp",
-            "dib",
-        ),
-        *(
-            "tif",
-            "tiff",
-            "avif",
-            "avifs",
-            "heic",
-            "heif",
-            "jxl",
-            "jp2",
-            "j2k",
-            "jpf",
-            "jpx",
-            "svg",
-            "ico",
-            "tga",
-            "psd",
-        ),
-    )
-)
+IMAGE_EXTENSIONS = frozenset((
+    "jpg", "jpeg", "jpe", "jif", "jfif", "jfi", "pjpeg", "pjp", "mpo", "png", "apng", "webp", "gif", "bmp", "dib",
+    "tif", "tiff", "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpf", "jpx", "svg", "ico", "tga", "psd",
+))  # fmt: skip
 MAX_LABEL_LENGTH = 200  # characters; a label becomes the name of a warehouse column
 
 
