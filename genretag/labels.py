@@ -80,7 +80,7 @@ def composed(name: str) -> str:
 def column_name(label: str) -> str:
     """A label in a warehouse column: lower case, no accents, `_` for the rest ('Sci-Fi' is sci_fi)."""
     if len(label) > MAX_LABEL_LENGTH:
-        raise LabelError(f"label {quoted(label)} has over {MAX_LABEL_LENGTH} characters: check the separator")
+        raise LabelError(f"label {quoted(label)} has over {MAX_LABEL_LENGTH} characters: check the --label-separator")
     letters = unicodedata.normalize("NFKD", label.casefold())
     name = re.sub("[^a-z0-9]", "_", "".join(letter for letter in letters if not unicodedata.combining(letter)))
     if not name.strip("_"):
