@@ -132,7 +132,8 @@ def train(
     Parameters
     ----------
     labels
-        A CSV: an id column, and either one column of 0 and 1 per label or one column with all labels.
+        A CSV: an id column, and either one column of 0 and 1 per label or one column with all labels. The log says
+        how it was read.
     images
         A folder or an s3:// prefix; an image's name less its ending is its id.
     output

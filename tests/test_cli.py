@@ -148,6 +148,60 @@ def test_a_csv_of_other_images(refused, few_posters, tmp_path):
     assert "is the name of an image" in line
 
 
+@pytest.mark.parametrize(
+    ("table", "flag", "says"),
+    [
+        ("id,War,Drama\n" + "a,1,-1\nb,-1,1\n" * 20, "--false-value", "columns hold -1"),
+        (
+            "id,labels\n" + "a,War Film\nb,War News\nc,Sad Film\nd,Sad News\n",
+            "--label-separator",
+            "one label or several",
+        ),
+        ("id,War\n" + "".join(f"{n},{n % 2}.5\n" for n in range(9)), "--labels-column", "no labels among"),
+        ("id,War\n" + "".join(f"{n},{n % 4}\n" for n in range(40)), "--true-value", "20 of 40 rows cannot be used"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "evaluate", "gallery"])
+def test_a_table_of_labels_that_can_be_misread_is_refused_with_the_flag_that_decides(
+    refused, few_posters, tmp_path, verb, table, flag, says
+):
+    (tmp_path / "labels.csv").write_text(table)
+    words = {
+        "train": ("train", "--images", few_posters, "--output", tmp_path / "out"),
+        "evaluate": ("evaluate", DEFAULT_BUNDLE, "--images", few_posters),
+        "gallery": ("gallery", tmp_path / "out"),
+    }[verb]
+
+    line = refused(*words, "--labels", tmp_path / "labels.csv")
+
+    assert str(tmp_path / "labels.csv") in line
+    assert says in line
+    assert flag in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_a_table_was_read_is_in_the_log_before_training_starts_unless_quiet(process, few_posters, tmp_path):
+    ids = sorted(poster.stem for poster in few_posters.iterdir())
+    (tmp_path / "labels.csv").write_text("id,War,Drama\n" + "".join(f"{id},1,-1\n" for id in ids))
+    train = (
+        "train", "--labels", tmp_path / "labels.csv", "--images", few_posters, "--output", tmp_path / "out",
+        "--false-value", "-1", "--min-positives", "1",
+    )  # fmt: skip
+
+    loud, quiet = process(*train), process(*train, "--quiet")
+
+    assert [line[9:] for line in loud.stderr.splitlines()[1:7]] == [
+        f"{tmp_path}/labels.csv: 12 rows (0/1 columns) of 12 posters with labels; kept 12 posters with 1 labels",
+        "  ids: column id",
+        "  labels: columns 'War', 'Drama'",
+        "  truth values: yes: '1' 12; no: '-1' 12",
+        "  posters by label: War 12",
+        "  labels left out, too few posters: 1 ('Drama': 0)",
+    ]
+    assert loud.stderr.splitlines()[7][9:] == "  images: found for 12 of 12 posters"
+    assert (loud.returncode, quiet.returncode, len(quiet.stderr.splitlines())) == (2, 2, 1), "too few posters to train"
+
+
 def test_settings_of_training_that_cannot_work(refused):
     train = ("train", "--labels", "a", "--images", "b", "--output", "c")
 
