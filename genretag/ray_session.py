@@ -13,6 +13,7 @@ from genretag.errors import UsageError, one_line
 from genretag.ray_token import is_a_refused_token, refused_token, show_a_token_where_there_is_one
 from genretag.session import Session
 from genretag.stopping import keeping_sigterm
+from genretag.worker_exit import HOOK, leftovers, warn_of_leftovers
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 CONNECT_TIMEOUT_S = 10
@@ -98,6 +99,8 @@ def _connect(address: str | None, verbose: bool) -> None:
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
+    options["runtime_env"] = {"worker_process_setup_hook": HOOK}
+    seen = leftovers()
     try:
         with noise.stderr_muted(not verbose), keeping_sigterm():
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
@@ -107,6 +110,7 @@ def _connect(address: str | None, verbose: bool) -> None:
         if "ersion mismatch" not in str(error):
             raise
         raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
+    warn_of_leftovers(seen)
 
 
 def _require_answer(address: str) -> None:
