@@ -6,7 +6,7 @@ import pytest
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join, resolve
-from genretag.storage.s3_buckets import region
+from genretag.storage.aws_settings import AwsSettings
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -160,4 +160,4 @@ def test_the_region_is_the_environment_s(variables, expected, monkeypatch, tmp_p
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert region() == expected
+    assert AwsSettings.read().region == expected

@@ -15,7 +15,7 @@ import pyarrow as pa
 from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import TableSettings
 from genretag.storage import S3, Storage, join
-from genretag.storage.s3 import endpoint, region
+from genretag.storage.aws_settings import AwsSettings
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -37,9 +37,13 @@ def open_catalog(settings: TableSettings, output: str, storage: Storage) -> Iter
         from pyiceberg.utils.config import Config
     except ImportError as error:
         raise missing_package() from error
-    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": region()}
-    if url := endpoint(storage.endpoint_url):
-        properties["s3.endpoint"] = url
+    aws = AwsSettings.read(storage.endpoint_url)
+    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": aws.region}
+    properties |= storage.encryption.iceberg_properties()
+    if aws.endpoint_url:
+        properties["s3.endpoint"] = aws.endpoint_url
+    if aws.addressing_style == "virtual":
+        properties["s3.force-virtual-addressing"] = "true"
     place = _place(settings, output)
     if "://" in place:
         kind = infer_catalog_type(NAME, {"uri": place})
