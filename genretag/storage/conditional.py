@@ -86,11 +86,12 @@ class TimedStorage(Storage):
 
     The last of several writers wins, and all others learn of it, if each write takes effect within `WAIT_S` of the
     read before it: Fischer's algorithm, in Lamport, "A fast mutual exclusion algorithm", 1987. A write that took
-    longer counts as lost, so that in doubt no run goes on.
+    longer is taken back (`unavailable`), so that in doubt no run goes on.
     """
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.endpoint_url, storage.encryption)
+        self._s3 = storage._s3  # open already: to open it takes time that would count
 
     def create(self, uri: str, data: bytes) -> str:
         """As `Storage.create`."""
@@ -115,7 +116,8 @@ class TimedStorage(Storage):
         if found is None or bytes(found.data) != data:
             raise StorageError(lost, f"{uri} was written by another writer at the same time")
         if too_late:
-            raise StorageError(lost, f"{uri}: the store took too long to be sure that nobody else wrote")
+            self.delete(uri)  # it may have taken the place of another's, who will stop
+            raise StorageError("unavailable", f"{uri}: the store took over {WAIT_S:g} s to write, so no lock is sure")
         return found.etag
 
     def _found(self, uri: str) -> Fetched | None:
