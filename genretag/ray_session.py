@@ -10,7 +10,7 @@ from typing import Any
 
 from genretag import noise
 from genretag.cpus import cpus_here
-from genretag.errors import UsageError, one_line
+from genretag.errors import JobError, UsageError, one_line
 from genretag.ray_folder import ray_folder
 from genretag.ray_token import is_a_refused_token, refused_token, show_a_token_where_there_is_one
 from genretag.redaction import redact
@@ -113,6 +113,10 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
         if "ersion mismatch" not in str(error):
             raise
         raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise JobError("Ray did not start here in time: the machine is too busy, run the same command again") from error
 
 
 def _refuse_dashboard(address: str) -> None:
