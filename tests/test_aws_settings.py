@@ -130,6 +130,34 @@ def test_a_store_may_want_the_bucket_in_the_host_name(profile, monkeypatch, set_
     assert {request.path for request in front.requests} >= {"/a.jpg", ODD, "/by-s3fs.jpg"}
 
 
+@pytest.mark.parametrize("agreed", ["requester", ""])
+def test_whoever_agrees_to_pay_for_requests_says_so_with_each(moto_url, moto_bucket, monkeypatch, agreed):
+    monkeypatch.setenv("AWS_REQUEST_PAYER", agreed)
+    with store_front(moto_url) as front:
+        use_all(Storage(front.url), moto_bucket)
+
+    assert {request.method for request in front.requests} >= {"GET", "PUT"}
+    assert {request.headers.get("x-amz-request-payer") for request in front.requests} == {agreed or None}
+
+
+def test_objects_go_one_by_one_where_the_store_does_not_remove_many_at_once(moto_url, moto_bucket):
+    """Aliyun OSS and GCS want a Content-MD5 there, which obstore does not send."""
+
+    def answer(request):
+        at_once = request.method == "POST" and request.query.startswith("delete")
+        return Said(400, "MissingArgument", "Missing Some Required Arguments.") if at_once else None
+
+    with store_front(moto_url, answer) as front:
+        storage = Storage(front.url)
+        for name in ("_worklist/1/a", "_worklist/1/b", "c", "d"):
+            storage.put(join(moto_bucket, name), b"x")
+        storage.delete_below(join(moto_bucket, "_worklist"))
+        storage.delete(join(moto_bucket, "c"))
+        storage.delete(join(moto_bucket, "nothing"))
+
+    assert [info.uri for page in Storage().list(moto_bucket) for info in page] == [join(moto_bucket, "d")]
+
+
 # Whom to trust
 
 

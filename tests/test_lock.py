@@ -378,3 +378,15 @@ def test_a_user_without_a_name_is_named_by_number(monkeypatch):
     if "unshare" in ended.stderr:
         pytest.skip("no user namespace can be made here")
     assert ended.stdout.strip() == "uid 54321", ended.stderr
+
+
+def test_a_user_without_name_and_home_may_ask_a_cluster():
+    """Without HOME and without a line in /etc/passwd there is no home: then no token is in it either."""
+    script = "from genretag.ray_token import show_a_token_where_there_is_one as show; show(); print('shown')"
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]
+
+    ended = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if "unshare" in ended.stderr:
+        pytest.skip("no user namespace can be made here")
+    assert ended.stdout.strip() == "shown", ended.stderr

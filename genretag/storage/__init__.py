@@ -137,6 +137,7 @@ class Storage:
             "s3",
             client_kwargs=settings.client_arguments(),
             s3_additional_kwargs=self.encryption.boto_arguments(),
+            requester_pays=settings.requester_pays,
             config_kwargs={
                 **settings.config_arguments(),
                 "connect_timeout": min(CONNECT_S, patience.attempt_s),

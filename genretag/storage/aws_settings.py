@@ -26,6 +26,7 @@ class AwsSettings:
     endpoint_url: str | None  # none for AWS itself
     ca_bundle: str | None  # a PEM file of authorities to trust; none for those of the system
     addressing_style: str  # virtual (the bucket is part of the host name), path, or auto
+    requester_pays: bool = False  # whether we agree to pay for requests to a bucket of somebody else
     use_fips: bool = False
     use_dualstack: bool = False
 
@@ -44,6 +45,7 @@ class AwsSettings:
             endpoint_url=given,
             ca_bundle=core.get_config_variable("ca_bundle") or None,
             addressing_style=style or "auto",
+            requester_pays=os.environ.get("AWS_REQUEST_PAYER", "").lower() in ("requester", *YES),
             use_fips=bool(core.get_config_variable("use_fips_endpoint")),
             use_dualstack=bool(core.get_config_variable("use_dualstack_endpoint")),
         )

@@ -33,7 +33,14 @@ def open_client(settings: AwsSettings, patience: Patience) -> Any:
         response_checksum_validation="when_required",
         **settings.config_arguments(),
     )
-    return session.client("s3", config=config, **settings.client_arguments())
+    client = session.client("s3", config=config, **settings.client_arguments())
+    if settings.requester_pays:
+        client.meta.events.register_last("before-call.s3.*", _agree_to_pay)
+    return client
+
+
+def _agree_to_pay(params: Any, **_event: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 @contextmanager

@@ -165,18 +165,28 @@ class S3Client:
         import obstore
 
         store, key = self._open(uri, retries=False)
-        self._persist(uri, lambda: obstore.delete(store, key))
+        try:
+            self._persist(uri, lambda: obstore.delete(store, key), writing=True)
+        except StorageError as error:
+            if error.reason != "not_found":
+                raise
 
     def delete_below(self, uri: str) -> None:
         import obstore
 
         store, prefix = self._open(uri)
 
-        def attempt() -> None:
+        def remove(by: "S3Store") -> None:
             for page in obstore.list(store, prefix, chunk_size=PAGE):
-                obstore.delete(store, [found["path"] for found in page])
+                obstore.delete(by, [found["path"] for found in page])
 
-        self._persist(uri, attempt)
+        try:
+            self._persist(uri, lambda: remove(store))
+        except StorageError as error:
+            if error.reason != "refused":
+                raise
+            one_by_one, _ = self._open(uri, retries=False)  # not every store knows DeleteObjects as obstore sends it
+            self._persist(uri, lambda: remove(one_by_one))
 
 
 def _plain(etag: str | None) -> str:

@@ -69,7 +69,8 @@ def _seconds(variable: str, default: float) -> float:
 def open_bucket(
     bucket: str, settings: AwsSettings, encryption: Encryption, patience: Patience, *, retries: bool
 ) -> "S3Store":
-    """Opens a bucket; without `retries` obstore makes one attempt only, for writes that may not be made twice.
+    """Opens a bucket; without `retries` obstore makes one attempt only, for writes that may not be made twice, and
+    removes each object by a request of its own.
 
     Raises `UsageError` without credentials, `StorageError` where no server listens.
     """
@@ -95,6 +96,8 @@ def open_bucket(
             endpoint=url,
             aws_endpoint_url_s3=url,  # or the variable AWS_ENDPOINT_URL_S3 would come before what was given
             virtual_hosted_style_request=in_host,
+            disable_bulk_delete=not retries,  # one object by a DELETE, which every store knows
+            request_payer=settings.requester_pays,
             region=settings.region,
             credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
             client_options=client_options,
