@@ -35,7 +35,7 @@ def cpu_quota(root: Path = ROOT) -> float:
         return math.inf
     quotas = []
     for line in groups:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         for mount in mounts:
             if mount.controls_cpu(controllers):
                 quotas += [_quota(folder) for folder in mount.folders(path, root)]
@@ -80,13 +80,14 @@ def _mount(line: str) -> _Mount | None:
 
 
 def _quota(folder: Path) -> float:
-    if found := _lines(folder / "cpu.max"):
-        quota, _, period = found[0].partition(" ")
-        return math.inf if quota == "max" else int(quota) / int(period or 100_000)
-    quotas, periods = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
-    if not (quotas and periods) or int(quotas[0]) <= 0:
+    """Return a group's own quota; infinite where it has none, or one that cannot be read."""
+    found = " ".join(_lines(folder / "cpu.max"))
+    if not found:
+        found = " ".join(_lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us"))
+    quota, _, period = found.partition(" ")
+    if not (quota.isdigit() and period.isdigit() and int(quota) and int(period)):  # max, or -1
         return math.inf
-    return int(quotas[0]) / int(periods[0])
+    return int(quota) / int(period)
 
 
 def _lines(file: Path) -> list[str]:

@@ -27,18 +27,21 @@ def ray_folder() -> Iterator[str | None]:
         yield None
         return
     short = _short_folder()
-    if short is None:
-        raise UsageError(
-            f"Ray's sockets need a shorter path than {one_line(folder, 200)}: set RAY_TMPDIR to a folder that can be "
-            f"written, with a path of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray')} bytes"
-        )
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+        if short is None:
+            raise OSError("no link can be made in /tmp")
         link = short / "ray"
         link.symlink_to(folder)
+    except OSError as error:
+        raise UsageError(
+            f"Ray needs a folder with a shorter path than {one_line(folder, 200)} ({error.strerror or error}): set "
+            f"RAY_TMPDIR to one that can be written, of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray')} bytes"
+        ) from error
+    try:
         yield str(link)
     finally:
-        shutil.rmtree(short, ignore_errors=True)  # removes the link, not what it leads to
+        shutil.rmtree(link.parent, ignore_errors=True)  # removes the link, not what it leads to
 
 
 def _short_folder() -> Path | None:

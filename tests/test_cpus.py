@@ -59,6 +59,7 @@ def v1(folder, quota, period=100_000):
         (V2.format(top="/"), "0::/a/b\n", {"a/cpu.max": "800000 100000", "a/b/cpu.max": "50000 25000"}, 2.0, 2),
         (V2.format(top="/pod/box"), "0::/pod/box\n", {"cpu.max": "300000 100000"}, 3.0, 3),
         (V2.format(top="/"), "0::/host/only/there\n", {"cpu.max": "300000 100000"}, 3.0, 3),
+        (V2.format(top="/"), "0::/\nno line of ours\n", {"cpu.max": "who knows"}, math.inf, 64),
         (V1.format(top="/"), "4:cpu,cpuacct:/\n3:memory:/\n", v1("cpu,cpuacct", -1), math.inf, 64),
         (V1.format(top="/"), "4:cpu,cpuacct:/a/b\n", v1("cpu,cpuacct/a", 250_000), 2.5, 3),
         (V1.format(top="/docker/1"), "4:cpu,cpuacct:/docker/1\n", v1("cpu,cpuacct", 20_000, 10_000), 2.0, 2),
@@ -66,7 +67,8 @@ def v1(folder, quota, period=100_000):
     ],
     ids=[
         "no file", "no limit", "4", "1.5", "0.1", "more than there are", "of the group above", "the smaller of two",
-        "seen from inside", "a path of the host", "v1: no limit", "v1: of the group above", "v1: seen from inside",
+        "seen from inside", "a path of the host", "of another kernel",
+        "v1: no limit", "v1: of the group above", "v1: seen from inside",
         "both versions",
     ],
 )  # fmt: skip
@@ -132,7 +134,7 @@ def test_no_short_place_for_sockets_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
     monkeypatch.setattr(ray_folder, "SHORT_PLACES", (str(tmp_path / "nowhere"),))
 
-    with pytest.raises(UsageError, match="set RAY_TMPDIR to a folder that can be written, with a path of at most 3"):
+    with pytest.raises(UsageError, match="set RAY_TMPDIR to one that can be written, of at most 3"):
         ray_folder.ray_folder().__enter__()
 
 

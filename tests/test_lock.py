@@ -345,6 +345,16 @@ def test_of_many_who_create_a_file_without_hard_links_one_wins(no_links, tmp_pat
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("note", str(won[0]))]
 
 
+def test_without_hard_links_a_file_gets_its_second_name_by_a_copy(no_links, tmp_path):
+    """As a merged file does, which must be whole under both of its names."""
+    (tmp_path / "merged").write_bytes(b"rows" * 1000)
+
+    local.second_name(str(tmp_path / "merged"), str(tmp_path / "dt=2026-11-23" / "part"))
+
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "dt=2026-11-23/part").read_bytes() == b"rows" * 1000
+    assert len(list(tmp_path.rglob("*.tmp"))) == 0
+
+
 def test_a_lock_that_is_still_empty_is_being_written_by_another(tmp_path):
     (tmp_path / LOCK).touch()
 

@@ -100,7 +100,10 @@ def second_name(source: str, target: str) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with _written_aside(target, Path(source).read_bytes()) as temporary:
+        with _aside(target) as temporary:
+            with Path(source).open("rb") as whole, temporary.open("wb") as copy:
+                shutil.copyfileobj(whole, copy)
+                _sync(copy)
             temporary.replace(target)
 
 
@@ -122,14 +125,25 @@ def _take_name(temporary: Path, uri: str) -> None:
 @contextmanager
 def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
     """A synced temporary file beside `uri`, to be renamed or linked into place; it is gone afterwards."""
+    with _aside(uri) as temporary:
+        with temporary.open("wb") as file:
+            file.write(data)
+            _sync(file)
+        yield temporary
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _aside(uri: str) -> Iterator[Path]:
+    """The name of a temporary file beside `uri`, in a folder that is there; the file is gone afterwards."""
     path = Path(uri)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         yield temporary
     except OSError as error:
         raise _storage_error(error) from error
