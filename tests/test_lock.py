@@ -288,23 +288,21 @@ def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkey
         assert keys_in(moto_bucket) == [f"{moto_bucket}/out/{LOCK}"]
 
 
-@pytest.mark.parametrize("status", [404, 304], ids=["AWS, where it is gone", "MinIO before 2024"])
-def test_each_stores_answer_to_a_condition_that_fails_is_understood(moto_url, moto_bucket, status):
-    storage = Storage()
-    etag = storage.create(uri := f"{moto_bucket}/lock", b"ours")
+@pytest.mark.parametrize(
+    ("call", "status", "reason"),
+    [("replace", 404, "changed"), ("create", 304, "exists")],
+    ids=["AWS, where it is gone", "MinIO before 2024"],
+)
+def test_each_stores_answer_to_a_condition_that_fails_is_understood(moto_url, moto_bucket, call, status, reason):
+    etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
 
     def answer(request):
         failed = request.method == "PUT" and set(CONDITIONS) & set(request.headers)
         return Said(status, "NoSuchKey" if status == 404 else "") if failed else None
 
-    with store_front(moto_url, answer) as front:
-        with pytest.raises(StorageError) as error:
-            Storage(front.url).replace(uri, b"theirs", etag)
-        assert error.value.reason == "changed"
-        if status == 304:
-            with pytest.raises(StorageError) as error:
-                Storage(front.url).create(uri, b"theirs")
-            assert error.value.reason == "exists"
+    with store_front(moto_url, answer) as front, pytest.raises(StorageError) as error:
+        getattr(Storage(front.url), call)(uri, b"theirs", *[etag][: call == "replace"])
+    assert error.value.reason == reason
 
 
 # Folders without hard links or file locks

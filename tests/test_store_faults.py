@@ -180,7 +180,6 @@ def test_an_unusable_deadline_is_refused(monkeypatch):
         ("403 Forbidden", "SecondLevelDomainForbidden", "refused", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true"),
         ("403 Forbidden", "PathStyleDomainForbidden", "refused", "addressing_style = virtual"),
         ("403 Forbidden", "SomethingNew", "access_denied", "403 SomethingNew: told in words"),
-        ("304 Not Modified", "", "changed", "was changed by another writer"),
     ],
 )
 def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, reason, says):

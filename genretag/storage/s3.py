@@ -140,17 +140,12 @@ class S3Client:
         def attempt() -> str:
             return _plain(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
 
-        lost = ("exists", "changed") if mode == "create" else ("changed", "not_found")  # AWS: 404 where it is gone
         try:
             return self._persist(uri, attempt, writing=True)
         except StorageError as error:
-            if error.reason not in lost:
-                raise
-            if (ours := self._etag_where_equal(uri, data)) is not None:
+            if error.reason in ("exists", "changed") and (ours := self._etag_where_equal(uri, data)) is not None:
                 return ours
-            if mode == "create":
-                raise StorageError("exists", f"{uri} exists already") from None
-            raise StorageError("changed", f"{uri} was changed by another writer") from None
+            raise
 
     def _etag_where_equal(self, uri: str, data: bytes) -> str | None:
         try:

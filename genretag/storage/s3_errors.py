@@ -115,7 +115,7 @@ def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageErr
     status, code, words = int(answer[:3]), CODE.search(answer), WORDS_OF_STORE.search(answer)
     if isinstance(error, exceptions.AlreadyExistsError) and status != 409:
         return StorageError("exists", f"{uri} exists already")
-    if isinstance(error, exceptions.PreconditionError) or status == 304:  # 304: of MinIO before 2024
+    if isinstance(error, exceptions.PreconditionError):
         return StorageError("changed", f"{uri} was changed by another writer")
     return of_answer(uri, Answer(status, code[1][:60] if code else "", words_of(words[1]) if words else "", writing))
 
