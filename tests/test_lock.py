@@ -14,7 +14,7 @@ from store_front import Said, store_front
 
 from genretag.errors import OutputHeldError
 from genretag.storage import Storage, StorageError, conditional, join, local
-from genretag.storage.conditional import lock_storage
+from genretag.storage.conditional import TimedStorage, lock_storage
 from genretag.tagging import lock
 from genretag.tagging.lock import LOCK, Holder, output_lock, require_held
 
@@ -276,6 +276,17 @@ def test_a_write_that_took_too_long_for_that_is_taken_back(moto_url, moto_bucket
     with store_front(moto_url, leave_out=CONDITIONS) as front, pytest.raises(StorageError, match="no lock is sure"):
         locking(front, moto_bucket, "run").__enter__()
     assert keys_in(moto_bucket) == []
+
+
+def test_a_renewal_may_take_longer(moto_bucket, monkeypatch):
+    monkeypatch.setattr(conditional, "WAIT_S", 0.0)
+    etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
+
+    renewed = TimedStorage(Storage()).replace(uri, b"ours still", etag)
+
+    assert (bytes(Storage().get(uri).data), renewed) == (b"ours still", Storage().stat(uri).etag)
+    with pytest.raises(StorageError, match="changed by another writer"):
+        TimedStorage(Storage()).replace(uri, b"theirs", etag)
 
 
 def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkeypatch):

@@ -15,6 +15,7 @@ from genretag.storage import Fetched, Storage, StorageError
 
 VARIABLE = "GENRETAG_STORE_CONDITIONAL_WRITES"
 WAIT_S = 3.0  # in which a write of another run takes effect that began when ours did
+RENEW_S = 30.0  # for a renewal: far less than the lease, before whose end nobody takes a lock away
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,9 @@ class TimedStorage(Storage):
     """Creates and replaces by reading, writing, waiting `WAIT_S` and reading again: who finds his own bytes has won.
 
     The last of several writers wins, and all others learn of it, if each write takes effect within `WAIT_S` of the
-    read before it: Fischer's algorithm, in Lamport, "A fast mutual exclusion algorithm", 1987. A write that took
-    longer is taken back (`unavailable`), so that in doubt no run goes on.
+    read before it: Fischer's algorithm, in Lamport, "A fast mutual exclusion algorithm", 1987. What took longer is
+    taken back, so that in doubt no run goes on. Only to replace a lock may take `RENEW_S`: a run that does so was the
+    only one for a while, and of those that replace a dead run's, the workers of the loser stop at their next file.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -98,7 +100,7 @@ class TimedStorage(Storage):
         began = time.monotonic()
         if self._found(uri) is not None:
             raise StorageError("exists", f"{uri} exists already")
-        return self._settle(uri, data, began, "exists")
+        return self._settle(uri, data, began + WAIT_S, "exists")
 
     def replace(self, uri: str, data: bytes, etag: str) -> str:
         """As `Storage.replace`."""
@@ -106,18 +108,18 @@ class TimedStorage(Storage):
         found = self._found(uri)
         if found is None or found.etag != etag:
             raise StorageError("changed", f"{uri} was changed by another writer")
-        return self._settle(uri, data, began, "changed")
+        return self._settle(uri, data, began + RENEW_S, "changed")
 
-    def _settle(self, uri: str, data: bytes, began: float, lost: str) -> str:
+    def _settle(self, uri: str, data: bytes, deadline: float, lost: str) -> str:
         self.put(uri, data)
-        too_late = time.monotonic() - began > WAIT_S
+        too_late = time.monotonic() > deadline
         time.sleep(WAIT_S)
         found = self._found(uri)
         if found is None or bytes(found.data) != data:
             raise StorageError(lost, f"{uri} was written by another writer at the same time")
         if too_late:
             self.delete(uri)  # it may have taken the place of another's, who will stop
-            raise StorageError("unavailable", f"{uri}: the store took over {WAIT_S:g} s to write, so no lock is sure")
+            raise StorageError("unavailable", f"{uri}: the store took too long to write, so no lock is sure")
         return found.etag
 
     def _found(self, uri: str) -> Fetched | None:
