@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from genretag.cpus import cpus_here
 from genretag.errors import Failure
 from genretag.images import BadImage, DecodedImage, ImageLimits, ImageRule, decode
 from genretag.images.memory import DecodeMemory
@@ -18,7 +19,8 @@ OTHER_FILE = "other_file"  # the reason of what is no image and was not called o
 IMAGE_NAME = re.compile(
     r"\.(jpe?g?|jfif|a?png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|jxl|jp2|svg|ico|img)$", re.IGNORECASE
 )
-DECODES_AT_ONCE = 4  # of one reader; its other threads wait for the store
+DECODES_AT_ONCE = 4  # of one reader, and no more than two for each CPU; its other threads wait for the store
+DECODES_PER_CPU = 2
 DECODE_BYTES = 2 * 2**30  # that these may take together, by estimate: two of the largest pictures, many of the usual
 
 
@@ -42,7 +44,7 @@ class PosterReader:
         self._rule = rule
         self._limits = limits or ImageLimits()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch-decode")
-        self._decoding = threading.Semaphore(DECODES_AT_ONCE)
+        self._decoding = threading.Semaphore(min(DECODES_AT_ONCE, DECODES_PER_CPU * cpus_here()))
         self._memory = DecodeMemory(DECODE_BYTES)
         self._watch = Watch()
         self._fetched_bytes = 0

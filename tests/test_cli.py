@@ -87,6 +87,54 @@ def test_an_unknown_variable_in_the_environment(refused, monkeypatch):
     assert "did you mean GENRETAG_TAG_BATCH_SIZE?" in refused("tag", "a", "b")
 
 
+def _links(service, address="10.96.12.7", port="8265"):
+    """The variables that Kubernetes makes for a service."""
+    name = service.upper().replace("-", "_")
+    tcp = f"{name}_PORT_{port}_TCP"
+    return {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": port,
+        f"{name}_SERVICE_PORT_DASHBOARD": port,
+        f"{name}_PORT": f"tcp://{address}:{port}",
+        tcp: f"tcp://{address}:{port}",
+        f"{tcp}_PROTO": "tcp",
+        f"{tcp}_PORT": port,
+        f"{tcp}_ADDR": address,
+    }
+
+
+@pytest.mark.parametrize("service", ["genretag-tag-x7k2p-head-svc", "genretag-tag", "genretag", "ray"])
+def test_variables_that_kubernetes_makes_for_services_are_no_settings(refused, monkeypatch, tmp_path, service):
+    for name, value in _links(service).items():
+        monkeypatch.setenv(name, value)
+
+    line = refused("tag", tmp_path / "nothing", tmp_path / "out")
+
+    assert line == f"cannot read the images: {tmp_path}/nothing is not a folder"
+
+
+def test_a_misspelt_setting_is_an_error_beside_them_too(refused, monkeypatch, tmp_path):
+    for name, value in (_links("genretag-tag-head") | {"GENRETAG_TAG_SERVICE_PORTS": "1"}).items():
+        monkeypatch.setenv(name, value)
+
+    line = refused("tag", tmp_path / "nothing", tmp_path / "out")
+
+    assert line.startswith("unknown setting GENRETAG_TAG_SERVICE_PORTS in the environment")
+
+
+@pytest.mark.parametrize("given", ["variable", "flag"])
+def test_the_dashboards_url_is_no_address_of_a_cluster(refused, few_posters, tmp_path, monkeypatch, given):
+    url = "http://127.0.0.1:8265"
+    if given == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", url)
+
+    line = refused("tag", few_posters, tmp_path / "out", *(("--address", url) if given == "flag" else ()))
+
+    assert line.startswith(f"{url} is the address of Ray's dashboard")
+    assert f"genretag submit --address {url}" in line
+    assert list((tmp_path / "out").rglob("*.parquet")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

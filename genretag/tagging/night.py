@@ -47,7 +47,15 @@ from genretag.tagging.worklist import Worklist, held_schema, make_worklist
 from genretag.telemetry import WORKLIST
 
 A_PERSON_MUST_ACT = frozenset(
-    {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
+    {
+        "disk_full",
+        "credentials_refused",
+        "certificate_refused",
+        "access_denied",
+        "bucket_missing",
+        "wrong_region",
+        "refused",
+    }
 )
 LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 

@@ -36,7 +36,7 @@ from genretag.telemetry import (
     timed,
 )
 
-SPARE_NO_POSTER = frozenset({"credentials_refused"})  # reasons of the store that all others will meet too
+SPARE_NO_POSTER = frozenset({"credentials_refused", "certificate_refused"})  # what all others will meet too
 SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})
 LOOK_EVERY_S = 0.5
 DECODED_AT = "decoded_at"  # when rows began to wait for an engine, in seconds since 1970
