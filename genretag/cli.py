@@ -68,17 +68,20 @@ def tag(
     model
         A model bundle; the one that ships with genretag when not given.
     """
+    from genretag.other_files import other_files_in_words
     from genretag.tagging.night import tag as run
 
     settings, table, session = settings or TagSettings(), table or TableSettings(), session or Session()
     _start_logging(session)
     record = run(images, output, settings, session, model, table)
     print(  # noqa: T201
-        f"{record.scored} posters scored, {record.failed} failed, {record.already_scored} already scored, "
+        f"{record.scored} posters scored, {record.failed_posters} failed, {record.already_scored} already scored, "
         f"{record.already_failed} failed before, {record.listed} listed: {record.output}/runs/{record.run_id}/run.json"
     )
     for reason, count in record.failures.items():
         print(f"  {count} x {reason}")  # noqa: T201
+    if record.other_files:
+        print(f"  {other_files_in_words(record.other_files)} and do not count as failed")  # noqa: T201
 
 
 @app.command

@@ -76,7 +76,7 @@ def ray_session(session: Session) -> Iterator[Cluster]:
             ray.shutdown()
 
 
-def actor_here(kind: type) -> Any:
+def actor_here(kind: type, *arguments: Any) -> Any:
     """Starts a small actor on the driver's own node, so that it lives as long as the driver; returns its handle.
 
     Not softly: Ray would place it on another node now and then, and what it remembers would be lost with that.
@@ -86,7 +86,7 @@ def actor_here(kind: type) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(**options)(kind).remote()
+    return ray.remote(**options)(kind).remote(*arguments)
 
 
 def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
@@ -166,4 +166,4 @@ def _configure_data(verbose: bool) -> None:
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised anyway
