@@ -19,7 +19,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 from genretag.errors import one_line
 from genretag.images.colour import Conversion, conversion_of
 from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
-from genretag.images.jpeg_structure import JpegStructure, jpeg_structure, lacks_end, lost_pixels, missing_scans
+from genretag.images.jpeg_structure import (
+    JpegStructure,
+    jpeg_structure,
+    lacks_end,
+    lost_pixels,
+    missing_scans,
+    undecodable,
+)
 from genretag.images.pillow_settings import configure_pillow
 from genretag.images.png_chunks import has_swollen_texts, hidden_first_frame, without_texts
 from genretag.images.readings import (
@@ -34,7 +41,7 @@ from genretag.images.readings import (
     to_8_bits,
 )
 from genretag.images.resizing import ImageRule as ImageRule
-from genretag.images.signatures import ends_early, looks_like
+from genretag.images.signatures import ends_early, looks_like, not_decoded
 
 # What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
 # say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
@@ -44,7 +51,7 @@ REASONS = {
     "empty": "the object has no bytes",
     "too_many_bytes": "more bytes than ImageLimits.max_bytes",
     "not_an_image": "something else, often a web page or an error message under an image's name",
-    "unsupported_format": "an image, in a format that is not decoded here",
+    "unsupported_format": "an image, in a format that is not decoded here, or with samples or colours that are not",
     "too_many_pixels": "the header promises more pixels than ImageLimits allows, by number or by memory",
     "too_much_work": "made to keep a decoder busy: hundreds of JPEG scans, metadata without end",
     "truncated": "the end is missing, as after an upload that broke off (AVIF and TIFF: may say corrupt)",
@@ -149,6 +156,7 @@ def decode(
 def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory | None) -> DecodedImage:
     jpeg = jpeg_structure(encoded) if encoded.startswith(b"\xff\xd8") else None
     _refuse("too_much_work", endless_work(encoded, jpeg))
+    _refuse("unsupported_format", undecodable(jpeg) if jpeg else None)
     if jpeg and lacks_end(encoded, jpeg):
         encoded = _with_end(encoded, jpeg, limits, memory)
     if encoded.startswith(b"GIF8"):
@@ -309,6 +317,8 @@ def _explain(encoded: bytes, error: Exception) -> BadImage:
     reason, name = looks_like(encoded)
     if reason != "corrupt":
         return BadImage(reason, f"looks like {name}")
+    if unknown := not_decoded(encoded, name, error):
+        return BadImage("unsupported_format", f"{name}: {unknown}")
     if isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(encoded, name):
         reason = "truncated"
     if isinstance(error, UnidentifiedImageError):

@@ -1,8 +1,8 @@
 """Colours that a file names by numbers instead of an ICC profile: the code points of H.273, and PNG's gAMA and cHRM.
 
 Sources: ITU-T H.273 (07/2024) tables 2 and 3, BT.2100-2 (PQ, HLG), BT.2408-7 (reference white 203 cd/m2),
-PNG (third edition) 11.3.2, SMPTE ST 428-1. The camera curves of BT.709, BT.601, BT.2020 and SMPTE 240M count as sRGB's,
-as in browsers: a display undoes them with nearly that curve.
+BT.1886 (displays), PNG (third edition) 11.3.2, SMPTE ST 428-1. Chromium 156 shows the same, but for HDR, which it
+darkens to make room for highlights.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,8 @@ _PRIMARIES: dict[int, Chromaticities] = {
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # transfer characteristics that are a power
-_LINEAR, _LOGARITHMIC, _PQ, _CINEMA, _HLG = 8, (9, 10), 16, 17, 18
+_CAMERAS = (1, 6, 14, 15)  # BT.709, BT.601 and BT.2020: curves of cameras, which a display of BT.1886 undoes with 2.4
+_SRGB, _LOGARITHMIC, _PQ, _CINEMA, _HLG = 13, (9, 10), 16, 17, 18
 _HDR_WHITE = 203.0  # cd/m2 of what is white in SDR. What is brighter shows as white.
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2  # of the display that HLG is made for
 _GAMMA_TOLERANCE = 0.05  # as in libpng: a gamma this close to 1 / 2.2 means sRGB
@@ -39,12 +40,13 @@ class CodedColour:
     """What the numbers of a picture mean. The defaults are sRGB."""
 
     primaries: Chromaticities = SRGB
-    transfer: int | float = 13  # int: H.273's code point; float: the exponent that makes the numbers linear
+    transfer: int = _SRGB  # H.273's code point
+    gamma: float | None = None  # the exponent that makes the numbers linear, instead of `transfer`
     is_full_range: bool = True  # False: black is 16 and white 235 of 255
 
     def unknown(self) -> str | None:
         """Say in words why this cannot be shown, or return None."""
-        if isinstance(self.transfer, int) and self.transfer in _LOGARITHMIC:
+        if self.transfer in _LOGARITHMIC:
             return f"logarithmic transfer characteristics ({self.transfer} of H.273) are not decoded here"
         return None
 
@@ -52,15 +54,12 @@ class CodedColour:
         """Return light as float32, same shape: 0 is black, 1 is SDR white. `values` are stored ones from 0 to 1."""
         if not self.is_full_range:
             values = np.clip((values * 255 - 16) / 219, 0, 1)
-        if isinstance(self.transfer, float):
-            light = values**self.transfer
-        else:
-            light = _CURVES.get(self.transfer, srgb_to_linear)(values)
+        light = values**self.gamma if self.gamma else _CURVES.get(self.transfer, srgb_to_linear)(values)
         return np.asarray(light, np.float32)
 
     def srgb_lights(self, lights: np.ndarray) -> np.ndarray:
         """Return linear sRGB, same shape (..., 3), from what `linear` made of the three channels."""
-        if self.transfer == _HLG and isinstance(self.transfer, int):
+        if self.transfer == _HLG:
             red, green, blue = _to_xyz(self.primaries)[1]
             scene = red * lights[..., 0] + green * lights[..., 1] + blue * lights[..., 2]
             lights = lights * (scene ** (_HLG_GAMMA - 1) * (_HLG_PEAK / _HDR_WHITE))[..., None]
@@ -70,24 +69,25 @@ class CodedColour:
 
     def is_per_channel(self) -> bool:
         """Return whether each channel becomes sRGB by itself."""
-        return self.primaries == SRGB and not (isinstance(self.transfer, int) and self.transfer == _HLG)
+        return self.primaries == SRGB and self.transfer != _HLG
 
 
-def from_code_points(primaries: int, transfer: int, is_full_range: bool = True) -> CodedColour:
-    """Return what H.273's numbers mean. Unspecified and reserved ones count as sRGB's, as in browsers."""
-    return CodedColour(_PRIMARIES.get(primaries, SRGB), transfer, is_full_range)
+def from_code_points(primaries: int, transfer: int, is_full_range: bool = True, is_video: bool = False) -> CodedColour:
+    """Return what H.273's numbers mean. Unspecified and reserved ones count as sRGB's, as in browsers.
+
+    `is_video`: a camera's curve is undone as a television does it, which browsers do in PNG. Otherwise it counts as
+    sRGB's, since AVIF encoders name it for pictures that were sRGB.
+    """
+    gamma = 2.4 if is_video and transfer in _CAMERAS else _GAMMAS.get(transfer)
+    return CodedColour(_PRIMARIES.get(primaries, SRGB), transfer, gamma, is_full_range)
 
 
-def from_gamma(gamma: float | None, chromaticities: Chromaticities | None) -> CodedColour:
-    """Return what PNG's gAMA and cHRM mean, each None if absent. Impossible values count as absent."""
-    transfer: int | float = 13
-    if gamma and 0.1 <= gamma <= 10 and abs(gamma * 2.2 - 1) > _GAMMA_TOLERANCE:
-        transfer = 1 / gamma
-    primaries = SRGB
-    if chromaticities and _is_possible(chromaticities):
-        is_srgb = all(abs(a - b) < 0.002 for a, b in zip(chromaticities, SRGB, strict=True))
-        primaries = SRGB if is_srgb else chromaticities
-    return CodedColour(primaries, transfer)
+def from_gamma(gamma: float, chromaticities: Chromaticities | None) -> CodedColour:
+    """Return what PNG's gAMA means, and its cHRM, None if absent. Impossible values count as sRGB's."""
+    is_srgb = not chromaticities or all(abs(a - b) < 0.002 for a, b in zip(chromaticities, SRGB, strict=True))
+    primaries = SRGB if is_srgb or not _is_possible(chromaticities or SRGB) else chromaticities or SRGB
+    is_common = primaries == SRGB and abs(gamma * 2.2 - 1) <= _GAMMA_TOLERANCE
+    return CodedColour(primaries, gamma=None if is_common or not 0.1 <= gamma <= 10 else 1 / gamma)
 
 
 def srgb_to_linear(values: np.ndarray) -> np.ndarray:
@@ -113,7 +113,6 @@ def _hlg_scene(values: np.ndarray) -> np.ndarray:
 
 
 _CURVES: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    **{number: (lambda values, gamma=gamma: values**gamma) for number, gamma in _GAMMAS.items()},
     _PQ: _pq,
     _CINEMA: lambda values: values**2.6 * (52.37 / 48),
     _HLG: _hlg_scene,

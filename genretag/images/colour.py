@@ -13,13 +13,13 @@ from genretag.images import icc
 from genretag.images.avif_boxes import avif_code_points
 from genretag.images.code_points import CodedColour, from_code_points, from_gamma, linear_to_srgb
 from genretag.images.png_chunks import png_code_points
+from genretag.images.readings import Unreadable
 
 MAX_CONVERSIONS = 16  # of ICC profiles that are kept in this process; each takes up to some MB
 _ROWS = 64  # that are converted at a time where the whole picture is, to bound the memory
 _SAME = 2  # levels of 255: a conversion that changes no colour by more is none
-# Levels of 255 by which the middle between black (or an ink) and white may differ if the two are mixed before the
-# conversion instead of after. Adobe RGB and Display P3 differ by 1, ProPhoto RGB by 18; linear light, PQ and printing
-# presses by 50 and more.
+# Levels of 255 by which the middle between black and white may differ if the two are mixed before the conversion
+# instead of after. Adobe RGB, Display P3 and printing presses differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
 _MIX = 24
 _GREY = ("1", "L", "LA", "La", "I;16", "I", "F")
 
@@ -81,11 +81,11 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
     """Return how the numbers of an opened file become sRGB, or None if they are sRGB.
 
     In PNG cICP counts before iCCP, sRGB, and gAMA with cHRM, in AVIF an ICC profile before code points. Nothing said,
-    and a profile that cannot be used: sRGB.
+    and a profile that cannot be used: sRGB. Raises Unreadable for a curve that is not known here.
     """
     points = png_code_points(encoded) if image.format == "PNG" else None
     if points and points[2] == 0:  # PNG has no other matrix than RGB's own
-        return _coded(from_code_points(points[0], points[1], bool(points[3])))
+        return _coded(from_code_points(points[0], points[1], bool(points[3]), is_video=True))
     profile = image.info.get("icc_profile")
     if isinstance(profile, bytes) and len(profile) <= icc.MAX_PROFILE_BYTES:
         channels = "L" if image.mode in _GREY else "CMYK" if image.mode == "CMYK" else "RGB"
@@ -94,8 +94,8 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
             return conversion
     if image.format == "AVIF" and (points := avif_code_points(encoded)):
         return _coded(from_code_points(points[0], points[1]))
-    if image.format == "PNG" and "srgb" not in image.info and image.info.keys() & {"gamma", "chromaticity"}:
-        return _coded(from_gamma(image.info.get("gamma"), image.info.get("chromaticity")))
+    if image.format == "PNG" and "srgb" not in image.info and "gamma" in image.info:  # cHRM alone says nothing
+        return _coded(from_gamma(image.info["gamma"], image.info.get("chromaticity")))
     return None
 
 
@@ -108,6 +108,8 @@ def _profiled(profile: _Profile, channels: str) -> tuple[bool, Conversion | None
 
 @lru_cache(64)
 def _coded(colour: CodedColour) -> Conversion | None:
+    if unknown := colour.unknown():
+        raise Unreadable(unknown)
     return _judged(_decoder(colour), "RGB")
 
 
@@ -131,11 +133,10 @@ def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Con
         grid = np.array(list(product(range(0, 256, 15), repeat=bands)), np.uint8)
         if np.abs(_colours(convert, grid, channels) - grid).max() <= _SAME:
             return None
-    whites = 0 if channels == "CMYK" else 255
-    darks = np.array(list(product((0, 255), repeat=4)) if channels == "CMYK" else [[0] * bands], np.uint8)
-    mixed = _colours(convert, ((darks.astype(int) + whites) // 2).astype(np.uint8), channels)
-    ends = _colours(convert, darks, channels), _colours(convert, np.full((1, bands), whites, np.uint8), channels)
-    return Conversion(convert, bool(np.abs(mixed - (ends[0] + ends[1]) / 2).max() <= _MIX))
+    black, white = ([0, 0, 0, 255], [0] * 4) if channels == "CMYK" else ([0] * bands, [255] * bands)
+    steps = np.array([black, white, np.add(black, white) // 2], np.uint8)
+    dark, light, mixed = _colours(convert, steps, channels)
+    return Conversion(convert, bool(np.abs(mixed - (dark + light) / 2).max() <= _MIX))
 
 
 def _colours(convert: Callable[[Image.Image], Image.Image], colours: np.ndarray, channels: str) -> np.ndarray:

@@ -11,6 +11,9 @@ from PIL import Image, ImageCms
 MAX_PROFILE_BYTES = 4 * 2**20  # printing presses' profiles have 0.5 to 3 MB
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # of a profile -> Pillow's mode for its numbers
 _CLASSES = ("scnr", "mntr", "prtr", "spac")  # devices and colour spaces; not links, abstract and named colours
+# As most pictures for print are made and shown. Without the second, a press's black would show as dark grey. Neither
+# makes a difference for Adobe RGB, Display P3 and other profiles of a matrix.
+_INTENT, _BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 _FITTING = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # channels of a picture -> profiles that fit
 
 
@@ -27,7 +30,7 @@ def icc_transform(profile: bytes, channels: str) -> ImageCms.ImageCmsTransform |
         if mode not in _FITTING[channels] or opened.profile.device_class not in _CLASSES:
             return None
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        return ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", ImageCms.Intent.PERCEPTUAL)
+        return ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", _INTENT, flags=_BLACK_TO_BLACK)
     except (OSError, ValueError, TypeError, ArithmeticError, LookupError, ImageCms.PyCMSError):
         return None
 

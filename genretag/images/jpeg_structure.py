@@ -11,7 +11,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, le
 MAX_SEGMENTS = 10_000  # before the scan; a colour profile of 16 MB takes 250
 _SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
 _PROGRESSIVE_HUFFMAN = 0xC2
-_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_PROGRESSIVE = (0xC2, 0xCA)
+_DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # by libjpeg: neither lossless nor hierarchical
 _SCAN, _EXIF, _END = 0xDA, 0xE1, 0xD9
 _NO_LENGTH = frozenset([0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)])  # mere markers, as Pillow sees them
 _IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # what ends a scan: no stuffed FF, no restart, no padding
@@ -27,7 +28,7 @@ class JpegStructure:
     segments: int  # up to the first scan; of a header without end, only the first MAX_SEGMENTS + 1
     exif_segments: int
     components: int  # of a pixel, such as 3 of YCbCr; 0 if there is no telling
-    is_progressive: bool  # a scan has a part of each coefficient's bits
+    frame_kind: int  # the second byte of its marker; 0 if there is no telling
     scan_at: int  # where the first scan's segment starts
 
 
@@ -59,8 +60,13 @@ def jpeg_structure(encoded: bytes) -> JpegStructure | None:
     # A Huffman code has a bit at least: one code is for a block's mean, in a sequential scan another for its end.
     least_bits = 2 if is_sequential else int(frame_kind == _PROGRESSIVE_HUFFMAN)
     is_buffered = not is_sequential or encoded[at + 4] < components
-    is_progressive = frame_kind in _PROGRESSIVE
-    return JpegStructure(blocks, least_bits, is_buffered, segments, exif_segments, components, is_progressive, at)
+    return JpegStructure(blocks, least_bits, is_buffered, segments, exif_segments, components, frame_kind, at)
+
+
+def undecodable(jpeg: JpegStructure) -> str | None:
+    """In words, why libjpeg does not decode such a JPEG; None if it does."""
+    kind = jpeg.frame_kind
+    return f"JPEG: frame of kind {kind - 0xC0} (lossless or hierarchical)" if kind and kind not in _DECODED else None
 
 
 def _blocks(frame: bytes) -> tuple[int, int]:
@@ -104,7 +110,7 @@ def missing_scans(encoded: bytes, jpeg: JpegStructure) -> str | None:
         count = header[0] if header else 0
         if len(header) < 2 * count + 4:
             break  # cut in its header
-        first, last, bits = header[2 * count + 1 :][:3] if jpeg.is_progressive else (0, 63, 0)
+        first, last, bits = header[2 * count + 1 :][:3] if jpeg.frame_kind in _PROGRESSIVE else (0, 63, 0)
         if bits & 15 == 0:
             whole.update((name, place) for name in header[1 : 2 * count : 2] for place in range(first, last + 1))
     missing = 64 * jpeg.components - len(whole)

@@ -10,7 +10,7 @@ _II, _MM = TiffImagePlugin.II, TiffImagePlugin.MM
 # Kinds of grey TIFF: (byte order, WhiteIsZero 0 or BlackIsZero 1, sample format, fill order, bits, extra samples) ->
 # Pillow's mode and raw mode. Pillow lacks some of them. It reads 32 bits without a sign as signed, and resizes its mode
 # of big-endian 16 bits, I;16B, to noise. What 0 means is left to `genretag.images.readings`.
-_TIFF_GREY = {
+_TIFF_GREY: dict[tuple[bytes, int, tuple[int], int, tuple[int, ...], tuple[int, ...]], tuple[str, str]] = {
     **{(order, zero, (1,), 1, (12,), ()): ("I;16", "I;12") for order in (_II, _MM) for zero in (0, 1)},
     **{(_MM, zero, (1,), 1, (16,), ()): ("I;16", "I;16B") for zero in (0, 1)},
     **{(_II, zero, (1,), 1, (32,), ()): ("F", "F;32") for zero in (0, 1)},

@@ -1,4 +1,4 @@
-"""The chunks of a PNG that Pillow refuses, leaves out or shows last: swollen texts, cICP, the first frame of an APNG."""
+"""Chunks of a PNG that Pillow refuses, leaves out or shows last: swollen texts, cICP, an APNG's first frame."""
 
 import struct
 import zlib
@@ -79,7 +79,7 @@ def hidden_first_frame(encoded: bytes) -> tuple[bytes, tuple[int, int, int, int]
         return None
     width, height, left, top = frame
     canvas_width, canvas_height = struct.unpack(">2I", header[:8])
-    if not (0 < width and 0 < height and left + width <= canvas_width and top + height <= canvas_height):
+    if 0 in (width, height) or left + width > canvas_width or top + height > canvas_height:
         return None
     chunks = [(b"IHDR", struct.pack(">2I", width, height) + header[8:]), *colours, *data, (b"IEND", b"")]
     return _SIGNATURE + b"".join(map(_stored, chunks)), (left, top, left + width, top + height)

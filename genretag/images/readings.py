@@ -5,7 +5,9 @@ another of Pillow's raw modes, it is; otherwise the file is refused.
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, ImagePalette, PngImagePlugin, TiffImagePlugin
@@ -65,7 +67,7 @@ def _tiff(image: TiffImagePlugin.TiffImageFile) -> Reading:
         raise Unreadable("uncompressed YCbCr with colours for several pixels at once")
     raw_mode = _raw_mode(image)
     if image.use_load_libtiff and raw_mode in _NATIVE:
-        image.tile = [tile._replace(args=(_NATIVE[raw_mode], *tile.args[1:])) for tile in image.tile]
+        _read_as(image, lambda _: _NATIVE[raw_mode])
     if image.mode in ("P", "PA") and max(tags[_PALETTE]) < 256:  # of 16 bits by the standard; some write 8
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_PALETTE]))
     if image.mode not in DEEP_GREY:
@@ -86,7 +88,7 @@ def _planes(image: TiffImagePlugin.TiffImageFile) -> None:
         if image.mode == "CMYK":
             raise Unreadable("a plane for each of four inks of 16 bits")
         order = "L" if tags.prefix == b"II" else "B"
-        image.tile = [tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) for tile in image.tile]
+        _read_as(image, lambda plane: f"{plane};16{order}")
     elif raw_mode not in "RGBACMYK":
         raise Unreadable(f"a plane for each sample of {image.mode}")
 
@@ -114,15 +116,29 @@ def _bmp(image: BmpImagePlugin.BmpImageFile, encoded: bytes) -> None:
     greys = bytes([0, 255]) if image.mode == "1" else bytes(range(16))
     image._mode = "P"  # as Pillow's plugins set it
     image.palette = ImagePalette.raw("RGB", b"".join(bytes([grey] * 3) for grey in greys))
-    raw_mode = "P;4" if bits == 4 else "P"
-    image.tile = [
-        tile if tile.codec_name == "bmp_rle" else tile._replace(args=(raw_mode, *tile.args[1:])) for tile in image.tile
-    ]
+    if image.tile[0].codec_name != "bmp_rle":
+        _read_as(image, lambda _: "P;4" if bits == 4 else "P")
 
 
 def _raw_mode(image: Image.Image) -> str:
-    args = getattr(image, "tile", None) and image.tile[0].args
-    return args if isinstance(args, str) else str(args[0]) if args else ""
+    """Return how the samples of an opened file are stored, in Pillow's terms; "" if there is no telling."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return _split(tiles[0].args)[0] if tiles else ""
+
+
+def _read_as(image: ImageFile.ImageFile, other: Callable[[str], str]) -> None:
+    """Change the raw mode of each part of an opened file."""
+    tiles = []
+    for tile in image.tile:
+        raw_mode, others = _split(tile.args)
+        changed = other(raw_mode)
+        tiles.append(tile._replace(args=changed if isinstance(tile.args, str) else (changed, *others)))
+    image.tile = tiles
+
+
+def _split(args: tuple[Any, ...] | str | None) -> tuple[str, tuple[Any, ...]]:
+    """Return the raw mode and the other arguments of a decoder."""
+    return ("", ()) if not args else (args, ()) if isinstance(args, str) else (str(args[0]), args[1:])
 
 
 def has_low_bytes(image: Image.Image) -> bool:
@@ -131,15 +147,11 @@ def has_low_bytes(image: Image.Image) -> bool:
 
 
 def low_bytes(encoded: bytes) -> Image.Image:
-    """Load the same file again with the low bytes of its 16-bit colours instead of the high ones."""
-    image = Image.open(io.BytesIO(encoded), formats=("PNG", "TIFF"))
+    """Load a PNG or TIFF again with the low bytes of its 16-bit colours instead of the high ones."""
+    opener = PngImagePlugin.PngImageFile if encoded.startswith(b"\x89PNG") else TiffImagePlugin.TiffImageFile
+    image = opener(io.BytesIO(encoded))
     set_right(image, encoded)
-    tiles = []
-    for tile in image.tile:
-        raw_mode, *others = (tile.args,) if isinstance(tile.args, str) else tile.args
-        other = raw_mode[:-1] + raw_mode[-1].translate(_OTHER_BYTE)
-        tiles.append(tile._replace(args=other if isinstance(tile.args, str) else (other, *others)))
-    image.tile = tiles
+    _read_as(image, lambda raw_mode: raw_mode[:-1] + raw_mode[-1].translate(_OTHER_BYTE))
     image.load()
     return image
 
@@ -150,8 +162,6 @@ def as_meant(image: Image.Image, reading: Reading, encoded: bytes) -> Image.Imag
         image = _keyed(image, reading.key, encoded)
     if image.mode == "La":  # premultiplied grey, which Pillow converts to nothing else
         image = image.convert("LA")
-    if image.format == "BMP" and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
-        image = image.convert("RGB")  # whoever wrote it left alpha unused: browsers show it opaque
     if reading.frame:
         canvas = Image.new("RGBA", reading.canvas or image.size, (0, 0, 0, 0))
         frame = image if reading.canvas else image.crop(reading.frame)
