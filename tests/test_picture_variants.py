@@ -51,7 +51,10 @@ def test_a_variant_shows_its_picture_or_is_refused_with_the_true_reason(variant:
 def test_libvips_sees_the_same_picture(variant: Variant) -> None:
     image = pyvips.Image.new_from_buffer(variant.data, "").colourspace("srgb")
     image = image.flatten(background=[255, 255, 255]) if image.hasalpha() else image
-    assert difference(small(image.numpy().astype(np.uint8)[..., :3], RULE.width, RULE.height), variant) <= variant.tolerance
+    assert (
+        difference(small(image.numpy().astype(np.uint8)[..., :3], RULE.width, RULE.height), variant)
+        <= variant.tolerance
+    )
 
 
 def test_chromium_sees_the_same_pictures(browser) -> None:

@@ -76,8 +76,12 @@ GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 def png(samples: np.ndarray, depth: int, colour_type: int, *chunks: bytes) -> bytes:
     """A PNG of one picture, with `chunks` before its pixels."""
-    return b"\x89PNG\r\n\x1a\n" + _header(samples, depth, colour_type) + b"".join(chunks) + png_data(samples, depth) + (
-        png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _header(samples, depth, colour_type)
+        + b"".join(chunks)
+        + png_data(samples, depth)
+        + (png_chunk(b"IEND", b""))
     )
 
 
@@ -144,7 +148,13 @@ def gif(
 
 
 def bmp(
-    rows: np.ndarray, bits: int, *, masks: tuple[int, ...] = (), header: int = 40, palette: bytes = b"", colours: int = 0
+    rows: np.ndarray,
+    bits: int,
+    *,
+    masks: tuple[int, ...] = (),
+    header: int = 40,
+    palette: bytes = b"",
+    colours: int = 0,
 ) -> bytes:
     """A BMP of `rows`, uint8 (height, bytes of a line), top row first, with a width of 8 * bytes // bits."""
     height, line_bytes = rows.shape

@@ -180,6 +180,7 @@ class _Opened:
     size: tuple[int, int]  # the whole picture's, before a decoder reduces it
     reading: Reading
     conversion: Conversion | None
+    has_low_bytes: bool  # of colours of 16 bits, which Pillow does not load
 
 
 def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
@@ -201,7 +202,7 @@ def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
         raise BadImage("unsupported_format", f"{image.format}: {error}") from None
     if frame:
         reading = replace(reading, frame=frame[1], canvas=size)
-    return _Opened(image, encoded, size, reading, conversion)
+    return _Opened(image, encoded, size, reading, conversion, has_low_bytes(image))
 
 
 def _reserved(
@@ -255,7 +256,7 @@ def _converted(picture: Image.Image, opened: _Opened, conversion: Conversion) ->
         return conversion.whole(*deep_bytes(picture, opened.reading))
     if picture.mode in DEEP_GREY:
         return conversion.whole(Image.fromarray(to_8_bits(np.asarray(picture), opened.reading)))
-    return conversion.whole(picture, low_bytes(opened.encoded) if has_low_bytes(opened.image) else None)
+    return conversion.whole(picture, low_bytes(opened.encoded) if opened.has_low_bytes else None)
 
 
 def _refuse(reason: str, finding: str | None) -> None:

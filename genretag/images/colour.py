@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -102,8 +102,8 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
 @lru_cache(MAX_CONVERSIONS)
 def _profiled(profile: _Profile, channels: str) -> tuple[bool, Conversion | None]:
     """Return whether a profile can be used, and its conversion, if that is not sRGB's own."""
-    transform = icc.icc_transform(profile.content, channels)
-    return (True, _judged(partial(icc.apply, transform), channels)) if transform else (False, None)
+    convert = icc.icc_conversion(profile.content, channels)
+    return (True, _judged(convert, channels)) if convert else (False, None)
 
 
 @lru_cache(64)

@@ -64,8 +64,9 @@ def not_decoded(encoded: bytes, name: str, error: Exception) -> str | None:
             Image.OPEN[name][0](io.BytesIO(encoded), "")
         except Exception as cause:  # noqa: BLE001  hostile bytes make Pillow raise nearly any exception
             error = cause
-    is_coding = name == "TIFF" and isinstance(error.__cause__, KeyError)  # a number that names no compression
-    if is_coding or any(text in str(error) for text in _UNKNOWN):
+    # A number that names no compression, and a plane that Pillow has no name for.
+    is_layout = name == "TIFF" and isinstance(error.__cause__, KeyError | IndexError)
+    if is_layout or any(text in str(error) for text in _UNKNOWN):
         return _tiff_samples(encoded) if name == "TIFF" else str(error)
     return None
 
