@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from genretag.errors import one_line
-from genretag.images.colour import Conversion, conversion_of
+from genretag.images.colour import ROWS, Conversion, conversion_of
 from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
 from genretag.images.jpeg_structure import (
     JpegStructure,
@@ -209,9 +209,8 @@ def _reserved(
     opened: _Opened, jpeg: JpegStructure | None, limits: ImageLimits, memory: Memory | None
 ) -> AbstractContextManager[None]:
     """The memory that decoding will take, reserved; BadImage if the limits do not allow it."""
-    image, size, conversion = opened.image, opened.size, opened.conversion
-    is_converted = conversion is not None and not conversion.mixes
-    needed_bytes = decode_bytes(image, jpeg, len(opened.encoded), opened.reading, is_converted)
+    image, size = opened.image, opened.size
+    needed_bytes = decode_bytes(image, jpeg, len(opened.encoded), opened.reading, opened.conversion)
     if needed_bytes > limits.max_decode_bytes:
         what = f"{size[0]:,} x {size[1]:,} pixels of {image.format} {image.mode}"
         raise BadImage("too_many_pixels", f"{what} take {needed_bytes:,} bytes, limit {limits.max_decode_bytes:,}")
@@ -229,9 +228,16 @@ def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: 
     for following in (b"", _ANY_BITS):
         opened = _open(body + following + _END, limits)
         with _reserved(opened, jpeg, limits, memory):
-            digests.append(hashlib.sha256(opened.image.tobytes()).digest())
+            digests.append(_digest(opened.image))
     _refuse("truncated", "JPEG: the last scan is cut" if digests[0] != digests[1] else None)
     return body + _END
+
+
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.sha256()
+    for top in range(0, image.height, ROWS):  # all at once would be a copy or two
+        digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
+    return digest.digest()
 
 
 def _pixels(opened: _Opened, rule: ImageRule) -> DecodedImage:

@@ -16,7 +16,7 @@ from genretag.images.png_chunks import png_code_points
 from genretag.images.readings import Unreadable
 
 MAX_CONVERSIONS = 16  # of ICC profiles that are kept in this process; each takes up to some MB
-_ROWS = 64  # that are converted at a time where the whole picture is, to bound the memory
+ROWS = 16  # that are converted at a time where the whole picture is, to bound the memory
 _SAME = 2  # levels of 255: a conversion that changes no colour by more is none
 # Levels of 255 by which the middle between black and white may differ if the two are mixed before the conversion
 # instead of after. Adobe RGB, Display P3 and printing presses differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
@@ -46,8 +46,8 @@ class Conversion:
         linear light, one step of 8 bits is 13 levels of sRGB.
         """
         converted = Image.new("RGBA" if image.mode == "RGBA" else "RGB", image.size)
-        for top in range(0, image.height, _ROWS):
-            box = (0, top, image.width, min(top + _ROWS, image.height))
+        for top in range(0, image.height, ROWS):
+            box = (0, top, image.width, min(top + ROWS, image.height))
             rows = image.crop(box)
             part = self.small(rows)
             if low:

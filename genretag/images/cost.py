@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from genretag.images.colour import ROWS, Conversion
 from genretag.images.jpeg_structure import MAX_SEGMENTS, JpegStructure, count_scans
 from genretag.images.readings import Reading, has_low_bytes
 
@@ -22,6 +23,9 @@ _LIBRARY_BYTES = {"WEBP": 14, "AVIF": 11}
 
 _RLE_BYTES = 3  # and in Pillow's decoder of run lengths: a bytearray that grows, and a copy of it
 _ANY_BYTES = 6_000_000  # tables of a library, slack of the allocator, what is left of earlier pictures
+
+_CONVERSION_BYTES = 10_000_000  # the colour library, its tables and a profile, when the first picture has one
+_ROW_BYTES = 80  # per pixel of the rows that are converted at a time, in floating point
 
 _PLAIN = Reading()
 _KNOWN_NUMBERS = (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16)  # TIFF's types of which Pillow makes tuples of numbers
@@ -96,15 +100,18 @@ def decode_bytes(
     jpeg: JpegStructure | None,
     encoded_bytes: int,
     reading: Reading = _PLAIN,
-    is_converted: bool = False,
+    conversion: Conversion | None = None,
 ) -> int:
     """The peak memory that decoding and resizing an opened file takes, estimated on the safe side.
 
     `image` is as it will be decoded: a JPEG is reduced already. What the target's size costs is left out.
-    `is_converted`: the whole picture is converted to sRGB before it is resized.
+    `conversion`: how it becomes sRGB, None if it is.
     """
     width, height = reading.canvas or image.size
-    images = sum(_stored_bytes(width, height, mode) for mode in _modes(image, reading, is_converted))
+    is_whole = conversion is not None and not conversion.mixes
+    images = sum(_stored_bytes(width, height, mode) for mode in _modes(image, reading, is_whole))
+    if conversion:
+        images += _CONVERSION_BYTES + (_ROW_BYTES * ROWS * width if is_whole else 0)
     coefficients = 16 * (width + height)  # of the resize, along both axes
     rows = 2 * 8 * width  # of a decoder that needs this line and the last, 4 channels of 16 bits
     metadata = 2 * encoded_bytes  # as it is read and as it is kept, at most

@@ -175,7 +175,7 @@ def _keyed(image: Image.Image, key: tuple[int, ...], encoded: bytes) -> Image.Im
     if len(key) == 1:
         deep = np.asarray(image)
         is_key = deep == key[0]
-        keyed = Image.fromarray(to_8_bits(deep, Reading())).convert("RGBA")
+        keyed = Image.fromarray(to_8_bits(np.arange(65536), Reading())[deep]).convert("RGBA")
     else:
         pairs = np.array(key, np.uint16)
         is_key = (np.asarray(image) == pairs >> 8).all(axis=-1)
