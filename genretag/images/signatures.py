@@ -1,6 +1,9 @@
-"""What a file looks like that could not be decoded: its first bytes tell its kind, its last whether they are all."""
+"""What a file looks like that could not be decoded: its kind, whether it is whole, whether Pillow can read its like."""
 
+import io
 import re
+
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 # Files that nobody takes for a poster that was fetched badly, as a web page or a text may be.
 _NO_PICTURES = (
@@ -72,3 +75,34 @@ def ends_early(encoded: bytes, name: str) -> bool:
     if name == "WEBP":
         return int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
     return name in _ENDS and _ENDS[name] not in encoded[-1024:]
+
+
+# What Pillow says of valid files that it cannot decode: it has no type for that.
+_UNKNOWN = ("unknown pixel mode", "unknown raw mode", "cannot handle", "Unsupported BMP", "not yet supported")
+
+
+def not_decoded(encoded: bytes, name: str, error: Exception) -> str | None:
+    """Say in words what is not decoded here of a file that may well be valid. None: the file is broken.
+
+    `error`: what Pillow raised for it.
+    """
+    if isinstance(error, UnidentifiedImageError) and name in Image.OPEN:
+        try:  # Pillow asks all formats, and drops what each of them says
+            Image.OPEN[name][0](io.BytesIO(encoded), "")
+        except Exception as cause:  # noqa: BLE001  hostile bytes make Pillow raise nearly any exception
+            error = cause
+    # A number that names no compression, and a plane that Pillow has no name for.
+    is_layout = name == "TIFF" and isinstance(error.__cause__, KeyError | IndexError)
+    if is_layout or any(text in str(error) for text in _UNKNOWN):
+        return _tiff_samples(encoded) if name == "TIFF" else str(error)
+    return None
+
+
+def _tiff_samples(encoded: bytes) -> str:
+    """Describe how a TIFF stores its samples, by the numbers of its tags."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(encoded[: 16 if encoded[2:3] == b"+" else 8])
+    with io.BytesIO(encoded) as file:
+        file.seek(directory.next)
+        directory.load(file)  # Pillow has just read it in the same way
+    tags = {"photometric": 262, "bits": 258, "format": 339, "extra": 338, "planar": 284, "compression": 259}
+    return "samples of " + ", ".join(f"{word} {directory[tag]}" for word, tag in tags.items() if tag in directory)
