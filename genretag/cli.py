@@ -19,6 +19,7 @@ from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.iceberg.settings import TableSettings
 from genretag.reports.gallery_settings import GallerySettings
+from genretag.retagging.settings import RetagSettings
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.stopping import Terminated, end_on_sigterm, how_to_go_on
@@ -112,6 +113,40 @@ def compact(
     verb = "would become" if settings.dry_run else "became"
     nights = "1 night" if done.nights == 1 else f"{done.nights:,} nights"
     print(f"{done.files:,} files {verb} {done.merged:,} in {nights} ({done.rows:,} rows)")  # noqa: T201
+
+
+@app.command
+def retag(
+    output: str,
+    *,
+    model: str | None = None,
+    settings: Annotated[RetagSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Apply another threshold profile to the probabilities that OUTPUT holds. Reads no image, starts no Ray.
+
+    Example: genretag retag s3://films/genres --profile precise
+
+    Parameters
+    ----------
+    output
+        What `genretag tag` wrote.
+    model
+        The bundle that made the predictions; the one that ships with genretag when not given.
+    """
+    from genretag.retagging.job import retag as run
+
+    settings, table, session = settings or RetagSettings(), table or TableSettings(), session or Session()
+    _start_logging(session)
+    done = run(output, settings, session, model, table)
+    verb = "would get" if settings.dry_run else "got"
+    files = f"{done.rows:,} rows in {done.files:,} files"
+    print(f"{files} {verb} the profile {settings.profile}, {done.unchanged:,} rows had it already")  # noqa: T201
+    if done.of_other_models:
+        print(f"{done.of_other_models:,} rows of other models stay as they are")  # noqa: T201
+    if done.outside_table:
+        print(f"{done.outside_table:,} rows that the table has not taken yet stay as they are")  # noqa: T201
 
 
 @app.command
@@ -344,7 +379,7 @@ def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = Non
     Parameters
     ----------
     command
-        tag, train, evaluate, compact or bench, with all that belongs to it. Options of submit come before it.
+        tag, train, evaluate, compact, retag or bench, with all that belongs to it. Options of submit come before it.
     """
     from genretag.submission.job import submit as run
 

@@ -18,7 +18,7 @@ from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import require_held
 from genretag.tagging.outcomes import Outcome, outcome_of
-from genretag.tagging.schema import Night, failures_table, predictions_table
+from genretag.tagging.schema import Night, failures_table, predictions_table, writer_options
 from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
@@ -76,7 +76,7 @@ class PartFiles(Datasink[Part]):
         night = self._night
         name = join(kind, f"dt={night.dt.isoformat()}", f"part-{night.run_id}-{number:05d}.parquet")
         buffer = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        pyarrow.parquet.write_table(table, buffer, **writer_options(table.schema))
         require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
         return name
