@@ -167,10 +167,10 @@ def test_the_command_says_what_it_did(command, tmp_path, model):
     write_night(tmp_path / "out", night_of(run="bbbb", model="another"), files=1, rows=7)
     retag = ("retag", tmp_path / "out", "--model", model, "--profile", "top-1")
 
-    assert command(*retag, "--dry-run")[:2] == (
-        0,
-        "12 rows in 3 files would get the profile top-1, 0 rows had it already\n7 rows of other models stay as they are\n",
-    )
+    assert command(*retag, "--dry-run")[1].splitlines() == [
+        "12 rows in 3 files would get the profile top-1, 0 rows had it already",
+        "7 rows of other models stay as they are",
+    ]
     assert command(*retag)[1].startswith("12 rows in 3 files got the profile top-1, 0 rows had it already\n")
     assert command(*retag)[1].startswith("0 rows in 0 files got the profile top-1, 12 rows had it already\n")
 

@@ -1,4 +1,4 @@
-"""How many rows a second `genretag retag` gives other genres: part files in a local folder, with the default model's labels.
+"""How many rows a second `genretag retag` gives other genres: part files of the default model's labels in a local folder.
 
     python tests/benchmarks/retag.py [--rows 3000000] [--rounds 3]
 
