@@ -4,7 +4,7 @@ import posixpath
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from genretag.errors import Failure
 from genretag.images import BadImage, DecodedImage, ImageLimits, ImageRule, decode
 from genretag.images.memory import DecodeMemory
-from genretag.storage import Storage, StorageError
+from genretag.storage import Fetched, Storage, StorageError
+from genretag.storage.etags import etag_key
 
 OTHER_FILE = "other_file"  # the reason of what is no image and was not called one: a note among the posters
 IMAGE_NAME = re.compile(
@@ -27,6 +28,13 @@ class Poster:
     """A decoded poster and the etag of the version that was read."""
 
     image: DecodedImage
+    etag: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A poster that was fetched and not decoded, as the output has a row of this version of it."""
+
     etag: str
 
 
@@ -55,18 +63,37 @@ class PosterReader:
 
     def read(self, uri: str) -> Poster | Failure:
         """Reads one poster. What is wrong with it is the value, not an exception."""
+        fetched = self._fetch(uri)
+        return fetched if isinstance(fetched, Failure) else self._decode(uri, fetched)
+
+    def read_many_new(self, uris: Sequence[str], held: Sequence[Collection[str]]) -> list[Poster | Failure | Held]:
+        """Calls `read_new` for each in parallel; the result has the order of `uris`."""
+        return list(self._threads.map(self.read_new, uris, held))
+
+    def read_new(self, uri: str, held: Collection[str]) -> Poster | Failure | Held:
+        """Reads one poster, unless the version that is there is among `held` (etags as `etag_key` has them)."""
+        fetched = self._fetch(uri)
+        if isinstance(fetched, Failure):
+            return fetched
+        return Held(fetched.etag) if fetched.etag in held else self._decode(uri, fetched)
+
+    def _fetch(self, uri: str) -> Fetched | Failure:
         try:
             with self.busy.counted("fetch"):
                 fetched = self._storage.get(uri, self._limits.max_bytes)
-            with self._counting:
-                self._fetched_bytes += len(fetched.data)
-            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
-                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except StorageError as error:
             return Failure("fetch", error.reason, str(error))
+        with self._counting:
+            self._fetched_bytes += len(fetched.data)
+        return Fetched(fetched.data, etag_key(fetched.etag))
+
+    def _decode(self, uri: str, fetched: Fetched) -> Poster | Failure:
+        try:
+            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
+                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except BadImage as error:
             other = error.reason == "not_an_image" and _claims_to_be_something_else(uri)
-            return Failure("decode", OTHER_FILE if other else error.reason, error.message)
+            return Failure("decode", OTHER_FILE if other else error.reason, error.message, fetched.etag)
 
     def take_fetched_bytes(self) -> int:
         """How many bytes were fetched since this was last asked."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genretag.compaction.journal import Plan, Step, begin, carry_out, finish_compaction, journal_of
+from genretag.compaction.journal import JOURNAL, Plan, Step, begin, carry_out, finish_compaction, journal_of
 from genretag.compaction.merging import PartFile, concatenate, groups_of, read_footer
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, UsageError, one_line
@@ -21,9 +21,10 @@ from genretag.iceberg.switch import files_of_table
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
+from genretag.tagging.lock import require_held
 from genretag.tagging.only_writer import only_writer
 
-KINDS = ("predictions", "failures")
+KINDS = ("predictions", "failures", "versions")
 NIGHT = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 FOOTERS_AT_ONCE = 16
 FILES_PER_PLAN = 2_000  # so much work a death may cost, and so many files stand twice for a while
@@ -71,6 +72,7 @@ def compact(
     run_id = f"{new_run_id(started)}-merged"
     filesystem, _ = storage.filesystem(output)
     try:
+        _require_output(output, storage)
         if settings.dry_run:
             return _sum(_merges(output, before, settings.target_bytes, storage, filesystem, table))
         done = []
@@ -78,6 +80,7 @@ def compact(
             finish_compaction(output, storage, table)
             for merges in _in_plans(_merges(output, before, settings.target_bytes, storage, filesystem, table)):
                 plan = _write_merged(merges, run_id, output, storage, filesystem, table)
+                require_held(output, run_id, storage)  # or a plan would stand whose files another run has removed
                 begin(plan, output, storage)
                 carry_out(plan, output, storage, filesystem, table)
                 logger.info("up to %s: %d files became %d", merges[-1].folder, len(plan.old), len(plan.new))
@@ -87,6 +90,18 @@ def compact(
         raise UsageError(f"cannot read {output}: {error}") from error
     except (OSError, pa.ArrowException) as error:
         raise JobError(f"cannot merge files of {output}: {one_line(error)}; run the same command again") from error
+
+
+def _require_output(output: str, storage: Storage) -> None:
+    """Raises `UsageError` where no run has written: nothing is to be made there, not even a lock."""
+    for name in (*KINDS, JOURNAL, "runs"):
+        try:
+            if any(storage.list(join(output, name))):
+                return
+        except StorageError as error:
+            if error.reason != "not_found":
+                raise
+    raise UsageError(f"there are no predictions in {output}: name what `genretag tag` wrote to")
 
 
 def _merges(

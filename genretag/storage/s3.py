@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from genretag.storage.boto_client import boto_errors, open_client
 from genretag.storage.deadlines import within
+from genretag.storage.etags import bare_etag
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
 from genretag.storage.range_file import RangeFile
 from genretag.storage.s3_buckets import Patience, endpoint, open_bucket, region
@@ -91,7 +92,7 @@ class S3Client:
 
         store, key = self._open(uri)
         found = self._persist(uri, lambda: obstore.head(store, key))
-        return ObjectInfo(uri, _plain(found["e_tag"]), found["size"], found["last_modified"])
+        return ObjectInfo(uri, bare_etag(found["e_tag"]), found["size"], found["last_modified"])
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         import obstore
@@ -101,7 +102,7 @@ class S3Client:
         def attempt() -> Fetched:
             result = obstore.get(store, key)
             refuse_large(result.meta["size"], max_bytes)
-            return Fetched(memoryview(result.bytes()), _plain(result.meta["e_tag"]))
+            return Fetched(memoryview(result.bytes()), bare_etag(result.meta["e_tag"]))
 
         return self._persist(uri, attempt)
 
@@ -137,7 +138,7 @@ class S3Client:
         store, key = self._open(uri, retries=False)
 
         def attempt() -> str:
-            return _plain(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
+            return bare_etag(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
 
         try:
             return self._persist(uri, attempt)
@@ -171,7 +172,3 @@ class S3Client:
                 obstore.delete(store, [found["path"] for found in page])
 
         self._persist(uri, attempt)
-
-
-def _plain(etag: str | None) -> str:
-    return (etag or "").strip('"')

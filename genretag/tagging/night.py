@@ -30,6 +30,7 @@ from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
 from genretag.tagging.ledger import open_ledger
+from genretag.tagging.lock import require_held
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
@@ -103,8 +104,10 @@ def tag(
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
             if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
                 raise _too_many_failures(record.failures, worklist.to_score, output)
+            require_held(output, night.run_id, storage)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
+            require_held(output, night.run_id, storage)
             publish(record, storage)
         if settings.report:
             draw_if_possible("the morning report", lambda: write_report(record, storage))
@@ -149,7 +152,14 @@ def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
 
 def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
     try:
-        worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
+        worklist = make_worklist(
+            inventory,
+            output,
+            night.model_version,
+            storage,
+            retry_failed=settings.retry_failed,
+            retries=settings.retries,
+        )
     except (OSError, pa.ArrowException, duckdb.Error) as error:
         raise unreadable_output(output, error) from error
     logger.info(
@@ -177,6 +187,7 @@ def _score(
     posters, storage = worklist.to_score, session.storage
     allowed = settings.allowed_failures(posters)
     ledger = open_ledger()
+    require_held(output, night.run_id, storage)  # or those of another run would be removed
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
     dataset = scored_dataset(
@@ -197,6 +208,7 @@ def _score(
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
             raise _explained(error, ledger, allowed, posters, output) from error
+    require_held(output, night.run_id, storage)
     remove_shards(output, storage)
     words = last_words(ledger)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}

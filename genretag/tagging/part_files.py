@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from ray.data import Datasink
 
+from genretag.errors import OutputHeldError
 from genretag.storage import Storage, join
 from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
-from genretag.tagging.lock import require_held
-from genretag.tagging.schema import Night, failures_table, predictions_table
+from genretag.tagging.lock import LOCK, SETTLE_S, age_s, require_held
+from genretag.tagging.schema import Night, failures_table, predictions_table, versions_table
 from genretag.tagging.stages import failure_counts
+from genretag.tagging.versions import ALREADY, FAILED, SCORED
 from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
@@ -34,10 +37,12 @@ class Part:
     reasons: dict[str, int]  # failures by "stage: reason"
     files: tuple[str, ...]
     counts: Counts | None = None  # of the scored ones; none where there are none
+    already_scored: int = 0  # posters of which the output holds the version that was there, though not as listed
+    already_failed: int = 0
 
 
 class PartFiles(Datasink[Part]):
-    """`predictions/dt=…/part-<run>-00000.parquet`, and `failures/` likewise where there are any."""
+    """`predictions/dt=…/part-<run>-00000.parquet`; `failures/` and `versions/` likewise where there are any."""
 
     def __init__(self, output: str, storage: Storage, night: Night, rows_per_file: int) -> None:
         self._output = output
@@ -56,8 +61,10 @@ class PartFiles(Datasink[Part]):
             return self._write(pa.concat_tables(list(blocks)), ctx.task_idx)
 
     def _write(self, rows: pa.Table, number: int) -> Part:
-        scored = rows.filter(pc.is_null(rows["reason"]))
+        scored = rows.filter(pc.is_valid(rows["probabilities"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
+        versions = versions_table(rows, self._night)
+        already = Counter(rows[ALREADY].drop_null().to_pylist())
         files, counts = [], None
         if len(scored):
             predictions = predictions_table(scored, self._night)
@@ -65,7 +72,10 @@ class PartFiles(Datasink[Part]):
             files.append(self._put("predictions", number, predictions))
         if len(failed):
             files.append(self._put("failures", number, failures_table(failed, self._night)))
-        return Part(len(scored), len(failed), failure_counts(failed), tuple(files), counts)
+        if len(versions):  # last: what they say holds only where the other rows stand
+            files.append(self._put("versions", number, versions))
+        reasons, held = failure_counts(failed), (already[SCORED], already[FAILED])
+        return Part(len(scored), len(failed), reasons, tuple(files), counts, *held)
 
     def on_write_complete(self, write_result: Any) -> None:
         self.parts = list(write_result.write_returns)
@@ -77,7 +87,22 @@ class PartFiles(Datasink[Part]):
         pyarrow.parquet.write_table(table, buffer, compression="zstd")
         require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
+        self._take_back_if_late(name)
         return name
+
+    def _take_back_if_late(self, name: str) -> None:
+        """Removes a file that came after the output was lost, and raises `OutputHeldError`.
+
+        So it is where the run was suspended in the moment of writing. A file that was there before is old by now, and
+        whoever took the output over has seen it.
+        """
+        try:
+            require_held(self._output, self._night.run_id, self._storage)
+        except OutputHeldError:
+            uri = join(self._output, name)
+            if age_s(uri, self._storage, join(self._output, f"{LOCK}.{name.rpartition('/')[2]}")) < SETTLE_S:
+                self._storage.delete(uri)
+            raise
 
 
 def list_parts(output: str, storage: Storage) -> frozenset[str]:
@@ -89,5 +114,6 @@ def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: 
     """Removes what a dead run's last worker wrote after this run had listed the `known` files and scored the same."""
     for uri in list_parts(output, storage) - known:
         if NAME.search(uri) and f"/part-{run_id}-" not in uri:
+            require_held(output, run_id, storage)  # or it would be the file of a run that took the output over
             logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
             storage.delete(uri)

@@ -57,7 +57,7 @@ def scored_dataset(
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
     """Shows how many posters of the dataset are done, as its ledger says, and were `before` it in this phase."""
     failed = values.get("failed", 0)
-    display.count(before + values.get("scored", 0) + failed, f"{failed:,} failed")
+    display.count(before + values.get("scored", 0) + values.get("already", 0) + failed, f"{failed:,} failed")
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

@@ -18,13 +18,14 @@ import pyarrow as pa
 
 from genretag.engines import open_engine
 from genretag.errors import Failure
-from genretag.fetching import OTHER_FILE, Busy, Poster, PosterReader
+from genretag.fetching import OTHER_FILE, Busy, Held, Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
 from genretag.tagging.inventory import CARRIED
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.shards import posters_of, steps
+from genretag.tagging.versions import ALREADY, LISTED, held_of, listed_and_not_read
 from genretag.telemetry import (
     ENGINE_INFO,
     FETCHED_BYTES,
@@ -90,14 +91,14 @@ class FetchDecode:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         for posters in steps(posters_of(block, self._storage)):
             with self._in_flight.holding(len(posters)), timed("fetch_decode"):
-                results = self._read(posters["uri"].to_pylist())
+                results = self._read(posters["uri"].to_pylist(), held_of(posters))
             FETCHED_BYTES.record(self._reader.take_fetched_bytes())
             self._stop_where_nothing_can_work(results)
             self._ledger.peak.remote(fetch_bytes=peak_memory_bytes())
             self._ledger.add.remote(**self._reader.busy.taken())
             yield self._table(posters, results)
 
-    def _read(self, uris: list[str]) -> list[Poster | Failure]:
+    def _read(self, uris: list[str], held: Mapping[str, Mapping[str, str]]) -> list[Poster | Failure | Held]:
         """Reads the posters of one step; what hung or crashed a decoder before is a failure now."""
         import ray
 
@@ -109,10 +110,11 @@ class FetchDecode:
             for uri in uris:
                 if uri not in given_up:
                     ray.get(self._ledger.hold.remote(step_name, uri))
-                    results[uri] = self._reader.read(uri)
+                    results[uri] = self._reader.read_new(uri, held.get(uri, {}))
         else:
             wanted = [uri for uri in uris if uri not in given_up]
-            results = dict(zip(wanted, self._reader.read_many(wanted), strict=True))
+            read = self._reader.read_many_new(wanted, [held.get(uri, {}) for uri in wanted])
+            results = dict(zip(wanted, read, strict=True))
         self._ledger.end.remote(step_name)
         return [given_up.get(uri) or results[uri] for uri in uris]
 
@@ -126,7 +128,7 @@ class FetchDecode:
                 ray.get(self._ledger.give_up.remote(uri, "timeout", f"not decoded within {limit_s:g} s"))
                 os._exit(1)
 
-    def _stop_where_nothing_can_work(self, results: list[Poster | Failure]) -> None:
+    def _stop_where_nothing_can_work(self, results: list[Poster | Failure | Held]) -> None:
         import ray
 
         for result in results:
@@ -134,10 +136,12 @@ class FetchDecode:
                 ray.get(self._ledger.set.remote(fatal=result.message))
                 raise JobStopped
 
-    def _table(self, posters: pa.Table, results: list[Poster | Failure]) -> pa.Table:
+    def _table(self, posters: pa.Table, results: list[Poster | Failure | Held]) -> pa.Table:
         read = [result if isinstance(result, Poster) else None for result in results]
         failures = [result if isinstance(result, Failure) else None for result in results]
-        etags = [p.etag if p else listed for p, listed in zip(read, posters["etag"].to_pylist(), strict=True)]
+        held, uris = held_of(posters), posters["uri"].to_pylist()
+        already = [held[u][r.etag] if isinstance(r, Held) else None for u, r in zip(uris, results, strict=True)]
+        etags = [r.etag or listed for r, listed in zip(results, posters["etag"].to_pylist(), strict=True)]
         return pa.table(
             {
                 **{
@@ -146,6 +150,8 @@ class FetchDecode:
                     if name in posters.schema.names
                 },
                 "etag": etags,
+                LISTED: listed_and_not_read(posters, etags),
+                ALREADY: pa.array(already, pa.string()),
                 "image": _image_column(read, self._image_type),
                 "width": pa.array([p and p.image.width for p in read], pa.int32()),
                 "height": pa.array([p and p.image.height for p in read], pa.int32()),
@@ -200,7 +206,7 @@ class Predict:
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
         with self._busy.counted("predict"), timed("predict"):
             probabilities[decoded] = self._engine.predict(self._images(column, decoded))
-        self._report(int(decoded.sum()), failure_counts(rows))
+        self._report(int(decoded.sum()), len(rows) - rows[ALREADY].null_count, failure_counts(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
         self._ledger.end.remote(step)
         at = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(rows))
@@ -223,13 +229,14 @@ class Predict:
             ray.get(self._ledger.set.remote(fatal=fatal))
             raise JobStopped
 
-    def _report(self, scored: int, failures: dict[str, int]) -> None:
+    def _report(self, scored: int, already: int, failures: dict[str, int]) -> None:
         """Tells the ledger, and ends the job where too many posters failed."""
         import ray
 
         record_posters(scored, failures)
         record_fill(scored, self._batch_size)
-        self._ledger.add.remote(scored=scored, failed=sum(failures.values()), **failures, **self._busy.taken())
+        counts = {"scored": scored, "already": already, "failed": sum(failures.values())}
+        self._ledger.add.remote(**counts, **failures, **self._busy.taken())
         self._ledger.peak.remote(predict_bytes=peak_memory_bytes())
         if failures:
             counts, _ = ray.get(self._ledger.read.remote(0))

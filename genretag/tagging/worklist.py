@@ -3,10 +3,13 @@
 This one rule gives incremental nights, resume after a crash, and scoring again when object or model changed. DuckDB
 joins on disk where memory does not suffice; `tests/benchmarks/worklist.py` measures ten million rows against ten
 million. At a billion, cut both sides by a hash of the uri and join one piece after the other, or on several nodes.
+
+What the output holds of an object are the versions in its rows, and those that `versions/` says were listed for them.
+A failure that may pass counts only once it has come several times.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,17 +20,30 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from genretag.storage import ObjectInfo, Storage, join
+from genretag.storage.etags import etag_keys
+from genretag.storage.s3_errors import TRANSIENT
 from genretag.tagging.database import open_database
 from genretag.tagging.held_files import held_files
 from genretag.tagging.inventory import Inventory
+from genretag.tagging.settings import RETRIES
+from genretag.tagging.versions import HELD, LIST, LISTED
 
-KEY = ["uri", "etag", "model_version"]
+KEY = ("uri", "etag", "model_version")
+COLUMNS = {  # that are read of each kind of part file
+    "predictions": KEY,
+    "failures": (*KEY, "stage", "reason"),
+    "versions": (*KEY, "listed_etag"),
+}
+MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # failures of the store, not of the poster
 READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Worklist:
-    """The posters to score, in a Parquet file with the inventory's columns, and what became of the others."""
+    """The posters to score, in a Parquet file, and what became of the others.
+
+    Each object has one row, with the inventory's columns and those of `genretag.tagging.versions`.
+    """
 
     file: Path
     to_score: int
@@ -42,25 +58,38 @@ class Worklist:
 
 
 def make_worklist(
-    inventory: Inventory, output: str, model_version: str, storage: Storage, *, retry_failed: bool = False
+    inventory: Inventory,
+    output: str,
+    model_version: str,
+    storage: Storage,
+    *,
+    retry_failed: bool = False,
+    retries: int = RETRIES,
 ) -> Worklist:
-    """Anti-joins the inventory with the output's predictions and failures on (uri, etag, model_version)."""
+    """Anti-joins the inventory with the output's predictions and failures on (uri, etag, model_version).
+
+    A failure that may pass is left out of that until the poster has failed so on `retries` nights after the first.
+    """
     folder = inventory.file.parent
     database = open_database(folder)
     try:
         _load_objects(database, inventory)
-        listed = _count(database, "objects")
-        _load_held(database, join(output, "predictions"), model_version, storage)
-        _subtract_held(database, "objects", "unscored")
-        unscored = _count(database, "unscored")
-        last = "unscored"
-        if not retry_failed:
-            _load_held(database, join(output, "failures"), model_version, storage)
-            _subtract_held(database, "unscored", "untried")
-            last = "untried"
+        listed = _count_objects(database, "objects", inventory)
+        for kind, columns in COLUMNS.items():
+            _load(database, kind, columns, join(output, kind), model_version, storage)
+        _hold(database, "scored", "select uri, etag from predictions")
+        given_up = f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
+        given_up = "false" if retry_failed else given_up
+        _hold(database, "failed", f"select uri, etag from failures group by uri, etag having {given_up}")  # noqa: S608
+        _subtract_held(database, "objects", "scored", "unscored")
+        unscored = _count_objects(database, "unscored", inventory)
+        _subtract_held(database, "unscored", "failed", "untried")
+        to_score = _count_objects(database, "untried", inventory)
         file = folder / "worklist.parquet"
-        _write(database, f"select * from {last} order by uri", file, inventory.schema)  # noqa: S608
-        to_score = _count(database, last)
+        schema = inventory.schema
+        for name in (LISTED, *HELD.values()):
+            schema = schema.append(pa.field(name, LIST))
+        _write(database, _worklist_of("untried", may_repeat=inventory.may_repeat), file, schema)
     finally:
         database.close()
     return Worklist(
@@ -85,6 +114,7 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
+    """Makes the table `objects`: the inventory, each version of an object once."""
     file = str(inventory.file).replace("'", "''")
     rows = f"select * from read_parquet('{file}')"  # noqa: S608
     if inventory.may_repeat:
@@ -92,23 +122,61 @@ def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> 
     database.execute(f"create table objects as {rows}")
 
 
-def _load_held(database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage) -> None:
-    """Makes the table `held`: the keys of a model version in all part files below a location."""
-    database.execute("create or replace table held (uri varchar, etag varchar)")
-    for part in _in_order(partial(_keys, storage), held_files(location, storage)):
+def _load(
+    database: duckdb.DuckDBPyConnection,
+    kind: str,
+    columns: Sequence[str],
+    location: str,
+    model_version: str,
+    storage: Storage,
+) -> None:
+    """Makes a table of a model version's rows in all part files below a location."""
+    kept = [name for name in columns if name != "model_version"]
+    database.execute(f"create table {kind} ({', '.join(f'{name} varchar' for name in kept)})")
+    insert = f"insert into {kind} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
+    for part in _in_order(partial(_columns_of, columns, storage), held_files(location, storage)):
         database.register("part", part)
-        database.execute("insert into held select uri, etag from part where model_version = ?", [model_version])
+        database.execute(insert, [model_version])
         database.unregister("part")
 
 
-def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, rest: str) -> None:
+def _hold(database: duckdb.DuckDBPyConnection, table: str, versions: str) -> None:
+    """Makes a table of these versions of objects, and of those that were listed in place of them."""
+    database.execute(f"create table {table} as {versions}")
+    listed = f"select uri, listed_etag from versions semi join {table} using (uri, etag)"  # noqa: S608
+    database.execute(f"insert into {table} {listed}")
+
+
+def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
     """Makes the table `rest`: `rows` less what is held."""
-    database.execute(f"create table {rest} as from {rows} anti join held using (uri, etag)")
+    database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
 
 
-def _keys(storage: Storage, info: ObjectInfo) -> pa.Table:
+def _worklist_of(rows: str, *, may_repeat: bool) -> str:
+    """The query of the worklist: one row for each object among `rows`, with what is listed and held of it."""
+    several = f"null::varchar[] as {LISTED}"
+    objects = f"select *, {several} from {rows}"  # noqa: S608
+    if may_repeat:
+        several = f"case when count(*) > 1 then list(r.etag order by r.etag) end as {LISTED}"
+        objects = f"select unnest(arg_min(r, r.etag)), {several} from {rows} as r group by r.uri"  # noqa: S608
+    joins = "".join(
+        f" left join (select uri, list(etag) as {column} from {held} semi join {rows} using (uri) group by uri) "  # noqa: S608
+        "using (uri)"
+        for held, column in HELD.items()
+    )
+    return f"select * from ({objects}){joins} order by uri"  # noqa: S608
+
+
+def _columns_of(names: Sequence[str], storage: Storage, info: ObjectInfo) -> pa.Table:
+    """These columns of a part file as texts, etags in their one form; null where the file has no such column."""
     with storage.open(info) as file:
-        return pyarrow.parquet.read_table(file, columns=KEY)
+        found = pyarrow.parquet.ParquetFile(file).read(columns=list(names))
+    if missing := [name for name in KEY if name not in found.column_names]:
+        raise pa.ArrowInvalid(f"{info.uri} has no column {missing[0]}")
+    for name in names:
+        if name not in found.column_names:
+            found = found.append_column(name, pa.nulls(len(found), pa.string()))
+    return found.set_column(found.column_names.index("etag"), "etag", etag_keys(found["etag"]))
 
 
 def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo]) -> Iterator[pa.Table]:
@@ -123,8 +191,9 @@ def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo
             yield ahead.popleft().result()
 
 
-def _count(database: duckdb.DuckDBPyConnection, table: str) -> int:
-    return int(database.execute(f"select count(*) from {table}").fetchall()[0][0])  # noqa: S608
+def _count_objects(database: duckdb.DuckDBPyConnection, table: str, inventory: Inventory) -> int:
+    count = "count(distinct uri)" if inventory.may_repeat else "count(*)"
+    return int(database.execute(f"select {count} from {table}").fetchall()[0][0])  # noqa: S608
 
 
 def _write(database: duckdb.DuckDBPyConnection, query: str, file: Path, schema: pa.Schema) -> None:
