@@ -29,10 +29,10 @@ from genretag.tagging.settings import RETRIES
 from genretag.tagging.versions import HELD, LIST, LISTED
 
 KEY = ("uri", "etag", "model_version")
-COLUMNS = {  # that are read of each kind of part file
-    "predictions": KEY,
-    "failures": (*KEY, "stage", "reason"),
-    "versions": (*KEY, "listed_etag"),
+TABLES = {  # what is read of each kind of part file, and the table that it becomes
+    "predictions": ("scored", KEY),
+    "failures": ("tried", (*KEY, "stage", "reason")),
+    "versions": ("versions", (*KEY, "listed_etag")),
 }
 MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # failures of the store, not of the poster
 READS_AT_ONCE = 16
@@ -75,12 +75,12 @@ def make_worklist(
     try:
         _load_objects(database, inventory)
         listed = _count_objects(database, "objects", inventory)
-        for kind, columns in COLUMNS.items():
-            _load(database, kind, columns, join(output, kind), model_version, storage)
-        _hold(database, "scored", "select uri, etag from predictions")
-        given_up = f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
-        given_up = "false" if retry_failed else given_up
-        _hold(database, "failed", f"select uri, etag from failures group by uri, etag having {given_up}")  # noqa: S608
+        for kind, (table, columns) in TABLES.items():
+            _load(database, table, columns, join(output, kind), model_version, storage)
+        given_up = "false" if retry_failed else f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
+        database.execute(f"create table failed as select uri, etag from tried group by uri, etag having {given_up}")
+        for held in HELD:
+            _hold_listed(database, held)
         _subtract_held(database, "objects", "scored", "unscored")
         unscored = _count_objects(database, "unscored", inventory)
         _subtract_held(database, "unscored", "failed", "untried")
@@ -124,7 +124,7 @@ def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> 
 
 def _load(
     database: duckdb.DuckDBPyConnection,
-    kind: str,
+    table: str,
     columns: Sequence[str],
     location: str,
     model_version: str,
@@ -132,19 +132,17 @@ def _load(
 ) -> None:
     """Makes a table of a model version's rows in all part files below a location."""
     kept = [name for name in columns if name != "model_version"]
-    database.execute(f"create table {kind} ({', '.join(f'{name} varchar' for name in kept)})")
-    insert = f"insert into {kind} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
+    database.execute(f"create table {table} ({', '.join(f'{name} varchar' for name in kept)})")
+    insert = f"insert into {table} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
     for part in _in_order(partial(_columns_of, columns, storage), held_files(location, storage)):
         database.register("part", part)
         database.execute(insert, [model_version])
         database.unregister("part")
 
 
-def _hold(database: duckdb.DuckDBPyConnection, table: str, versions: str) -> None:
-    """Makes a table of these versions of objects, and of those that were listed in place of them."""
-    database.execute(f"create table {table} as {versions}")
-    listed = f"select uri, listed_etag from versions semi join {table} using (uri, etag)"  # noqa: S608
-    database.execute(f"insert into {table} {listed}")
+def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
+    """Adds to a table of versions that are held those that were listed in place of them."""
+    database.execute(f"insert into {held} select uri, listed_etag from versions join {held} using (uri, etag)")  # noqa: S608
 
 
 def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
