@@ -17,11 +17,15 @@ class OutputHeldError(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one poster could not be scored. `stage` is list, fetch, decode or predict; `reason` a stable name."""
+    """Why one poster could not be scored. `stage` is list, fetch, decode or predict; `reason` a stable name.
+
+    `etag` is the version that was read, empty where none was.
+    """
 
     stage: str
     reason: str
     message: str
+    etag: str = ""
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from genretag.images import BadImage, DecodedImage, ImageLimits, ImageRule, deco
 from genretag.images.memory import DecodeMemory
 from genretag.images.signatures import is_picture
 from genretag.other_files import OTHER_FILE, is_called_an_image, is_other_content, kind_by_name
-from genretag.storage import Storage, StorageError
+from genretag.storage import Fetched, Storage, StorageError
+from genretag.storage.etags import etag_key
 
 HEAD_BYTES = 1024  # that are read of what is too large, to see what it is
 DECODES_AT_ONCE = 4  # of one reader, and no more than two for each CPU; its other threads wait for the store
@@ -26,6 +27,13 @@ class Poster:
     """A decoded poster and the etag of the version that was read."""
 
     image: DecodedImage
+    etag: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A poster that was fetched and not decoded, as the output has a row of this version of it."""
+
     etag: str
 
 
@@ -57,22 +65,31 @@ class PosterReader:
 
         A file that is no poster by its name is not fetched.
         """
+        fetched = self._fetch(uri)
+        return fetched if isinstance(fetched, Failure) else self._decode(uri, fetched)
+
+    def read_many_new(self, uris: Sequence[str], held: Sequence[Collection[str]]) -> list[Poster | Failure | Held]:
+        """Calls `read_new` for each in parallel; the result has the order of `uris`."""
+        return list(self._threads.map(self.read_new, uris, held))
+
+    def read_new(self, uri: str, held: Collection[str]) -> Poster | Failure | Held:
+        """Reads one poster, unless the version that is there is among `held` (etags as `etag_key` has them)."""
+        fetched = self._fetch(uri)
+        if isinstance(fetched, Failure):
+            return fetched
+        return Held(fetched.etag) if fetched.etag in held else self._decode(uri, fetched)
+
+    def _fetch(self, uri: str) -> Fetched | Failure:
         if kind := kind_by_name(uri):
             return Failure("decode", OTHER_FILE, f"{kind}, by its name: not read")
-        data: bytes | memoryview = b""
         try:
             with self.busy.counted("fetch"):
                 fetched = self._storage.get(uri, self._limits.max_bytes)
-                data = fetched.data
-            with self._counting:
-                self._fetched_bytes += len(data)
-            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
-                return Poster(decode(data, self._rule, self._limits, memory), fetched.etag)
         except StorageError as error:
             return self._not_fetched(uri, error)
-        except BadImage as error:
-            reason = OTHER_FILE if is_other_content(uri, error.reason, data) else error.reason
-            return Failure("decode", reason, error.message)
+        with self._counting:
+            self._fetched_bytes += len(fetched.data)
+        return Fetched(fetched.data, etag_key(fetched.etag))
 
     def _not_fetched(self, uri: str, error: StorageError) -> Failure:
         """Tells why; what is too large and does not begin like a picture either is no poster."""
@@ -85,6 +102,14 @@ class PosterReader:
             if head and not is_picture(head):
                 return Failure("decode", OTHER_FILE, f"{error}, and it does not begin like a picture")
         return Failure("fetch", error.reason, str(error))
+
+    def _decode(self, uri: str, fetched: Fetched) -> Poster | Failure:
+        try:
+            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
+                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
+        except BadImage as error:
+            reason = OTHER_FILE if is_other_content(uri, error.reason, fetched.data) else error.reason
+            return Failure("decode", reason, error.message, fetched.etag)
 
     def take_fetched_bytes(self) -> int:
         """How many bytes were fetched since this was last asked."""

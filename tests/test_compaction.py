@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from dying import DEATHS, STEPS, dying_at
@@ -23,7 +24,7 @@ from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts
 from genretag.session import Session
 from genretag.storage import Storage, join
-from genretag.tagging.lock import output_lock
+from genretag.tagging.lock import LOCK, output_lock
 
 STORAGE = Storage()
 
@@ -374,6 +375,48 @@ def test_the_command_says_what_it_did(command, tmp_path):
     assert command("compact", tmp_path, "--dry-run")[:2] == (0, "8 files would become 2 in 2 nights (32 rows)\n")
     assert command("compact", tmp_path, "--quiet")[:2] == (0, "8 files became 2 in 2 nights (32 rows)\n")
     assert command("compact", tmp_path)[:2] == (0, "nothing to merge\n")
+
+
+def test_the_notes_of_listed_etags_are_merged_too(output):
+    for part in range(3):
+        file = io.BytesIO()
+        row = {"uri": "s3://films/a.jpg", "listed_etag": f"old{part}", "etag": "new", "model_version": "m1"}
+        pyarrow.parquet.write_table(pa.Table.from_pylist([row]), file)
+        STORAGE.put(join(output, "versions", "dt=2026-11-01", f"part-ab12-{part:05d}.parquet"), file.getvalue())
+    before = counted(output, "versions")
+
+    assert merge(output).files == 3
+    assert (len(files(output, "versions")), counted(output, "versions")) == (1, before)
+
+
+@pytest.mark.parametrize("place", ["images", "missing"])
+def test_a_folder_that_no_run_has_written_to_is_refused_and_left_as_it_is(command, few_posters, tmp_path, place):
+    code, out, err = command("compact", tmp_path / place)
+
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == (
+        f"genretag: there are no predictions in {tmp_path}/{place}: name what `genretag tag` wrote to"
+    )
+    assert len(list(few_posters.iterdir())) == 12, "no lock was left there either"
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_merge_that_lost_its_output_plans_nothing(output, monkeypatch):
+    """Suspended before the plan: the run that took over has removed what was merged, and merges the files itself."""
+    before = write_night(output, a_night())
+
+    def write_merged_and_lose_the_output(*arguments):
+        write_whole(*arguments)
+        STORAGE.delete(join(output, LOCK))
+        finish_compaction(output, STORAGE)
+
+    write_whole = merging.write_whole
+    monkeypatch.setattr(merging, "write_whole", write_merged_and_lose_the_output)
+    with pytest.raises(OutputHeldError, match="was taken over"):
+        merge(output)
+
+    assert files(output) == sorted(before)
+    assert not journalled(output)
 
 
 @pytest.mark.parametrize("before", ["yesterday", "9999-01-01"])

@@ -35,6 +35,23 @@ def hold(output, kind, *rows):
     pyarrow.parquet.write_table(pa.table(columns), folder / f"part-{len(list(folder.iterdir()))}.parquet")
 
 
+def fail(output, *rows, night=0):
+    """Writes a part file of failures, (uri, etag, stage, reason), of the model m1."""
+    folder = output / "failures" / f"dt=2026-11-{night + 1:02}"
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(("uri", "etag", "stage", "reason"))}
+    columns["model_version"] = ["m1"] * len(rows)
+    pyarrow.parquet.write_table(pa.table(columns), folder / f"part-{len(list(folder.iterdir()))}.parquet")
+
+
+def list_versions(output, *rows):
+    """Writes (uri, listed_etag, etag) rows of the model m1 to `versions/`."""
+    folder = output / "versions" / "dt=2026-11-22"
+    folder.mkdir(parents=True)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(("uri", "listed_etag", "etag"))}
+    pyarrow.parquet.write_table(pa.table(columns | {"model_version": ["m1"] * len(rows)}), folder / "part-0.parquet")
+
+
 def keys(worklist):
     posters = worklist.table()
     return list(zip(posters["uri"].to_pylist(), posters["etag"].to_pylist(), strict=True))
@@ -86,6 +103,83 @@ def test_rows_that_the_output_holds_twice_count_once(worklist_of, tmp_path):
     hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("a", "1", "m1"))
 
     assert worklist_of(("a", "1"), ("b", "1")).already_scored == 1
+
+
+def test_an_object_is_listed_once_and_with_all_etags_that_are_named_of_it(worklist_of):
+    worklist = worklist_of(("a", "2"), ("a", "1"), ("b", "1"), ("a", "3"))
+
+    posters = worklist.table().select(["uri", "etag", "listed_etags"]).to_pylist()
+    assert posters == [
+        {"uri": "a", "etag": "1", "listed_etags": ["1", "2", "3"]},
+        {"uri": "b", "etag": "1", "listed_etags": None},
+    ]
+    assert (worklist.to_score, worklist.listed, worklist.duplicates) == (2, 2, 2)
+
+
+def test_a_new_etag_beside_an_old_one_is_to_do_and_comes_with_what_is_held(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
+    fail(tmp_path / "out", ("a", "0", "decode", "truncated"))
+
+    worklist = worklist_of(("a", "1"), ("a", "2"), ("b", "1"), ("c", "1"))
+
+    names = ["uri", "etag", "scored_etags", "failed_etags"]
+    assert worklist.table().select(names).to_pylist() == [
+        {"uri": "a", "etag": "2", "scored_etags": ["1"], "failed_etags": ["0"]},
+        {"uri": "c", "etag": "1", "scored_etags": None, "failed_etags": None},
+    ]
+    assert (worklist.listed, worklist.already_scored, worklist.already_failed) == (3, 1, 0)
+
+
+def test_what_was_listed_for_a_version_that_has_a_row_is_held_too(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", "2", "m1"))
+    fail(tmp_path / "out", ("b", "2", "decode", "empty"))
+    list_versions(tmp_path / "out", ("a", "1", "2"), ("b", "1", "2"), ("c", "1", "2"))
+
+    worklist = worklist_of(("a", "1"), ("b", "1"), ("c", "1"))
+
+    assert keys(worklist) == [("c", "1")], "the row of c is gone, so it is to be made again"
+    assert (worklist.already_scored, worklist.already_failed) == (1, 1)
+
+
+def test_etags_that_an_earlier_genretag_stored_with_marks_are_the_same_ones(worklist_of, tmp_path):
+    hold(tmp_path / "out", "predictions", ("a", 'W/"AbC', "m1"), ("b", '"1"', "m1"), ("c", f"{0xABC:032X}", "m1"))
+
+    assert worklist_of(("a", "AbC"), ("b", "1"), ("c", f"{0xABC:032x}")).to_score == 0
+
+
+@pytest.mark.parametrize("reason", ["unavailable", "timeout"])
+def test_what_the_store_did_not_deliver_is_tried_again_some_times(worklist_of, tmp_path, reason):
+    for night in range(3):
+        fail(tmp_path / "out", ("a", "1", "fetch", reason), night=night)
+        assert worklist_of(("a", "1"), retries=3).to_score == 1
+    fail(tmp_path / "out", ("a", "1", "fetch", reason), night=3)
+
+    worklist = worklist_of(("a", "1"), retries=3)
+
+    assert (worklist.to_score, worklist.already_failed) == (0, 1), "tried on four nights"
+    assert worklist_of(("a", "1"), retries=4).to_score == 1
+    assert worklist_of(("a", "2"), retries=3).to_score == 1, "another version has its own nights"
+    assert worklist_of(("a", "1"), retries=0, retry_failed=True).to_score == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [("fetch", "access_denied"), ("fetch", "not_found"), ("decode", "empty"), ("decode", "timeout")],
+)
+def test_what_failed_for_a_reason_of_its_own_is_not(worklist_of, tmp_path, stage, reason):
+    fail(tmp_path / "out", ("a", "1", "fetch", "unavailable"))
+    fail(tmp_path / "out", ("a", "1", stage, reason), night=1)
+
+    assert worklist_of(("a", "1")).already_failed == 1
+
+
+def test_a_poster_that_came_at_last_is_scored_whatever_failed_before(worklist_of, tmp_path):
+    fail(tmp_path / "out", ("a", "1", "fetch", "timeout"))
+    hold(tmp_path / "out", "predictions", ("a", "1", "m1"))
+
+    worklist = worklist_of(("a", "1"))
+
+    assert (worklist.to_score, worklist.already_scored, worklist.already_failed) == (0, 1, 0)
 
 
 def test_a_half_written_temporary_file_is_not_read(worklist_of, tmp_path):

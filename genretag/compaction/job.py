@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from genretag.compaction.journal import finish_compaction
+from genretag.compaction.journal import JOURNAL, finish_compaction
 from genretag.compaction.merging import concatenate, groups_of, read_footer
 from genretag.compaction.replacing import Replacement, replace_files
 from genretag.compaction.settings import CompactSettings
@@ -24,7 +24,7 @@ from genretag.session import Session
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
 from genretag.tagging.only_writer import only_writer
 
-KINDS = ("predictions", "failures")
+KINDS = ("predictions", "failures", "versions")
 NIGHT = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 FOOTERS_AT_ONCE = 16
 
@@ -57,6 +57,7 @@ def compact(
     run_id = f"{new_run_id(started)}-merged"
     filesystem, _ = storage.filesystem(output)
     try:
+        _require_output(output, storage)
         if settings.dry_run:
             return _sum(_merges(output, before, settings.target_bytes, storage, filesystem, table))
         with only_writer(output, run_id, storage, break_lock=settings.break_lock):
@@ -68,6 +69,18 @@ def compact(
         raise UsageError(f"cannot read {output}: {error}") from error
     except (OSError, pa.ArrowException) as error:
         raise JobError(f"cannot merge files of {output}: {one_line(error)}; run the same command again") from error
+
+
+def _require_output(output: str, storage: Storage) -> None:
+    """Raises `UsageError` where no run has written: nothing is to be made there, not even a lock."""
+    for name in (*KINDS, JOURNAL, "runs"):
+        try:
+            if any(storage.list(join(output, name))):
+                return
+        except StorageError as error:
+            if error.reason != "not_found":
+                raise
+    raise UsageError(f"there are no predictions in {output}: name what `genretag tag` wrote to")
 
 
 def _merges(

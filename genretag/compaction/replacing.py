@@ -10,6 +10,7 @@ from genretag.compaction.journal import Plan, Step, begin, carry_out, journal_of
 from genretag.compaction.merging import PartFile
 from genretag.iceberg.settings import TableSettings
 from genretag.storage import Storage, join
+from genretag.tagging.lock import require_held
 
 FILES_PER_PLAN = 2_000  # a death costs at most the writing of so many files
 BYTES_PER_PLAN = 8 << 30  # or of so many bytes, which stand twice for a while
@@ -63,6 +64,7 @@ def replace_files(
                 steps.append(Step(old, new, sum(part.rows for part in one.files)))
             since = min((one.since for one in together if one.since is not None), default=None)
             plan = Plan(run_id, tuple(steps), None if since is None else table.table, since)
+            require_held(output, run_id, storage)  # or a plan would stand whose files another run has removed
             begin(plan, output, storage)
             carry_out(plan, output, storage, filesystem, table)
             logger.info("up to %s: %d files became %d", together[-1].folder, len(plan.old), len(plan.new))

@@ -7,6 +7,7 @@ refuses the rest of these. S3 knows no paths: all of them are keys like others, 
 import re
 from typing import Any
 
+from genretag.storage.etags import bare_etag
 from genretag.storage.objects import Fetched, ObjectInfo, refuse_large
 from genretag.storage.s3 import S3, S3Client
 
@@ -26,14 +27,14 @@ class OddKeys:
 
     def stat(self, uri: str) -> ObjectInfo:
         found = self._call(uri, "head_object")
-        return ObjectInfo(uri, found["ETag"].strip('"'), found["ContentLength"], found["LastModified"])
+        return ObjectInfo(uri, bare_etag(found["ETag"]), found["ContentLength"], found["LastModified"])
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         def attempt(client: Any, place: dict[str, str]) -> Fetched:
             found = client.get_object(**place)
             with found["Body"] as body:
                 refuse_large(found["ContentLength"], max_bytes)
-                return Fetched(memoryview(body.read()), found["ETag"].strip('"'))
+                return Fetched(memoryview(body.read()), bare_etag(found["ETag"]))
 
         return self._s3.ask_boto(uri, attempt)
 

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from genretag.storage.aws_settings import AwsSettings, Encryption
 from genretag.storage.boto_client import boto_errors, open_client
 from genretag.storage.deadlines import within
+from genretag.storage.etags import bare_etag
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
 from genretag.storage.range_file import RangeFile
 from genretag.storage.s3_buckets import Patience, open_bucket
@@ -92,7 +93,7 @@ class S3Client:
 
         store, key = self._open(uri)
         found = self._persist(uri, lambda: obstore.head(store, key))
-        return ObjectInfo(uri, _plain(found["e_tag"]), found["size"], found["last_modified"])
+        return ObjectInfo(uri, bare_etag(found["e_tag"]), found["size"], found["last_modified"])
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         import obstore
@@ -102,7 +103,7 @@ class S3Client:
         def attempt() -> Fetched:
             result = obstore.get(store, key)
             refuse_large(result.meta["size"], max_bytes)
-            return Fetched(memoryview(result.bytes()), _plain(result.meta["e_tag"]))
+            return Fetched(memoryview(result.bytes()), bare_etag(result.meta["e_tag"]))
 
         return self._persist(uri, attempt)
 
@@ -138,7 +139,7 @@ class S3Client:
         store, key = self._open(uri, retries=False)
 
         def attempt() -> str:
-            return _plain(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
+            return bare_etag(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
 
         try:
             return self._persist(uri, attempt, writing=True)
@@ -182,7 +183,3 @@ class S3Client:
                 raise
             one_by_one, _ = self._open(uri, retries=False)  # not every store knows DeleteObjects as obstore sends it
             self._persist(uri, lambda: remove(one_by_one))
-
-
-def _plain(etag: str | None) -> str:
-    return (etag or "").strip('"')

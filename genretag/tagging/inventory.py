@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from genretag.errors import UsageError
 from genretag.storage import ObjectInfo, Storage, StorageError, resolve
+from genretag.storage.etags import etag_keys
 from genretag.storage.listing_tables import to_table
 from genretag.tagging.manifests import is_manifest, is_s3_inventory, read_manifest, read_s3_inventory
 
@@ -97,7 +98,10 @@ def poster_ids(uris: Any) -> Any:
 def _spool(
     tables: Iterable[pa.Table], file: Path, storage: Storage, leave_out: str | None, may_repeat: bool
 ) -> Inventory:
-    """Writes tables with at least a `uri` to a Parquet file; what they lack is looked up or filled in."""
+    """Writes tables with at least a `uri` to a Parquet file; what they lack is looked up or filled in.
+
+    Of a manifest (`may_repeat`), objects whose etag is not given are looked up.
+    """
     output = f"{resolve(leave_out)}/" if leave_out else None
     writer, rows = None, 0
     with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
@@ -105,8 +109,7 @@ def _spool(
             for table in _in_groups(tables):
                 if output is not None:
                     table = table.filter(pc.invert(pc.starts_with(table["uri"], output)))
-                if "etag" not in table.column_names:
-                    table = _looked_up(table, storage, threads)
+                table = _with_etags(table, storage, threads, look_up=may_repeat)
                 table = with_all_columns(table)
                 writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema, compression="lz4")
                 writer.write_table(table)
@@ -129,12 +132,19 @@ def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _looked_up(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor) -> pa.Table:
-    """The table with etag, size and last_modified of its objects, asked of the store one by one."""
-    found = to_table(list(threads.map(lambda uri: _stat_or_unknown(uri, storage), table["uri"].to_pylist())))
-    for name in ("etag", "size", "last_modified"):
-        table = table.append_column(name, found[name])
-    return table
+def _with_etags(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor, *, look_up: bool) -> pa.Table:
+    """The table with etags in their one form; with `look_up`, objects without one are asked for, one by one."""
+    columns = {name: table[name] for name in table.column_names}
+    columns["etag"] = etag_keys(columns.get("etag", pa.chunked_array([pa.nulls(len(table), pa.string())])))
+    unknown = pc.equal(columns["etag"], "").combine_chunks()
+    if look_up and pc.any(unknown).as_py():
+        uris = table["uri"].filter(unknown).to_pylist()
+        found = to_table(list(threads.map(lambda uri: _stat_or_unknown(uri, storage), uris)))
+        for name in ("etag", "size", "last_modified"):
+            given = columns.get(name, pa.nulls(len(table), found[name].type))
+            columns[name] = pc.replace_with_mask(given, unknown, found[name].combine_chunks())
+        columns["etag"] = etag_keys(columns["etag"])
+    return pa.table(columns)
 
 
 def _stat_or_unknown(uri: str, storage: Storage) -> ObjectInfo:

@@ -95,11 +95,12 @@ class Ledger(Board):
         return self._outcome
 
     def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
-        """Adds `scored`, `failed` and `other_files` to what a board says, once a step has ended."""
+        """Adds `scored`, `failed`, `other_files` and `already` to what a board says, once a step has ended."""
         values, events = super().read(events_seen)
         if self._outcomes:
             outcome = self._outcome
             values |= {"scored": outcome.scored, "failed": outcome.against_budget, "other_files": outcome.other_files}
+            values["already"] = outcome.already_scored + outcome.already_failed
         return values, events
 
 
@@ -107,7 +108,11 @@ def _replaced(total: Outcome, before: Outcome, after: Outcome) -> Outcome:
     failures = Counter(total.failures)
     failures.subtract(before.failures)
     failures.update(after.failures)
-    return Outcome(total.scored - before.scored + after.scored, {name: n for name, n in failures.items() if n})
+    scored, already_scored, already_failed = (
+        getattr(total, name) - getattr(before, name) + getattr(after, name)
+        for name in ("scored", "already_scored", "already_failed")
+    )
+    return Outcome(scored, {name: n for name, n in failures.items() if n}, already_scored, already_failed)
 
 
 def open_ledger(allowed_failures: int) -> Any:

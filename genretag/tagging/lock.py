@@ -6,13 +6,16 @@ is dead: its process is gone from this very machine, or its last renewal is olde
 clock (nobody else's clock is asked).
 
 A run's workers may outlive it for a moment. So each of them asks for the lock before it writes a file, and who takes
-an output over waits until what they had begun has ended, before it looks at what is there.
+an output over waits until what they had begun has ended, before it looks at what is there. A run that was suspended
+(SIGSTOP, a laptop's lid, a virtual machine that is moved) may go on after another has taken its place: it asks for the
+lock before each step that others would see, and whatever goes wrong in it is explained by the loss.
 """
 
 import getpass
 import json
 import logging
 import os
+import posixpath
 import socket
 import threading
 import time
@@ -80,7 +83,7 @@ def output_lock(
 ) -> Iterator[None]:
     """Holds the output for this run, and lets go of it at the end.
 
-    `on_lost` is called from another thread, with a reason, where the lease was taken away. Raises
+    `on_lost` is called from another thread, with the line to tell, where the lease was taken away. Raises
     `OutputHeldError` where another run holds it, `StorageError` where the output cannot be written.
     """
     uri = join(output, LOCK)
@@ -101,7 +104,7 @@ def output_lock(
 
 
 def require_held(output: str, run_id: str, storage: Storage) -> None:
-    """Raises `OutputHeldError` where this run does not hold the output any more."""
+    """Raises `OutputHeldError` where this run does not hold the output any more, and says who took it over."""
     try:
         holder = json.loads(bytes(storage.get(join(output, LOCK)).data))["run_id"]
     except (ValueError, KeyError, TypeError):
@@ -110,9 +113,32 @@ def require_held(output: str, run_id: str, storage: Storage) -> None:
         if error.reason != "not_found":
             raise
         holder = None
-    if holder != run_id:
-        by = f"by run {one_line(holder, 60)}" if holder else "and let go of"
-        raise OutputHeldError(f"{output} was taken over {by}, this run stops")
+    if holder == run_id:
+        return
+    by = f"by run {one_line(holder, 60)}" if holder else _by_whom_that_ended(output, run_id, storage)
+    raise OutputHeldError(f"{output} was taken over {by}, this run stops; what it had finished is kept")
+
+
+def age_s(uri: str, storage: Storage, clock: str) -> float:
+    """Return for how long an object has been as it is, by the store's own clock; `clock` is the URI of one to write.
+
+    Raises `StorageError`.
+    """
+    storage.put(clock, b"")
+    age = storage.stat(clock).last_modified - storage.stat(uri).last_modified
+    storage.delete(clock)
+    return age.total_seconds()
+
+
+def _by_whom_that_ended(output: str, run_id: str, storage: Storage) -> str:
+    """The first run that began after this one and has published its record: names of runs sort by time."""
+    try:
+        listed = [info.uri for page in storage.list(join(output, "runs")) for info in page]
+    except StorageError:
+        listed = []
+    published = {posixpath.basename(posixpath.dirname(uri)) for uri in listed if uri.endswith("/run.json")}
+    later = min((run for run in published if run > run_id), default=None)
+    return f"by run {one_line(later, 60)}, which has ended since" if later else "and let go of"
 
 
 def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: float) -> tuple[str, bool]:
@@ -138,22 +164,19 @@ def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: 
 
 def _read(uri: str, me: Holder, storage: Storage) -> tuple[Holder | None, str, float]:
     """The holder, the etag of its lease, and for how long it has been silent by the store's own clock."""
-    clock = f"{uri}.{me.run_id}"
     try:
         fetched = storage.get(uri)
-        storage.put(clock, b"")
-        silent = storage.stat(clock).last_modified - storage.stat(uri).last_modified
-        storage.delete(clock)
+        silent_s = age_s(uri, storage, clock=f"{uri}.{me.run_id}")
     except StorageError as error:
         if error.reason != "not_found":
             raise
         raise OutputHeldError(f"{uri} has just been let go of: run the same command again") from error
     if not len(fetched.data):  # where there are no hard links, a lock is empty before it is written
-        return Holder("of unknown name", "", "", "", 0, "a moment ago"), fetched.etag, silent.total_seconds()
+        return Holder("of unknown name", "", "", "", 0, "a moment ago"), fetched.etag, silent_s
     try:
-        return Holder(**json.loads(bytes(fetched.data))), fetched.etag, silent.total_seconds()
+        return Holder(**json.loads(bytes(fetched.data))), fetched.etag, silent_s
     except (ValueError, TypeError):
-        return None, fetched.etag, silent.total_seconds()
+        return None, fetched.etag, silent_s
 
 
 class _Lease:
@@ -177,11 +200,22 @@ class _Lease:
                 self._me, renewed_at = renewed, began_at
             except StorageError as error:
                 silent_s = time.monotonic() - renewed_at
-                if error.reason == "changed" or silent_s > self._lease_s - pause_s:  # the next might come too late
+                taken = error.reason in ("changed", "not_found")
+                if taken or silent_s > self._lease_s - pause_s:  # the next might come too late
                     self._lost = True
-                    self._on_lost(f"another run may hold the output now ({error})")
+                    self._on_lost(self._why_lost(error))
                     return
                 logger.warning("the output's lock could not be renewed: %s", error)
+
+    def _why_lost(self, error: StorageError) -> str:
+        output = self._uri.removesuffix(f"/{LOCK}")
+        try:
+            require_held(output, self._me.run_id, self._storage)
+        except OutputHeldError as held:
+            return str(held)
+        except StorageError:
+            pass
+        return f"{output} was taken over, this run stops: another run may hold the output now ({error})"
 
     def stop(self) -> None:
         """Ends the renewals."""

@@ -33,6 +33,7 @@ from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.carrying import carried_fields
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
 from genretag.tagging.ledger import last_outcome, open_ledger
+from genretag.tagging.lock import require_held
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
@@ -113,8 +114,10 @@ def tag(
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
             _require_success(record, worklist, settings)
+            require_held(output, night.run_id, storage)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
+            require_held(output, night.run_id, storage)
             publish(record, storage)
         if settings.report:
             draw_if_possible("the morning report", lambda: write_report(record, storage))
@@ -169,7 +172,14 @@ def _held(output: str, storage: Storage) -> pa.Schema | None:
 
 def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
     try:
-        worklist = make_worklist(inventory, output, night.model_version, storage, retry_failed=settings.retry_failed)
+        worklist = make_worklist(
+            inventory,
+            output,
+            night.model_version,
+            storage,
+            retry_failed=settings.retry_failed,
+            retries=settings.retries,
+        )
     except (OSError, pa.ArrowException, duckdb.Error) as error:
         raise unreadable_output(output, error) from error
     logger.info(
@@ -196,6 +206,7 @@ def _score(
     """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
     ledger = open_ledger(settings.allowed_failures(posters))
+    require_held(output, night.run_id, storage)  # or those of another run would be removed
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
     dataset = scored_dataset(
@@ -215,6 +226,7 @@ def _score(
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
             raise _explained(error, ledger, output) from error
+    require_held(output, night.run_id, storage)
     words = last_words(ledger)
     _require_not_stopped(words, ledger, settings, posters, output)
     remove_shards(output, storage)

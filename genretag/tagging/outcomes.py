@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from genretag.other_files import OTHER_FILE
+from genretag.tagging.versions import ALREADY, FAILED, SCORED
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many posters of a step, a part file or a night were scored, and how many failed, by `stage: reason`."""
+    """How many posters of a step, a part file or a night were scored, and how many failed, by `stage: reason`.
+
+    Of some the output holds the version that was there, though another was listed: a prediction or a failure.
+    """
 
     scored: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
+    already_scored: int = 0
+    already_failed: int = 0
 
     @property
     def failed(self) -> int:
@@ -33,16 +39,20 @@ class Outcome:
 
 
 def outcome_of(rows: pa.Table) -> Outcome:
-    """Count rows that have `stage` and `reason`; a null reason is a poster that was scored."""
+    """Count rows that have `stage`, `reason` and `already`; if all are null, the poster was scored."""
     pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     failures = Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None)
-    return Outcome(len(rows) - failures.total(), dict(failures.most_common()))
+    already = Counter(rows[ALREADY].drop_null().to_pylist())
+    scored = len(rows) - failures.total() - already.total()
+    return Outcome(scored, dict(failures.most_common()), already[SCORED], already[FAILED])
 
 
 def sum_outcomes(outcomes: Iterable[Outcome]) -> Outcome:
     """Return the outcome of all of them together, the commonest failure first."""
-    scored, failures = 0, Counter[str]()
-    for outcome in outcomes:
-        scored += outcome.scored
+    parts, failures = list(outcomes), Counter[str]()
+    for outcome in parts:
         failures.update(outcome.failures)
-    return Outcome(scored, dict(failures.most_common()))
+    scored, already_scored, already_failed = (
+        sum(getattr(outcome, name) for outcome in parts) for name in ("scored", "already_scored", "already_failed")
+    )
+    return Outcome(scored, dict(failures.most_common()), already_scored, already_failed)

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from ray.data import Datasink
 
+from genretag.errors import OutputHeldError
 from genretag.other_files import OTHER_FILE, UNNAMED, kind_by_name
 from genretag.storage import Storage, join
 from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
-from genretag.tagging.lock import require_held
+from genretag.tagging.lock import LOCK, SETTLE_S, age_s, require_held
 from genretag.tagging.outcomes import Outcome, outcome_of
-from genretag.tagging.schema import Night, failures_table, predictions_table, writer_options
+from genretag.tagging.schema import Night, failures_table, predictions_table, versions_table, writer_options
 from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
@@ -38,7 +39,7 @@ class Part:
 
 
 class PartFiles(Datasink[Part]):
-    """`predictions/dt=…/part-<run>-00000.parquet`, and `failures/` likewise where there are any."""
+    """`predictions/dt=…/part-<run>-00000.parquet`; `failures/` and `versions/` likewise where there are any."""
 
     def __init__(self, output: str, storage: Storage, night: Night, rows_per_file: int) -> None:
         self._output = output
@@ -58,8 +59,9 @@ class PartFiles(Datasink[Part]):
             return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else Part(Outcome(), ())
 
     def _write(self, rows: pa.Table, number: int) -> Part:
-        scored = rows.filter(pc.is_null(rows["reason"]))
+        scored = rows.filter(pc.is_valid(rows["probabilities"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
+        versions = versions_table(rows, self._night)
         files, counts = [], None
         if len(scored):
             predictions = predictions_table(scored, self._night)
@@ -67,6 +69,8 @@ class PartFiles(Datasink[Part]):
             files.append(self._put("predictions", number, predictions))
         if len(failed):
             files.append(self._put("failures", number, failures_table(failed, self._night)))
+        if len(versions):  # last: what they say holds only where the other rows stand
+            files.append(self._put("versions", number, versions))
         return Part(outcome_of(rows), tuple(files), counts, _other_files(failed))
 
     def on_write_complete(self, write_result: Any) -> None:
@@ -79,7 +83,22 @@ class PartFiles(Datasink[Part]):
         pyarrow.parquet.write_table(table, buffer, **writer_options(table.schema))
         require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
+        self._take_back_if_late(name)
         return name
+
+    def _take_back_if_late(self, name: str) -> None:
+        """Removes a file that came after the output was lost, and raises `OutputHeldError`.
+
+        So it is where the run was suspended in the moment of writing. A file that was there before is old by now, and
+        whoever took the output over has seen it.
+        """
+        try:
+            require_held(self._output, self._night.run_id, self._storage)
+        except OutputHeldError:
+            uri = join(self._output, name)
+            if age_s(uri, self._storage, join(self._output, f"{LOCK}.{name.rpartition('/')[2]}")) < SETTLE_S:
+                self._storage.delete(uri)
+            raise
 
 
 def _other_files(failed: pa.Table) -> dict[str, int]:
@@ -96,5 +115,6 @@ def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: 
     """Removes what a dead run's last worker wrote after this run had listed the `known` files and scored the same."""
     for uri in list_parts(output, storage) - known:
         if NAME.search(uri) and f"/part-{run_id}-" not in uri:
+            require_held(output, run_id, storage)  # or it would be the file of a run that took the output over
             logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
             storage.delete(uri)

@@ -55,9 +55,9 @@ def scored_dataset(
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
     """Shows how many posters of the dataset are done, as its ledger says, and were `before` it in this phase."""
-    scored, failed, others = (values.get(name, 0) for name in ("scored", "failed", "other_files"))
+    scored, failed, others, already = (values.get(name, 0) for name in ("scored", "failed", "other_files", "already"))
     note = f"{failed:,} failed" + (f", {others:,} other files" if others else "")
-    display.count(before + scored + failed + others, note)
+    display.count(before + scored + failed + others + already, note)
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from genretag.errors import UsageError, one_line
 from genretag.labels import column_names
 from genretag.profiles import Profile
 from genretag.tagging.inventory import CARRIED
+from genretag.tagging.versions import LISTED
 
 LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
 MODEL_KEY = b"genretag.model_version"
@@ -30,6 +32,17 @@ FAILURES = pa.schema(
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("failed_at", pa.timestamp("us", "UTC"), nullable=False),
+    ]
+)
+
+VERSIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("listed_etag", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("read_at", pa.timestamp("us", "UTC"), nullable=False),
     ]
 )
 
@@ -173,6 +186,20 @@ def failures_table(rows: pa.Table, night: Night) -> pa.Table:
     }
     schema = failures_schema(night)
     return pa.table([values[field.name] for field in schema], schema=schema)
+
+
+def versions_table(rows: pa.Table, night: Night) -> pa.Table:
+    """Makes a row for each etag under which a poster was listed, if that is not the etag of its row."""
+    listed = rows[LISTED].combine_chunks()
+    posters = rows.take(pc.list_parent_indices(listed))
+    values = {
+        "listed_etag": listed.flatten(),
+        "model_version": pa.repeat(night.model_version, len(posters)),
+        "run_id": pa.repeat(night.run_id, len(posters)),
+        "read_at": posters["at"],
+        **{name: posters[name] for name in ("uri", "etag")},
+    }
+    return pa.table([values[field.name] for field in VERSIONS], schema=VERSIONS)
 
 
 def _carried(rows: pa.Table, night: Night) -> dict[str, Any]:

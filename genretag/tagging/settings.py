@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from genretag.errors import UsageError
 
+RETRIES = 3
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
 MOST = 0.5  # share of all posters that must not have failed, so that the 100 above do not hide that nothing works
 
@@ -42,8 +43,11 @@ class TagSettings:
     error_budget: float = 0.05
     """Share of the worklist that may fail before the job does. Up to 100 posters may fail in any case, as long as at
     most half of all posters failed. Files that are no posters do not count."""
+    retries: int = RETRIES
+    """On how many later runs to try a poster again that the store did not deliver (`unavailable`, `timeout` while it
+    was fetched). Posters that failed for a reason of their own are tried again only with `--retry-failed`."""
     retry_failed: bool = False
-    """Try posters again that failed on an earlier night and have not changed since."""
+    """Try all posters again that failed on an earlier night and have not changed since."""
     break_lock: bool = False
     """Take the output over from the run that holds it. Only when you know that it is dead."""
     report: bool = True
@@ -58,6 +62,8 @@ class TagSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.retries < 0:
+            raise UsageError(f"retries must be at least 0, not {self.retries}")
         if not self.decode_timeout_s > 0:
             raise UsageError(f"decode_timeout_s must be positive, not {self.decode_timeout_s:g}")
         if not 0 <= self.error_budget <= 1:

@@ -7,7 +7,7 @@ was scored, `reason` when it failed. Pixels travel as one fixed-size binary colu
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 from genretag.engines import open_engine
 from genretag.engines.processors import engine_facts
 from genretag.errors import Failure
-from genretag.fetching import Busy, Poster, PosterReader
+from genretag.fetching import Busy, Held, Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
@@ -26,6 +26,7 @@ from genretag.tagging.inventory import CARRIED
 from genretag.tagging.outcomes import Outcome, outcome_of
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.shards import posters_of, steps
+from genretag.tagging.versions import ALREADY, LISTED, held_of, listed_and_not_read
 from genretag.telemetry import (
     ENGINE_INFO,
     FETCHED_BYTES,
@@ -73,7 +74,7 @@ class FetchDecode:
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         for posters in self._steps(block):
             with self._in_flight.holding(len(posters)), timed("fetch_decode"):
-                results = self._read(posters["uri"].to_pylist())
+                results = self._read(posters["uri"].to_pylist(), held_of(posters))
             FETCHED_BYTES.record(self._reader.take_fetched_bytes())
             if results is None or self._stops_where_nothing_can_work(results):
                 return
@@ -88,7 +89,7 @@ class FetchDecode:
         if not ray.get(self._ledger.stopped.remote()):
             yield from steps(posters_of(block, self._storage))
 
-    def _read(self, uris: list[str]) -> list[Poster | Failure] | None:
+    def _read(self, uris: list[str], held: Mapping[str, Mapping[str, str]]) -> list[Poster | Failure | Held] | None:
         """Reads the posters of one step, none if the job is to stop; what hung or crashed a decoder is a failure."""
         import ray
 
@@ -102,10 +103,11 @@ class FetchDecode:
             for uri in uris:
                 if uri not in given_up:
                     ray.get(self._ledger.hold.remote(step_name, uri))
-                    results[uri] = self._reader.read(uri)
+                    results[uri] = self._reader.read_new(uri, held.get(uri, {}))
         else:
             wanted = [uri for uri in uris if uri not in given_up]
-            results = dict(zip(wanted, self._reader.read_many(wanted), strict=True))
+            read = self._reader.read_many_new(wanted, [held.get(uri, {}) for uri in wanted])
+            results = dict(zip(wanted, read, strict=True))
         self._ledger.end.remote(step_name)
         return [given_up.get(uri) or results[uri] for uri in uris]
 
@@ -119,7 +121,7 @@ class FetchDecode:
                 ray.get(self._ledger.give_up.remote(uri, "timeout", f"not decoded within {limit_s:g} s"))
                 os._exit(1)
 
-    def _stops_where_nothing_can_work(self, results: list[Poster | Failure]) -> bool:
+    def _stops_where_nothing_can_work(self, results: list[Poster | Failure | Held]) -> bool:
         """Stops the job, and returns true, if a poster failed for a reason that all others will meet too."""
         import ray
 
@@ -129,10 +131,12 @@ class FetchDecode:
                 return True
         return False
 
-    def _table(self, posters: pa.Table, results: list[Poster | Failure]) -> pa.Table:
+    def _table(self, posters: pa.Table, results: list[Poster | Failure | Held]) -> pa.Table:
         read = [result if isinstance(result, Poster) else None for result in results]
         failures = [result if isinstance(result, Failure) else None for result in results]
-        etags = [p.etag if p else listed for p, listed in zip(read, posters["etag"].to_pylist(), strict=True)]
+        held, uris = held_of(posters), posters["uri"].to_pylist()
+        already = [held[u][r.etag] if isinstance(r, Held) else None for u, r in zip(uris, results, strict=True)]
+        etags = [r.etag or listed for r, listed in zip(results, posters["etag"].to_pylist(), strict=True)]
         return pa.table(
             {
                 **{
@@ -141,6 +145,8 @@ class FetchDecode:
                     if name in posters.schema.names
                 },
                 "etag": etags,
+                LISTED: listed_and_not_read(posters, etags),
+                ALREADY: pa.array(already, pa.string()),
                 "image": _image_column(read, self._image_type),
                 "width": pa.array([p and p.image.width for p in read], pa.int32()),
                 "height": pa.array([p and p.image.height for p in read], pa.int32()),

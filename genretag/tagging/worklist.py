@@ -3,10 +3,13 @@
 This one rule gives incremental nights, resume after a crash, and scoring again when object or model changed. DuckDB
 joins on disk where memory does not suffice; `tests/benchmarks/worklist.py` measures ten million rows against ten
 million. At a billion, cut both sides by a hash of the uri and join one piece after the other, or on several nodes.
+
+What the output holds of an object are the versions in its rows, and those that `versions/` says were listed for them.
+A failure that may pass counts only once it has come several times.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,18 +22,30 @@ import pyarrow.parquet
 from genretag.other_files import OTHER_FILE
 from genretag.path_syntax import parquet_rows
 from genretag.storage import ObjectInfo, Storage, join
+from genretag.storage.etags import etag_keys
+from genretag.storage.s3_errors import TRANSIENT
 from genretag.tagging.database import open_database
 from genretag.tagging.held_files import held_files
 from genretag.tagging.inventory import Inventory
+from genretag.tagging.settings import RETRIES
+from genretag.tagging.versions import HELD, LIST, LISTED
 
-KEY = ["uri", "etag", "model_version"]
-FAILURE_KEY = [*KEY, "reason"]
+KEY = ("uri", "etag", "model_version")
+TABLES = {  # what is read of each kind of part file, and the table that it becomes
+    "predictions": ("scored", KEY),
+    "failures": ("tried", (*KEY, "stage", "reason")),
+    "versions": ("versions", (*KEY, "listed_etag")),
+}
+MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # failures of the store, not of the poster
 READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Worklist:
-    """The posters to score, in a Parquet file with the inventory's columns, and what became of the others."""
+    """The posters to score, in a Parquet file, and what became of the others.
+
+    Each object has one row, with the inventory's columns and those of `genretag.tagging.versions`.
+    """
 
     file: Path
     to_score: int
@@ -46,25 +61,40 @@ class Worklist:
 
 
 def make_worklist(
-    inventory: Inventory, output: str, model_version: str, storage: Storage, *, retry_failed: bool = False
+    inventory: Inventory,
+    output: str,
+    model_version: str,
+    storage: Storage,
+    *,
+    retry_failed: bool = False,
+    retries: int = RETRIES,
 ) -> Worklist:
-    """Anti-joins the inventory with the output's predictions and failures on (uri, etag, model_version)."""
+    """Anti-joins the inventory with the output's predictions and failures on (uri, etag, model_version).
+
+    A failure that may pass is left out of that until the poster has failed so on `retries` nights after the first.
+    """
     folder = inventory.file.parent
     database = open_database(folder)
     try:
         _load_objects(database, inventory)
-        listed = _count(database, "objects")
-        _load_held(database, join(output, "predictions"), model_version, storage)
-        _subtract_held(database, "objects", "unscored")
-        unscored = _count(database, "unscored")
-        last, already_other = "unscored", 0
-        if not retry_failed:
-            _load_held(database, join(output, "failures"), model_version, storage, FAILURE_KEY)
-            _subtract_held(database, "unscored", "untried")
-            last, already_other = "untried", _count_other_files(database)
+        listed = _count_objects(database, "objects", inventory)
+        for kind, (table, columns) in TABLES.items():
+            _load(database, table, columns, join(output, kind), model_version, storage)
+        given_up = "false" if retry_failed else f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
+        failed = f"select uri, etag from tried group by uri, etag having {given_up}"  # noqa: S608
+        database.execute(f"create table failed as {failed}")
+        for held in HELD:
+            _hold_listed(database, held)
+        _subtract_held(database, "objects", "scored", "unscored")
+        unscored = _count_objects(database, "unscored", inventory)
+        _subtract_held(database, "unscored", "failed", "untried")
+        to_score = _count_objects(database, "untried", inventory)
+        already_other = _count_other_files(database, inventory)
         file = folder / "worklist.parquet"
-        _write(database, f"select * from {last} order by uri", file, inventory.schema)  # noqa: S608
-        to_score = _count(database, last)
+        schema = inventory.schema
+        for name in (LISTED, *HELD.values()):
+            schema = schema.append(pa.field(name, LIST))
+        _write(database, _worklist_of("untried", may_repeat=inventory.may_repeat), file, schema)
     finally:
         database.close()
     return Worklist(
@@ -90,42 +120,73 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
+    """Makes the table `objects`: the inventory, each version of an object once."""
     rows = f"select * from {parquet_rows(inventory.file)}"  # noqa: S608
     if inventory.may_repeat:
         rows = f"select unnest(arg_min(i, i.poster_id)) from ({rows}) as i group by i.uri, i.etag"  # noqa: S608
     database.execute(f"create table objects as {rows}")
 
 
-def _load_held(
-    database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage, columns: list[str] = KEY
+def _load(
+    database: duckdb.DuckDBPyConnection,
+    table: str,
+    columns: Sequence[str],
+    location: str,
+    model_version: str,
+    storage: Storage,
 ) -> None:
-    """Makes the table `held`: the keys of a model version in all part files below a location, of failures why."""
+    """Makes a table of a model version's rows in all part files below a location."""
     kept = [name for name in columns if name != "model_version"]
-    database.execute(f"create or replace table held ({', '.join(f'{name} varchar' for name in kept)})")
-    insert = f"insert into held select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
-    for part in _in_order(partial(_keys, storage, columns), held_files(location, storage)):
+    database.execute(f"create table {table} ({', '.join(f'{name} varchar' for name in kept)})")
+    insert = f"insert into {table} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
+    for part in _in_order(partial(_columns_of, columns, storage), held_files(location, storage)):
         database.register("part", part)
         database.execute(insert, [model_version])
         database.unregister("part")
 
 
-def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, rest: str) -> None:
+def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
+    """Adds to a table of versions that are held those that were listed in place of them."""
+    database.execute(f"insert into {held} select uri, listed_etag from versions join {held} using (uri, etag)")  # noqa: S608
+
+
+def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
     """Makes the table `rest`: `rows` less what is held."""
-    database.execute(f"create table {rest} as from {rows} anti join held using (uri, etag)")
+    database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
 
 
-def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
+def _count_other_files(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> int:
     """Return how many of the objects that failed before are no posters."""
-    held = f"(from held where reason = '{OTHER_FILE}')"
-    return _count(database, f"unscored semi join {held} as other using (uri, etag)")
+    others = f"(from tried where reason = '{OTHER_FILE}')"
+    given_up = f"(from unscored semi join {others} as others using (uri)) as other anti join untried using (uri)"
+    return _count_objects(database, given_up, inventory)
 
 
-def _keys(storage: Storage, columns: list[str], info: ObjectInfo) -> pa.Table:
+def _worklist_of(rows: str, *, may_repeat: bool) -> str:
+    """The query of the worklist: one row for each object among `rows`, with what is listed and held of it."""
+    several = f"null::varchar[] as {LISTED}"
+    objects = f"select *, {several} from {rows}"  # noqa: S608
+    if may_repeat:
+        several = f"case when count(*) > 1 then list(r.etag order by r.etag) end as {LISTED}"
+        objects = f"select unnest(arg_min(r, r.etag)), {several} from {rows} as r group by r.uri"  # noqa: S608
+    joins = "".join(
+        f" left join (select uri, list(etag) as {column} from {held} semi join {rows} using (uri) group by uri) "  # noqa: S608
+        "using (uri)"
+        for held, column in HELD.items()
+    )
+    return f"select * from ({objects}){joins} order by uri"  # noqa: S608
+
+
+def _columns_of(names: Sequence[str], storage: Storage, info: ObjectInfo) -> pa.Table:
+    """These columns of a part file as texts, etags in their one form; null where the file has no such column."""
     with storage.open(info) as file:
-        found = pyarrow.parquet.ParquetFile(file).read(columns=columns)
-    for name in (name for name in columns if name not in (*KEY, *found.column_names)):
-        found = found.append_column(name, pa.nulls(len(found), pa.string()))
-    return found
+        found = pyarrow.parquet.ParquetFile(file).read(columns=list(names))
+    if missing := [name for name in KEY if name not in found.column_names]:
+        raise pa.ArrowInvalid(f"{info.uri} has no column {missing[0]}")
+    for name in names:
+        if name not in found.column_names:
+            found = found.append_column(name, pa.nulls(len(found), pa.string()))
+    return found.set_column(found.column_names.index("etag"), "etag", etag_keys(found["etag"]))
 
 
 def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo]) -> Iterator[pa.Table]:
@@ -140,8 +201,9 @@ def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo
             yield ahead.popleft().result()
 
 
-def _count(database: duckdb.DuckDBPyConnection, table: str) -> int:
-    return int(database.execute(f"select count(*) from {table}").fetchall()[0][0])  # noqa: S608
+def _count_objects(database: duckdb.DuckDBPyConnection, table: str, inventory: Inventory) -> int:
+    count = "count(distinct uri)" if inventory.may_repeat else "count(*)"
+    return int(database.execute(f"select {count} from {table}").fetchall()[0][0])  # noqa: S608
 
 
 def _write(database: duckdb.DuckDBPyConnection, query: str, file: Path, schema: pa.Schema) -> None:

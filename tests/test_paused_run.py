@@ -1,0 +1,86 @@
+"""A run that is suspended until another takes its place ends with 3 and says so; no row is lost and none is double."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+
+import psutil
+import pytest
+from outputs import rows
+
+from genretag.errors import OutputHeldError
+from genretag.tagging import lock, night
+
+POSTERS = 1500
+
+
+@pytest.fixture
+def many_posters(poster_folder, tmp_path):
+    """A folder with enough posters for a run to be met at its work."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    files = sorted(file for file in poster_folder.rglob("*") if file.is_file())
+    for number in range(POSTERS):
+        os.link(files[number % len(files)], folder / f"{number}.jpg")
+    return folder
+
+
+def processes_of(job, which):
+    driver = psutil.Process(job.pid)
+    return [driver] if which == "driver" else [driver, *driver.children(recursive=True)]
+
+
+def send(processes, number):
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def wait_for(condition, job, timeout_s=240):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert job.poll() is None, job.stderr.read()
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("which", ["driver", "all processes"])
+def test_it_ends_with_3_and_names_the_run_that_took_over(run, many_posters, small_bundle, tmp_path, which):
+    output = tmp_path / "out"
+    line = [sys.executable, "-m", "genretag.cli", "tag", many_posters, output, "--model", small_bundle]
+    line += ["--rows-per-file", "256", "--no-report"]
+    job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(output.glob("predictions/*/*.parquet")), job)
+    suspended = processes_of(job, which)
+    send(suspended, signal.SIGSTOP)
+    try:
+        record = run(many_posters, output, break_lock=True)
+    finally:
+        send(suspended, signal.SIGCONT)
+    _, errors = job.communicate(timeout=240)
+
+    assert job.returncode == 3, errors
+    assert f"was taken over by run {record.run_id}" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert set(Counter(row["uri"] for row in rows(output)).values()) == {1}
+    assert len(rows(output)) == record.listed == POSTERS
+    assert [file.parent.name for file in output.glob("runs/*/run.json")] == [record.run_id]
+
+
+def test_it_publishes_nothing_though_all_its_files_were_written(run, few_posters, tmp_path, monkeypatch):
+    make_record = night.make_record
+
+    def make_record_and_lose_the_output(*arguments):
+        (tmp_path / "out" / lock.LOCK).unlink()
+        return make_record(*arguments)
+
+    monkeypatch.setattr(night, "make_record", make_record_and_lose_the_output)
+    with pytest.raises(OutputHeldError, match="was taken over"):
+        run(few_posters, tmp_path / "out")
+
+    assert not (tmp_path / "out" / "runs").exists()
+    assert len(rows(tmp_path / "out")) == 12, "and what it wrote is kept"
