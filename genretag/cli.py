@@ -169,6 +169,42 @@ def train(
 
 
 @app.command
+def requantize(
+    model: str,
+    *,
+    labels: str,
+    images: str,
+    output: str,
+    overwrite: bool = False,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make a bundle's int8 network anew, on the posters it was trained with; the network itself stays as it is.
+
+    Example: genretag requantize model --labels films.csv --images posters --output model-2
+
+    Parameters
+    ----------
+    model
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        The CSV that it was trained with.
+    images
+        The posters that it was trained with.
+    output
+        Where the new bundle goes: a folder or an s3:// prefix.
+    overwrite
+        Replace a bundle that is there already.
+    """
+    from genretag.training.requantizing import requantize as run
+
+    session = session or Session()
+    _start_logging(session)
+    bundle = run(model, labels, images, output, session, overwrite=overwrite)
+    _print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
 def evaluate(
     bundle: str,
     *,

@@ -182,7 +182,19 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-COMMANDS = ["tag", "compact", "train", "evaluate", "report", "gallery", "bench", "submit", "predict", "warehouse"]
+COMMANDS = [
+    "tag",
+    "compact",
+    "train",
+    "requantize",
+    "evaluate",
+    "report",
+    "gallery",
+    "bench",
+    "submit",
+    "predict",
+    "warehouse",
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

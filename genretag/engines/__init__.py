@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A loaded network; `on_gpu` says where it computes."""
+    """A loaded network: where and in what it computes, and what a person must know of its answers, if anything."""
 
     on_gpu: bool
+    precision: str  # float32, bfloat16 or int8
+    caution: str | None
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels); any N, also 0."""

@@ -18,6 +18,7 @@ from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
 from genretag.display import Display
 from genretag.engines import require_engine, require_precision
+from genretag.engines.processors import engines_on
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
@@ -201,7 +202,8 @@ def _score(
     words = last_words(ledger)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
-    return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
+    memory["driver"] = peak_memory_bytes()
+    return sink.parts, {"peak_memory_bytes": memory, "busy_s": busy_s, "processors": engines_on(words)}
 
 
 def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output: str) -> Exception:

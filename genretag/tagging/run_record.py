@@ -54,6 +54,7 @@ class RunRecord:
     histograms: dict[str, list[int]] = field(default_factory=dict)  # each label's probabilities in bins of equal width
     thresholds: dict[str, float] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)  # by stage, all threads of all actors together
+    processors: list[dict[str, Any]] = field(default_factory=list)  # what predicted, in what; by kind, with its engines
 
 
 def make_record(

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from genretag.engines import open_engine
+from genretag.engines.processors import engine_facts
 from genretag.errors import Failure
 from genretag.fetching import OTHER_FILE, Busy, Poster, PosterReader
 from genretag.images import ImageRule
@@ -177,6 +178,9 @@ class Predict:
         self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         if plan.predict_gpus and not self._engine.on_gpu:
             ledger.say.remote(f"the {plan.engine} engine sees no GPU, so CPUs predict: install its package for GPUs")
+        if self._engine.caution:
+            ledger.say.remote(self._engine.caution)
+        ledger.set.remote(**engine_facts(precision=self._engine.precision, on_gpu=self._engine.on_gpu))
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
         self._ledger = ledger
