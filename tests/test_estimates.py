@@ -35,7 +35,7 @@ def test_special_cases():
     assert population_average_precision(np.array([0, 0, 1]), scores) == 0
 
 
-@pytest.mark.parametrize(("prevalence", "apart"), [(0.03, 1.2), (0.05, 2.5), (0.1, 1.0)])
+@pytest.mark.parametrize(("prevalence", "apart"), [(0.03, 1.2), (0.1, 1.0)])
 def test_the_mean_of_many_samples_is_the_population(prevalence, apart):
     """Average precision itself is too large on average."""
     generator = np.random.default_rng(0)

@@ -136,10 +136,11 @@ def _mean(values: np.ndarray, none: float) -> float:
 
 
 def _interval_of(name: str, estimate: float, drawn: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    values = drawn.get(IMAGINED + name, drawn[name])
     if name.partition(":")[0] not in MOVED:
-        return interval(drawn[name])
-    low, high = interval(drawn.get(IMAGINED + name, drawn[name]), estimate)
-    return max(low, 0.0), min(high, 1.0)
+        return interval(values)
+    low, high = interval(values, estimate)
+    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
 
 def null_profiles(profiles: Mapping[str, Profile], prevalence: np.ndarray) -> dict[str, Profile]:

@@ -7,7 +7,7 @@ the figures are those of `genretag.modeling.metrics`, which come from scikit-lea
 corrected for its bias in every draw, as its spread is too small otherwise.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from genretag.profiles import Profile
 
 LABEL_APS = "label_aps"  # the name of the labels' average precisions among the figures
 CALIBRATED = "ece_if_calibrated"  # what the calibration error would be if no probability were wrong
-IMAGINED = "imagined:"  # before the name of a macro F1 that counts half an imagined poster for each label
+IMAGINED = "imagined:"  # before the name of a figure whose draws also have what posters that were not seen may change
 HALF = 0.5
 CHUNK_ELEMENTS = 2**20  # pairs of poster and label times draws that are in work together: they should fit in a cache
 
@@ -45,7 +45,7 @@ class Ranking:
         places = places[self._last]  # those that hold a positive
         self._ends, self._starts = ends[places], np.append(0, ends + 1)[places]
         self._posters = order if posters is None else posters[order]
-        self._positives = self._posters[true]
+        self._positives, self._true = self._posters[true], true
 
     def average_precision(self, weights: np.ndarray) -> np.ndarray:
         """float64 (posters, B) -> (B,), NaN where no positive has weight."""
@@ -68,6 +68,11 @@ class Ranking:
         with np.errstate(invalid="ignore"):
             precision = (gained * hits / np.maximum(here, 1.0)).sum(axis=0) / hits[-1]
             return precision, (gained * beaten).sum(axis=0) / (hits[-1] * false)
+
+    def negatives_below(self) -> np.ndarray:
+        """The share of negatives below each positive, float64 (positives,); their mean is the area, but for ties."""
+        negatives = len(self._posters) - len(self._true)
+        return 1 - (self._true - np.arange(len(self._true))) / max(negatives, 1)
 
 
 class Resampler:
@@ -93,6 +98,7 @@ class Resampler:
 
         every = np.ones((len(truth), 1))
         self._undrawn = self._of_labels(every)  # stands in for a label that a draw has no positives of
+        self._unseen = _unseen([ranking.negatives_below() for ranking in self._labels])
         self._overlaps = {name: _pooled_overlap(*self._counts(p, every)) for name, p in self._predicted.items()}
 
     def bootstrap(
@@ -101,15 +107,17 @@ class Resampler:
         """Each figure in each draw, float64 (resamples,), and `LABEL_APS`, float64 (resamples, L).
 
         The same seed draws the same posters, so two bundles' figures may be subtracted draw by draw. Two kinds of
-        draws are for intervals only: `CALIBRATED`, and `IMAGINED` with a macro F1's name.
+        draws are for intervals only: `CALIBRATED`, and `IMAGINED` with the name of a mean over labels.
         """
         posters, labels = self._shape
         chunk = min(max(CHUNK_ELEMENTS // (posters * labels), 1), resamples)
         chances = np.random.default_rng((seed, 1))
         chunks = []
         for weights in draws(posters, resamples, seed, chunk):
-            imagined = self._imagined(weights, chances.random((weights.shape[1], labels)).T)
-            chunks.append({**self.figures(weights), CALIBRATED: self._if_calibrated(weights), **imagined})
+            found, count = self.figures(weights), weights.shape[1]
+            imagined = self._imagined(weights, chances.random((count, labels)).T)
+            imagined[f"{IMAGINED}macro_roc_auc"] = found["macro_roc_auc"] + chances.normal(0, self._unseen, count)
+            chunks.append({**found, CALIBRATED: self._if_calibrated(weights), **imagined})
             progress(weights.shape[1])
         return {name: np.concatenate([figures[name] for figures in chunks]) for name in chunks[0]}
 
@@ -179,6 +187,20 @@ def _filled(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _f1(hits: np.ndarray, either: np.ndarray) -> np.ndarray:
     return 2 * hits / np.maximum(either, 1.0)
+
+
+def _unseen(shares: Sequence[np.ndarray]) -> float:
+    """The standard deviation of the mean area that draws miss, as they repeat the positives that a label has.
+
+    Of a label with P positives they show (P - 1) / P of the variance, with one positive none of it. What lacks is told
+    from the spread of all labels together. `shares` has the negatives below each positive, by label.
+    """
+    some = [each for each in shares if len(each)]
+    freedom = sum(len(each) - 1 for each in some)
+    if not freedom:
+        return 0.0
+    variance = sum(float(((each - each.mean()) ** 2).sum()) for each in some) / freedom
+    return float(np.sqrt(variance * sum(1 / len(each) ** 2 for each in some)) / len(some))
 
 
 def _pooled_overlap(hits: np.ndarray, either: np.ndarray) -> float:
