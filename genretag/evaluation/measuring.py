@@ -136,11 +136,11 @@ def _mean(values: np.ndarray, none: float) -> float:
 
 
 def _interval_of(name: str, estimate: float, drawn: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    values = drawn.get(IMAGINED + name, drawn[name])
-    if name.partition(":")[0] not in MOVED:
-        return interval(values)
-    low, high = interval(values, estimate)
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    is_moved = name.partition(":")[0] in MOVED
+    low, high = interval(drawn.get(IMAGINED + name, drawn[name]), estimate if is_moved else None)
+    if is_moved or IMAGINED + name in drawn:  # a share that may leave its bounds
+        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return low, high
 
 
 def null_profiles(profiles: Mapping[str, Profile], prevalence: np.ndarray) -> dict[str, Profile]:
