@@ -141,7 +141,9 @@ class TestSet:
     figures: Mapping[str, Figure]
     labels: Sequence[LabelFigures]
     differences: Mapping[str, Difference]
+    measured_difference: float  # in macro mAP
     draws: Mapping[str, np.ndarray]
+    draws_of_other: Mapping[str, np.ndarray]
     true: Mapping[str, float]
     true_differences: Mapping[str, float]
 
@@ -156,7 +158,8 @@ def test_sets(everybody: Population, of: tuple[Truths, Truths], sets: int, resam
         true, true_of_other = (each.on(said[0].truth.sum(axis=0)) for each in of)
         rows = label_figures(names, said[0], everybody.profiles["balanced"], one)
         apart = {name: true[name] - true_of_other[name] for name in true}
-        yield TestSet(said[0], one.figures, rows, compare(one, other), one.draws, true, apart)
+        measured = one.figures["macro_map"].value - other.figures["macro_map"].value
+        yield TestSet(said[0], one.figures, rows, compare(one, other), measured, one.draws, other.draws, true, apart)
 
 
 test_sets.__test__ = False

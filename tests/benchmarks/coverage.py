@@ -27,6 +27,7 @@ from genretag.modeling.metrics import FREQUENT, calibration_gaps
 
 PEOPLE = 100_000
 COMPARED = ("macro_map", "macro_map_frequent", "ece", "macro_f1:balanced")
+LABELS_COLUMN, DIFFERENCE_COLUMN = "labels with at least 10 positives", "difference in macro mAP"
 OURS = "recentred at the estimate (ours)"
 Z = norm.ppf(0.975)
 Ends = tuple[float, float]
@@ -110,6 +111,11 @@ def _count_methods(tally: Tally, found: TestSet, precisions: np.ndarray, resampl
         for method, ends in _methods(figure.value, drawn, left_out[name]).items():
             tally.add((name, method), ends, true)
         tally.add((name, OURS), (figure.low, figure.high), true)
+    apart, true = found.differences["macro_map"], found.true_differences["macro_map"]
+    differences = found.draws["macro_map"] - found.draws_of_other["macro_map"]
+    for method, ends in _methods(found.measured_difference, differences, None).items():
+        tally.add((DIFFERENCE_COLUMN, method), ends, true)
+    tally.add((DIFFERENCE_COLUMN, OURS), (apart.low, apart.high), true)
     for name, least in (("macro_map", 1), ("macro_map_frequent", FREQUENT)):
         errors = _errors(said.truth, said.probabilities, weights, least)
         ends = _studentised(found.figures[name].value, found.draws[name], errors)
@@ -117,8 +123,8 @@ def _count_methods(tally: Tally, found: TestSet, precisions: np.ndarray, resampl
     for i, (row, true) in enumerate(zip(found.labels, precisions, strict=True)):
         if row.support >= FREQUENT:
             for method, ends in _methods(row.average_precision, found.draws["label_aps"][:, i], None).items():
-                tally.add(("labels", method), ends, true)
-            tally.add(("labels", OURS), (row.low, row.high), true)
+                tally.add((LABELS_COLUMN, method), ends, true)
+            tally.add((LABELS_COLUMN, OURS), (row.low, row.high), true)
 
 
 def _methods(value: float, drawn: np.ndarray, left_out: np.ndarray | None) -> Mapping[str, Ends]:
@@ -193,8 +199,8 @@ def _print_labels(tally: Tally) -> None:
 
 
 def _print_methods(tally: Tally) -> None:
-    columns = (*COMPARED, "labels")
-    print(f"\n| interval | {' | '.join([*map(figure_name, COMPARED), 'labels with at least 10 positives'])} |")
+    columns = (*COMPARED, LABELS_COLUMN, DIFFERENCE_COLUMN)
+    print(f"\n| interval | {' | '.join([*map(figure_name, COMPARED), LABELS_COLUMN, DIFFERENCE_COLUMN])} |")
     print(f"|---|{'---|' * len(columns)}")
     methods = dict.fromkeys(key[1] for key in tally.held if isinstance(key, tuple) and key[0] in COMPARED)
     for method in [one for one in methods if one != "difference"]:
