@@ -1,6 +1,7 @@
 """One night, from the inventory to the published run record."""
 
 import logging
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unr
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
 from genretag.other_files import OTHER_FILE
+from genretag.profiles import Profile
 from genretag.progress import last_words, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
@@ -42,7 +44,7 @@ from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late
 from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, publish
-from genretag.tagging.schema import Night, predictions_schema, require_columns_free
+from genretag.tagging.schema import PROFILE_KEY, Night, predictions_schema, profile_metadata, require_columns_free
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
@@ -98,6 +100,7 @@ def tag(
             with clock.phase("worklist"):
                 known = list_parts(output, storage)
                 worklist = _worklist(inventory, output, night, settings, storage)
+            _tell_of_other_profiles(worklist, night, output)
             parts: list[Part] = []
             cost: dict[str, Any] = {}
             plan = None
@@ -190,6 +193,23 @@ def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSett
         worklist.to_score,
     )
     return worklist
+
+
+def _tell_of_other_profiles(worklist: Worklist, night: Night, output: str) -> None:
+    """Log a warning if rows that the output holds have genres by other thresholds: `tag` leaves those as they are."""
+    tonight = profile_metadata(night.profile, Profile(night.thresholds, night.at_most))
+    others = {
+        dict(held)[PROFILE_KEY].decode(): rows for held, rows in worklist.profiles.items() if dict(held) != tonight
+    }
+    if others:
+        logger.warning(
+            "%d rows in %s keep the genres of the profile %s: genretag retag %s --profile %s changes them",
+            sum(others.values()),
+            output,
+            one_line(", ".join(sorted(others)), 60),
+            shlex.quote(output),
+            night.profile,
+        )
 
 
 def _score(
