@@ -304,8 +304,8 @@ def _require_success(record: RunRecord, worklist: Worklist, settings: TagSetting
     posters = worklist.listed - outcome.other_files - worklist.already_other
     if not posters:
         raise UsageError(
-            f"none of the {worklist.listed} files at {record.images} is a poster: name a folder, an s3:// prefix or a "
-            f"manifest with images; {record.output}/failures says what the files are"
+            f"none of the {worklist.listed} files at {record.images} is a poster: {record.output}/failures says what "
+            "they are; a manifest, or a folder of its parts, has a name that ends in .parquet, .csv or .csv.gz"
         )
     failed = outcome.against_budget + worklist.already_failed - worklist.already_other
     if failed > settings.allowed_of_all(posters):
