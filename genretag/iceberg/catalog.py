@@ -15,7 +15,7 @@ from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import TableSettings
 from genretag.path_syntax import sqlite_file, sqlite_uri
 from genretag.storage import S3, Storage, join
-from genretag.storage.s3 import endpoint, region
+from genretag.storage.aws_settings import AwsSettings
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -35,9 +35,13 @@ def open_catalog(settings: TableSettings, output: str, storage: Storage) -> Iter
     with named_if_missing():
         from pyiceberg.catalog import AVAILABLE_CATALOGS, infer_catalog_type, load_catalog
         from pyiceberg.utils.config import Config
-    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": region()}
-    if url := endpoint(storage.endpoint_url):
-        properties["s3.endpoint"] = url
+    aws = AwsSettings.read(storage.endpoint_url)
+    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": aws.region}
+    properties |= storage.encryption.iceberg_properties()
+    if aws.endpoint_url:
+        properties["s3.endpoint"] = aws.endpoint_url
+    if aws.addressing_style == "virtual":
+        properties["s3.force-virtual-addressing"] = "true"
     place = _place(settings, output)
     if "://" in place:
         kind = infer_catalog_type(NAME, {"uri": place})

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -18,9 +18,11 @@ from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
 from genretag.display import Display
 from genretag.engines import require_engine, require_precision
+from genretag.engines.processors import engines_on
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
+from genretag.other_files import OTHER_FILE
 from genretag.progress import last_words, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
@@ -30,10 +32,11 @@ from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.carrying import carried_fields
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
-from genretag.tagging.ledger import open_ledger
+from genretag.tagging.ledger import last_outcome, open_ledger
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
+from genretag.tagging.outcomes import Outcome
 from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
 from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
@@ -41,12 +44,19 @@ from genretag.tagging.run_record import RunRecord, make_record, publish
 from genretag.tagging.schema import Night, predictions_schema, require_columns_free
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
-from genretag.tagging.stages import against_budget, failures_on
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
 from genretag.telemetry import WORKLIST
 
 A_PERSON_MUST_ACT = frozenset(
-    {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
+    {
+        "disk_full",
+        "credentials_refused",
+        "certificate_refused",
+        "access_denied",
+        "bucket_missing",
+        "wrong_region",
+        "refused",
+    }
 )
 LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 
@@ -102,8 +112,7 @@ def tag(
                 display.phase("publishing")
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
-            if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
-                raise _too_many_failures(record.failures, worklist.to_score, output)
+            _require_success(record, worklist, settings)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
             publish(record, storage)
@@ -186,8 +195,7 @@ def _score(
 ) -> tuple[list[Part], dict[str, Any]]:
     """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
-    allowed = settings.allowed_failures(posters)
-    ledger = open_ledger()
+    ledger = open_ledger(settings.allowed_failures(posters))
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
     dataset = scored_dataset(
@@ -197,7 +205,6 @@ def _score(
         settings,
         storage,
         ledger,
-        allowed,
         one_bucket=one_bucket,
         wait_for_nodes_s=session.wait_for_nodes_s,
     )
@@ -207,24 +214,23 @@ def _score(
             with waiting_explained():
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
-            raise _explained(error, ledger, allowed, posters, output) from error
-    remove_shards(output, storage)
+            raise _explained(error, ledger, output) from error
     words = last_words(ledger)
+    _require_not_stopped(words, ledger, settings, posters, output)
+    remove_shards(output, storage)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
-    return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
+    memory["driver"] = peak_memory_bytes()
+    return sink.parts, {"peak_memory_bytes": memory, "busy_s": busy_s, "processors": engines_on(words)}
 
 
-def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output: str) -> Exception:
+def _explained(error: Exception, ledger: Any, output: str) -> Exception:
     """What to tell of a failed job: who must act where we know it, else Ray's error as it is."""
     import ray
 
     counts = last_words(ledger)
     if "fatal" in counts:
-        return UsageError(f"{counts['fatal']}; what was finished is in {output}, run the same command again after that")
-    failures = failures_on(counts)
-    if against_budget(failures) > allowed:
-        return _too_many_failures(failures, posters, output)
+        return _stopped(counts["fatal"], output)
     cause = getattr(error, "cause", None)
     if isinstance(cause, OutputHeldError):
         return cause
@@ -239,13 +245,61 @@ def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output
     return error
 
 
-def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> JobError:
-    most = max(failures, key=lambda reason: failures[reason])
+def _require_not_stopped(
+    words: Mapping[str, Any], ledger: Any, settings: TagSettings, posters: int, output: str
+) -> None:
+    """Raises what ended the job early: the steps that were left then gave no rows."""
+    if "fatal" in words:
+        raise _stopped(words["fatal"], output)
+    outcome = last_outcome(ledger)
+    if outcome.against_budget > settings.allowed_failures(posters):
+        raise _too_many_failures(outcome, posters, output)
+
+
+def _stopped(why: str, output: str) -> UsageError:
+    return UsageError(f"{why}; what was finished is in {output}, run the same command again after that")
+
+
+def _require_success(record: RunRecord, worklist: Worklist, settings: TagSettings) -> None:
+    """Raises `JobError` if too many posters failed, or in a small table most of them, on this night or before.
+
+    Raises `UsageError` if no file is a poster. That the same command runs again must not turn a table in which nothing
+    works into a success.
+    """
+    outcome = Outcome(record.scored, record.failures)
+    if outcome.against_budget > settings.allowed_failures(worklist.to_score):
+        raise _too_many_failures(outcome, worklist.to_score, record.output)
+    posters = worklist.listed - outcome.other_files - worklist.already_other
+    if not posters:
+        raise UsageError(
+            f"none of the {worklist.listed} files at {record.images} is a poster: name a folder, an s3:// prefix or a "
+            f"manifest with images; {record.output}/failures says what the files are"
+        )
+    failed = outcome.against_budget + worklist.already_failed - worklist.already_other
+    if failed > settings.allowed_of_all(posters):
+        raise _most_failed(outcome, failed, posters, record.output)
+
+
+def _too_many_failures(outcome: Outcome, posters: int, output: str) -> JobError:
     return JobError(
-        f"{against_budget(failures)} of {posters} posters failed, more than the error budget allows, "
-        f"{failures[most]} of them by {most}: mend the cause or raise --error-budget, and run the same command again; "
+        f"{outcome.against_budget} of {posters} posters failed, more than the error budget allows, "
+        f"{_commonest(outcome)}: fix the cause or raise --error-budget, and run the same command again; "
         f"what was finished is in {output}"
     )
+
+
+def _most_failed(outcome: Outcome, failed: int, posters: int, output: str) -> JobError:
+    tonight = f", {_commonest(outcome)}" if outcome.against_budget else ", all on earlier runs"
+    return JobError(
+        f"{failed} of all {posters} posters failed{tonight}: {output}/failures says why; fix the cause and run the "
+        "same command again with --retry-failed, or allow them with --error-budget"
+    )
+
+
+def _commonest(outcome: Outcome) -> str:
+    reasons = {name: count for name, count in outcome.failures.items() if not name.endswith(OTHER_FILE)}
+    most = max(reasons, key=lambda name: reasons[name])
+    return f"{reasons[most]} of them by {most}"
 
 
 def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:

@@ -2,8 +2,9 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -11,12 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from ray.data import Datasink
 
+from genretag.other_files import OTHER_FILE, UNNAMED, kind_by_name
 from genretag.storage import Storage, join
 from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import require_held
-from genretag.tagging.schema import Night, failures_table, predictions_table
-from genretag.tagging.stages import failure_counts
+from genretag.tagging.outcomes import Outcome, outcome_of
+from genretag.tagging.schema import Night, failures_table, predictions_table, writer_options
 from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
@@ -29,11 +31,10 @@ logger = logging.getLogger(__name__)
 class Part:
     """What one write task wrote."""
 
-    scored: int
-    failed: int
-    reasons: dict[str, int]  # failures by "stage: reason"
+    outcome: Outcome
     files: tuple[str, ...]
     counts: Counts | None = None  # of the scored ones; none where there are none
+    other_files: dict[str, int] = field(default_factory=dict)  # failures that are no posters, by kind
 
 
 class PartFiles(Datasink[Part]):
@@ -53,7 +54,8 @@ class PartFiles(Datasink[Part]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> Part:
         """Writes one part; the number is the write task's, which Ray gives to a retry again."""
         with timed("write"):
-            return self._write(pa.concat_tables(list(blocks)), ctx.task_idx)
+            tables = [block for block in blocks if len(block)]  # a job that stops leaves blocks without rows
+            return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else Part(Outcome(), ())
 
     def _write(self, rows: pa.Table, number: int) -> Part:
         scored = rows.filter(pc.is_null(rows["reason"]))
@@ -65,7 +67,7 @@ class PartFiles(Datasink[Part]):
             files.append(self._put("predictions", number, predictions))
         if len(failed):
             files.append(self._put("failures", number, failures_table(failed, self._night)))
-        return Part(len(scored), len(failed), failure_counts(failed), tuple(files), counts)
+        return Part(outcome_of(rows), tuple(files), counts, _other_files(failed))
 
     def on_write_complete(self, write_result: Any) -> None:
         self.parts = list(write_result.write_returns)
@@ -74,10 +76,15 @@ class PartFiles(Datasink[Part]):
         night = self._night
         name = join(kind, f"dt={night.dt.isoformat()}", f"part-{night.run_id}-{number:05d}.parquet")
         buffer = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        pyarrow.parquet.write_table(table, buffer, **writer_options(table.schema))
         require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
         return name
+
+
+def _other_files(failed: pa.Table) -> dict[str, int]:
+    uris = failed.filter(pc.equal(failed["reason"], OTHER_FILE))["uri"].to_pylist()
+    return dict(Counter(kind_by_name(uri) or UNNAMED for uri in uris))
 
 
 def list_parts(output: str, storage: Storage) -> frozenset[str]:

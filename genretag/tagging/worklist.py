@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+from genretag.other_files import OTHER_FILE
 from genretag.path_syntax import parquet_rows
 from genretag.storage import ObjectInfo, Storage, join
 from genretag.tagging.database import open_database
@@ -23,6 +24,7 @@ from genretag.tagging.held_files import held_files
 from genretag.tagging.inventory import Inventory
 
 KEY = ["uri", "etag", "model_version"]
+FAILURE_KEY = [*KEY, "reason"]
 READS_AT_ONCE = 16
 
 
@@ -36,6 +38,7 @@ class Worklist:
     duplicates: int  # inventory rows that named an object again
     already_scored: int
     already_failed: int
+    already_other: int = 0  # of these: files that are no posters
 
     def table(self) -> pa.Table:
         """All posters at once, for those who know that they are few."""
@@ -54,11 +57,11 @@ def make_worklist(
         _load_held(database, join(output, "predictions"), model_version, storage)
         _subtract_held(database, "objects", "unscored")
         unscored = _count(database, "unscored")
-        last = "unscored"
+        last, already_other = "unscored", 0
         if not retry_failed:
-            _load_held(database, join(output, "failures"), model_version, storage)
+            _load_held(database, join(output, "failures"), model_version, storage, FAILURE_KEY)
             _subtract_held(database, "unscored", "untried")
-            last = "untried"
+            last, already_other = "untried", _count_other_files(database)
         file = folder / "worklist.parquet"
         _write(database, f"select * from {last} order by uri", file, inventory.schema)  # noqa: S608
         to_score = _count(database, last)
@@ -71,6 +74,7 @@ def make_worklist(
         duplicates=inventory.rows - listed,
         already_scored=listed - unscored,
         already_failed=unscored - to_score,
+        already_other=already_other,
     )
 
 
@@ -92,12 +96,16 @@ def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> 
     database.execute(f"create table objects as {rows}")
 
 
-def _load_held(database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage) -> None:
-    """Makes the table `held`: the keys of a model version in all part files below a location."""
-    database.execute("create or replace table held (uri varchar, etag varchar)")
-    for part in _in_order(partial(_keys, storage), held_files(location, storage)):
+def _load_held(
+    database: duckdb.DuckDBPyConnection, location: str, model_version: str, storage: Storage, columns: list[str] = KEY
+) -> None:
+    """Makes the table `held`: the keys of a model version in all part files below a location, of failures why."""
+    kept = [name for name in columns if name != "model_version"]
+    database.execute(f"create or replace table held ({', '.join(f'{name} varchar' for name in kept)})")
+    insert = f"insert into held select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
+    for part in _in_order(partial(_keys, storage, columns), held_files(location, storage)):
         database.register("part", part)
-        database.execute("insert into held select uri, etag from part where model_version = ?", [model_version])
+        database.execute(insert, [model_version])
         database.unregister("part")
 
 
@@ -106,9 +114,18 @@ def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, rest: str) ->
     database.execute(f"create table {rest} as from {rows} anti join held using (uri, etag)")
 
 
-def _keys(storage: Storage, info: ObjectInfo) -> pa.Table:
+def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
+    """Return how many of the objects that failed before are no posters."""
+    held = f"(from held where reason = '{OTHER_FILE}')"
+    return _count(database, f"unscored semi join {held} as other using (uri, etag)")
+
+
+def _keys(storage: Storage, columns: list[str], info: ObjectInfo) -> pa.Table:
     with storage.open(info) as file:
-        return pyarrow.parquet.read_table(file, columns=KEY)
+        found = pyarrow.parquet.ParquetFile(file).read(columns=columns)
+    for name in (name for name in columns if name not in (*KEY, *found.column_names)):
+        found = found.append_column(name, pa.nulls(len(found), pa.string()))
+    return found
 
 
 def _in_order(read: Callable[[ObjectInfo], pa.Table], files: Iterable[ObjectInfo]) -> Iterator[pa.Table]:
