@@ -300,3 +300,7 @@ def test_one_poster_that_never_comes_is_one_failure_and_holds_up_nobody(
     assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket - {never})
     failed = rows(output, "failures")
     assert [(row["uri"], row["stage"], row["reason"]) for row in failed] == [(never, "fetch", "timeout")]
+
+    assert process("tag", join(bucket, "posters"), output).returncode == 0, "the next night the store is well"
+    assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket)
+    assert rows(output, "failures") == failed
