@@ -4,7 +4,7 @@
     model.keras     the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
     openvino.xml    the same network for CPU scoring, with its weights in
     openvino.bin
-    openvino-int8.* the same again with 8-bit integers, where that is as good
+    openvino-int8.* the same again with 8-bit integers, where that is as good, and the same on every CPU
 
 Beside it, for `genretag evaluate` only, lies `training_ids.bin`; no file of the bundle, so scoring never reads it.
 

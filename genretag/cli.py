@@ -19,6 +19,7 @@ from genretag.errors import JobError, OutputHeldError, UsageError, one_line
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.iceberg.settings import TableSettings
 from genretag.reports.gallery_settings import GallerySettings
+from genretag.retagging.settings import RetagSettings
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.stopping import Terminated, end_on_sigterm, how_to_go_on
@@ -68,17 +69,20 @@ def tag(
     model
         A model bundle; the one that ships with genretag when not given.
     """
+    from genretag.other_files import other_files_in_words
     from genretag.tagging.night import tag as run
 
     settings, table, session = settings or TagSettings(), table or TableSettings(), session or Session()
     _start_logging(session)
     record = run(images, output, settings, session, model, table)
     print(  # noqa: T201
-        f"{record.scored} posters scored, {record.failed} failed, {record.already_scored} already scored, "
+        f"{record.scored} posters scored, {record.failed_posters} failed, {record.already_scored} already scored, "
         f"{record.already_failed} failed before, {record.listed} listed: {record.output}/runs/{record.run_id}/run.json"
     )
     for reason, count in record.failures.items():
         print(f"  {count} x {reason}")  # noqa: T201
+    if record.other_files:
+        print(f"  {other_files_in_words(record.other_files)} and do not count as failed")  # noqa: T201
 
 
 @app.command
@@ -112,6 +116,40 @@ def compact(
 
 
 @app.command
+def retag(
+    output: str,
+    *,
+    model: str | None = None,
+    settings: Annotated[RetagSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Apply another threshold profile to the probabilities that OUTPUT holds. Reads no image, starts no Ray.
+
+    Example: genretag retag s3://films/genres --profile precise
+
+    Parameters
+    ----------
+    output
+        What `genretag tag` wrote.
+    model
+        The bundle that made the predictions; the one that ships with genretag when not given.
+    """
+    from genretag.retagging.job import retag as run
+
+    settings, table, session = settings or RetagSettings(), table or TableSettings(), session or Session()
+    _start_logging(session)
+    done = run(output, settings, session, model, table)
+    verb = "would get" if settings.dry_run else "got"
+    files = f"{done.rows:,} rows in {done.files:,} files"
+    print(f"{files} {verb} the profile {settings.profile}, {done.unchanged:,} rows had it already")  # noqa: T201
+    if done.of_other_models:
+        print(f"{done.of_other_models:,} rows of other models stay as they are")  # noqa: T201
+    if done.outside_table:
+        print(f"{done.outside_table:,} rows that the table has not taken yet stay as they are")  # noqa: T201
+
+
+@app.command
 def train(
     *,
     labels: str,
@@ -132,7 +170,8 @@ def train(
     Parameters
     ----------
     labels
-        A CSV: an id column, and either one column of 0 and 1 per label or one column with all labels.
+        A CSV: an id column, and either one column of 0 and 1 per label or one column with all labels. The log says
+        how it was read.
     images
         A folder or an s3:// prefix; an image's name less its ending is its id.
     output
@@ -164,6 +203,42 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
+    _print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def requantize(
+    model: str,
+    *,
+    labels: str,
+    images: str,
+    output: str,
+    overwrite: bool = False,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make a bundle's int8 network anew, on the posters it was trained with; the network itself stays as it is.
+
+    Example: genretag requantize model --labels films.csv --images posters --output model-2
+
+    Parameters
+    ----------
+    model
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        The CSV that it was trained with.
+    images
+        The posters that it was trained with.
+    output
+        Where the new bundle goes: a folder or an s3:// prefix.
+    overwrite
+        Replace a bundle that is there already.
+    """
+    from genretag.training.requantizing import requantize as run
+
+    session = session or Session()
+    _start_logging(session)
+    bundle = run(model, labels, images, output, session, overwrite=overwrite)
     _print_metrics(bundle.facts["metrics"])
     print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
 
@@ -304,7 +379,7 @@ def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = Non
     Parameters
     ----------
     command
-        tag, train, evaluate, compact or bench, with all that belongs to it. Options of submit come before it.
+        tag, train, evaluate, compact, retag or bench, with all that belongs to it. Options of submit come before it.
     """
     from genretag.submission.job import submit as run
 

@@ -2,8 +2,9 @@
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from genretag.training.recipes import recipe
 
 PREFIX = "GENRETAG_"
 RECIPE_SOURCE = "recipe "
+SERVICE = re.compile(r"(.+)_SERVICE_HOST")
+LINK = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def settings_sources(app: App, file: Path | None) -> list[Callable[..., Any]]:
@@ -51,9 +54,26 @@ def _refuse_unknown_variables(_app: App, commands: tuple[str, ...], arguments: A
         for argument in arguments
         for name in argument.names
     }
+    made_by_kubernetes = service_links(os.environ)
     for variable in os.environ:
-        if variable.startswith(prefix) and variable not in known:
+        if variable.startswith(prefix) and variable not in known and variable not in made_by_kubernetes:
             raise UsageError(f"unknown setting {variable} in the environment{_nearest(variable, known)}")
+
+
+def service_links(environment: Mapping[str, str]) -> frozenset[str]:
+    """Return the variables by which Kubernetes tells a pod of the services in its namespace; they are no settings.
+
+    A service `genretag-tag` makes GENRETAG_TAG_SERVICE_HOST, GENRETAG_TAG_SERVICE_PORT, GENRETAG_TAG_PORT and more:
+    Kubernetes documentation, "Service", section "Environment variables". Only names that belong to a
+    `..._SERVICE_HOST` count, so that a misspelt setting is still an error.
+    """
+    services = [found[1] for name in environment if (found := SERVICE.fullmatch(name))]
+    return frozenset(
+        name
+        for name in environment
+        for service in services
+        if name.startswith(f"{service}_") and LINK.fullmatch(name.removeprefix(f"{service}_"))
+    )
 
 
 def _fill_from_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

@@ -1,7 +1,5 @@
 """URIs -> decoded posters or failures, with a few threads: GETs and decoding overlap, both release the GIL."""
 
-import posixpath
-import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -9,17 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from genretag.cpus import cpus_here
 from genretag.errors import Failure
 from genretag.images import BadImage, DecodedImage, ImageLimits, ImageRule, decode
 from genretag.images.memory import DecodeMemory
+from genretag.images.signatures import is_picture
+from genretag.other_files import OTHER_FILE, is_called_an_image, is_other_content, kind_by_name
 from genretag.storage import Fetched, Storage, StorageError
 from genretag.storage.etags import etag_key
 
-OTHER_FILE = "other_file"  # the reason of what is no image and was not called one: a note among the posters
-IMAGE_NAME = re.compile(
-    r"\.(jpe?g?|jfif|a?png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|jxl|jp2|svg|ico|img)$", re.IGNORECASE
-)
-DECODES_AT_ONCE = 4  # of one reader; its other threads wait for the store
+HEAD_BYTES = 1024  # that are read of what is too large, to see what it is
+DECODES_AT_ONCE = 4  # of one reader, and no more than two for each CPU; its other threads wait for the store
+DECODES_PER_CPU = 2
 DECODE_BYTES = 2 * 2**30  # that these may take together, by estimate: two of the largest pictures, many of the usual
 
 
@@ -50,7 +49,7 @@ class PosterReader:
         self._rule = rule
         self._limits = limits or ImageLimits()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch-decode")
-        self._decoding = threading.Semaphore(DECODES_AT_ONCE)
+        self._decoding = threading.Semaphore(min(DECODES_AT_ONCE, DECODES_PER_CPU * cpus_here()))
         self._memory = DecodeMemory(DECODE_BYTES)
         self._watch = Watch()
         self._fetched_bytes = 0
@@ -62,7 +61,10 @@ class PosterReader:
         return list(self._threads.map(self.read, uris))
 
     def read(self, uri: str) -> Poster | Failure:
-        """Reads one poster. What is wrong with it is the value, not an exception."""
+        """Reads one poster. What is wrong with it is the value, not an exception.
+
+        A file that is no poster by its name is not fetched.
+        """
         fetched = self._fetch(uri)
         return fetched if isinstance(fetched, Failure) else self._decode(uri, fetched)
 
@@ -78,11 +80,13 @@ class PosterReader:
         return Held(fetched.etag) if fetched.etag in held else self._decode(uri, fetched)
 
     def _fetch(self, uri: str) -> Fetched | Failure:
+        if kind := kind_by_name(uri):
+            return Failure("decode", OTHER_FILE, f"{kind}, by its name: not read")
         try:
             with self.busy.counted("fetch"):
                 fetched = self._storage.get(uri, self._limits.max_bytes)
         except StorageError as error:
-            return Failure("fetch", error.reason, str(error))
+            return self._not_fetched(uri, error)
         with self._counting:
             self._fetched_bytes += len(fetched.data)
         return Fetched(fetched.data, etag_key(fetched.etag))
@@ -92,8 +96,20 @@ class PosterReader:
             with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
                 return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
         except BadImage as error:
-            other = error.reason == "not_an_image" and _claims_to_be_something_else(uri)
-            return Failure("decode", OTHER_FILE if other else error.reason, error.message, fetched.etag)
+            reason = OTHER_FILE if is_other_content(uri, error.reason, fetched.data) else error.reason
+            return Failure("decode", reason, error.message, fetched.etag)
+
+    def _not_fetched(self, uri: str, error: StorageError) -> Failure:
+        """Tells why; what is too large and does not begin like a picture either is no poster."""
+        if error.reason == "too_many_bytes" and not is_called_an_image(uri):
+            try:
+                with self._storage.open(self._storage.stat(uri)) as opened:
+                    head = opened.read(HEAD_BYTES)
+            except (StorageError, OSError):
+                head = b""  # that it is too large is known all the same
+            if head and not is_picture(head):
+                return Failure("decode", OTHER_FILE, f"{error}, and it does not begin like a picture")
+        return Failure("fetch", error.reason, str(error))
 
     def take_fetched_bytes(self) -> int:
         """How many bytes were fetched since this was last asked."""
@@ -104,11 +120,6 @@ class PosterReader:
     def overdue(self, limit_s: float) -> str | None:
         """A URI that has been decoding for longer than `limit_s`, if there is one."""
         return self._watch.overdue(limit_s)
-
-
-def _claims_to_be_something_else(uri: str) -> bool:
-    """Whether the name has an ending, and not an image's; many buckets hold images under names without one."""
-    return bool(posixpath.splitext(uri)[1]) and not IMAGE_NAME.search(uri)
 
 
 class Busy:

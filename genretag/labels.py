@@ -10,7 +10,11 @@ import numpy.typing as npt
 
 from genretag.errors import UsageError, quoted
 
-IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"))
+# Endings of image files, whether they can be decoded here or not: an id in a table is the name without its ending.
+IMAGE_EXTENSIONS = frozenset((
+    "jpg", "jpeg", "jpe", "jif", "jfif", "jfi", "pjpeg", "pjp", "mpo", "png", "apng", "webp", "gif", "bmp", "dib",
+    "tif", "tiff", "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpf", "jpx", "svg", "ico", "tga", "psd",
+))  # fmt: skip
 MAX_LABEL_LENGTH = 200  # characters; a label becomes the name of a warehouse column
 
 
@@ -58,17 +62,25 @@ def with_labels(labelled: LabelledSet, labels: Sequence[str]) -> LabelledSet:
 
 
 def poster_id(name: str) -> str:
-    """The id in a cell or file name: its text as it is ('007'), or the stem of an image ('a/007.jpg')."""
-    name = name.strip()
+    """Return the id in a cell or file name: its text ('007'), or the stem of an image ('a/007.jpg').
+
+    Ids are in Unicode's composed form (NFC): macOS and some archives store the names of files decomposed.
+    """
+    name = composed(name.strip())
     path, _, extension = name.rpartition(".")
     stem = re.split(r"[/\\]", path)[-1] if extension.lower() in IMAGE_EXTENSIONS else ""
     return stem or name
 
 
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), in which an accent and its letter are one character."""
+    return unicodedata.normalize("NFC", name)
+
+
 def column_name(label: str) -> str:
     """A label in a warehouse column: lower case, no accents, `_` for the rest ('Sci-Fi' is sci_fi)."""
     if len(label) > MAX_LABEL_LENGTH:
-        raise LabelError(f"label {quoted(label)} has over {MAX_LABEL_LENGTH} characters: check the separator")
+        raise LabelError(f"label {quoted(label)} has over {MAX_LABEL_LENGTH} characters: check the --label-separator")
     letters = unicodedata.normalize("NFKD", label.casefold())
     name = re.sub("[^a-z0-9]", "_", "".join(letter for letter in letters if not unicodedata.combining(letter)))
     if not name.strip("_"):

@@ -1,5 +1,7 @@
 """The most probable labels of a few posters, in this process, without Ray."""
 
+import logging
+
 from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.engines import open_engine
 from genretag.errors import Failure
@@ -7,6 +9,8 @@ from genretag.fetching import Poster, PosterReader
 from genretag.storage import Storage, resolve
 
 THREADS = 4
+
+logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -21,6 +25,8 @@ def predict(
     if not images:
         return [result.message for result in results if isinstance(result, Failure)]
     engine = open_engine("openvino", bundle, batch_size=1, threads=THREADS)
+    if engine.caution:
+        logger.warning(engine.caution)
     rows = iter(engine.predict(np.stack(images)))
 
     def best(row: np.ndarray) -> list[tuple[str, float]]:

@@ -34,8 +34,9 @@ class Board:
         self._facts.update({name: max(value, self._facts.get(name, value)) for name, value in facts.items()})
 
     def say(self, event: str) -> None:
-        """Appends a line that stays, such as the end of an epoch."""
-        self._events.append(event)
+        """Appends a line that stays, such as the end of an epoch; what many actors say alike, once."""
+        if event not in self._events:
+            self._events.append(event)
 
     def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
         """Returns counters and facts together, and the events after the first `events_seen`."""

@@ -4,15 +4,19 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from genretag import noise
-from genretag.errors import UsageError, one_line
+from genretag.cpus import cpus_here
+from genretag.errors import JobError, UsageError, one_line
+from genretag.ray_folder import ray_folder
 from genretag.ray_token import is_a_refused_token, refused_token, show_a_token_where_there_is_one
+from genretag.redaction import redact
 from genretag.session import Session
 from genretag.stopping import keeping_sigterm
+from genretag.worker_exit import HOOK, leftovers, warn_of_leftovers
 
 LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for theirs; spare ones prevent that
 CONNECT_TIMEOUT_S = 10
@@ -53,24 +57,26 @@ def ray_session(session: Session) -> Iterator[Cluster]:
         noise.quieten()
     address = session.address or os.environ.get("RAY_ADDRESS")
     if address:
+        _refuse_dashboard(address)
         show_a_token_where_there_is_one()
     import ray
 
     if ray.is_initialized():
         yield _declared()
         return
-    _connect(address, session.verbose)
-    _configure_data(session.verbose)
-    try:
-        yield _declared() if address else replace(_declared(), cpus=_cpus_here())
-    except KeyboardInterrupt:
-        logger.info("stopping")  # which takes Ray some seconds
-        raise
-    finally:
-        ray.shutdown()
+    with ExitStack() as opened:
+        _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
+        _configure_data(session.verbose)
+        try:
+            yield _declared() if address else replace(_declared(), cpus=cpus_here())
+        except KeyboardInterrupt:
+            logger.info("stopping")  # which takes Ray some seconds
+            raise
+        finally:
+            ray.shutdown()
 
 
-def actor_here(kind: type) -> Any:
+def actor_here(kind: type, *arguments: Any) -> Any:
     """Starts a small actor on the driver's own node, so that it lives as long as the driver; returns its handle.
 
     Not softly: Ray would place it on another node now and then, and what it remembers would be lost with that.
@@ -80,10 +86,10 @@ def actor_here(kind: type) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(**options)(kind).remote()
+    return ray.remote(**options)(kind).remote(*arguments)
 
 
-def _connect(address: str | None, verbose: bool) -> None:
+def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
     import ray
 
     options: dict[str, Any] = {"address": address}
@@ -94,10 +100,13 @@ def _connect(address: str | None, verbose: bool) -> None:
             os.environ.setdefault(name, value)
         options = {
             "address": "local",
-            "num_cpus": _cpus_here() * LOGICAL_CPUS_PER_CPU,
+            "num_cpus": cpus_here() * LOGICAL_CPUS_PER_CPU,
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
+            "_temp_dir": folder,
         }
+    options["runtime_env"] = {"worker_process_setup_hook": HOOK}
+    seen = leftovers()
     try:
         with noise.stderr_muted(not verbose), keeping_sigterm():
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
@@ -107,6 +116,21 @@ def _connect(address: str | None, verbose: bool) -> None:
         if "ersion mismatch" not in str(error):
             raise
         raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise JobError("Ray did not start here in time: the machine is too busy, run the same command again") from error
+    warn_of_leftovers(seen)
+
+
+def _refuse_dashboard(address: str) -> None:
+    """Raises `UsageError` for the URL of a dashboard, which `ray job submit` and `genretag submit` take."""
+    if address.startswith(("http://", "https://")):
+        shown = one_line(redact(address), 100)
+        raise UsageError(
+            f"{shown} is the address of Ray's dashboard, which takes jobs: genretag submit --address {shown} ...; to "
+            "connect from here, RAY_ADDRESS or --address is HOST:6379 or ray://HOST:10001; unset it for a local Ray"
+        )
 
 
 def _require_answer(address: str) -> None:
@@ -122,10 +146,6 @@ def _require_answer(address: str) -> None:
 
 def _no_answer(address: str | None) -> UsageError:
     return UsageError(f"no Ray cluster answers at {address}: start one, or leave --address and RAY_ADDRESS out")
-
-
-def _cpus_here() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _declared() -> Cluster:
@@ -146,4 +166,4 @@ def _configure_data(verbose: bool) -> None:
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it prints tracebacks of what is raised anyway

@@ -14,7 +14,7 @@ def show_a_token_where_there_is_one() -> None:
 
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    token_file = Path.home() / ".ray" / "auth_token"
+    token_file = Path(os.path.expanduser("~/.ray/auth_token"))  # noqa: PTH111 - Path raises where there is no home
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_file.exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 

@@ -65,6 +65,38 @@ def bucket(s3_server):
 
 
 @pytest.fixture(scope="session")
+def moto_url():
+    """moto's S3, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def moto_bucket(moto_url, monkeypatch):
+    """The URI of an empty bucket of moto, which the environment points to."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": moto_url,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(s3_server):  # after the S3 server: Ray's workers inherit its environment
     """One Ray for all tests that run jobs in this process."""
     with ray_session(Session(quiet=True)) as cluster:

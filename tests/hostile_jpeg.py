@@ -50,7 +50,7 @@ def _cut(whole: bytes) -> list[HostileFile]:
     return [
         *(HostileFile(f"cut-{where}.jpg", whole[:length], "truncated") for where, length in lengths.items()),
         HostileFile("cut-progressive.jpg", progressive[: len(progressive) // 3], "truncated"),
-        HostileFile("cut-before-eoi.jpg", whole[:-2], "truncated"),
+        scene_in("cut-before-eoi.jpg", whole[:-2]),
         HostileFile("cut-early-and-closed.jpg", whole[: scan + 40] + b"\xff\xd9", "truncated"),
         HostileFile("cut-late-and-closed.jpg", whole[:-400] + b"\xff\xd9", "scored"),  # grey below, and no sign of it
         HostileFile("cut-and-padded-with-zeros.jpg", whole[: len(whole) // 2].ljust(len(whole), b"\0"), "truncated"),
@@ -136,11 +136,11 @@ def _frames(whole: bytes) -> list[HostileFile]:
         HostileFile("header-60000-x-60000.jpg", patched(5, struct.pack(">HH", 60000, 60000)), "too_many_pixels"),
         HostileFile("header-9000-x-9000.jpg", patched(5, struct.pack(">HH", 9000, 9000)), "truncated"),
         HostileFile("header-0-x-0.jpg", patched(5, bytes(4)), "corrupt"),
-        HostileFile("12-bit.jpg", patched(4, b"\x0c"), "corrupt"),
+        HostileFile("12-bit.jpg", patched(4, b"\x0c"), "unsupported_format"),
         HostileFile("arithmetic.jpg", arithmetic, "scored"),  # Huffman data, read as what it is not
-        HostileFile("lossless.jpg", patched(1, b"\xc3"), "corrupt"),
-        HostileFile("hierarchical.jpg", patched(1, b"\xc5"), "corrupt"),
-        HostileFile("two-components.jpg", patched(9, b"\2"), "corrupt"),
+        HostileFile("lossless.jpg", patched(1, b"\xc3"), "unsupported_format"),
+        HostileFile("hierarchical.jpg", patched(1, b"\xc5"), "unsupported_format"),
+        HostileFile("two-components.jpg", patched(9, b"\2"), "unsupported_format"),
         HostileFile("sampling-0.jpg", patched(11, b"\0"), "corrupt"),
         HostileFile("sampling-15.jpg", patched(11, b"\xff"), "corrupt"),
         HostileFile("two-frames.jpg", whole[:frame] + whole[frame : frame + 19] + whole[frame:], "corrupt"),

@@ -97,8 +97,10 @@ def _kinds() -> list[HostileFile]:
         HostileFile("tiff-float.tif", encode(grey.convert("F"), "TIFF"), "scored"),
         HostileFile("tiff-32-bit.tif", encode(grey.convert("I"), "TIFF"), "scored"),
         HostileFile("tiff-group-4.tif", encode(grey.convert("1"), "TIFF", compression="group4"), "scored"),
-        HostileFile("tiff-unknown-compression.tif", _strip(8, 8, bytes(64), (COMPRESSION, SHORT, 1, 9999)), "corrupt"),
-        HostileFile("tiff-64-bits.tif", _strip(8, 8, bytes(512), (BITS, SHORT, 1, 64)), "corrupt"),
+        HostileFile(
+            "tiff-unknown-compression.tif", _strip(8, 8, bytes(64), (COMPRESSION, SHORT, 1, 9999)), "unsupported_format"
+        ),
+        HostileFile("tiff-64-bits.tif", _strip(8, 8, bytes(512), (BITS, SHORT, 1, 64)), "unsupported_format"),
     ]
 
 
@@ -122,6 +124,6 @@ def bmp_files() -> list[HostileFile]:
         HostileFile("bmp-rle8-of-100-megapixels.bmp", bmp(10_000, 10_000, 8, 1, b"\1\7\0\0" * 10_000), "too_much_work"),
         HostileFile("bmp-rle8-of-9-megapixels.bmp", bmp(3000, 3000, 8, 1, b"\1\7\0\0" * 3000), "scored"),
         HostileFile("bmp-rle8-cut.bmp", bmp(8, 8, 8, 1, lines[:9]), "corrupt"),
-        HostileFile("bmp-7-bits.bmp", bmp(8, 8, 7, 0, bytes(64)), "corrupt"),
-        HostileFile("bmp-png-inside.bmp", bmp(8, 8, 24, 5, bytes(64)), "corrupt"),
+        HostileFile("bmp-7-bits.bmp", bmp(8, 8, 7, 0, bytes(64)), "unsupported_format"),
+        HostileFile("bmp-png-inside.bmp", bmp(8, 8, 24, 5, bytes(64)), "unsupported_format"),
     ]

@@ -1,11 +1,12 @@
 """How the tests read a CSV of labels."""
 
-from genretag.label_csv import read_labels
+from genretag.label_csv.reading import read_labels
+from genretag.label_csv.settings import LabelSettings
 
 
-def read(text, **options):
+def read(text, min_positives=1, **settings):
     """Reads with every label kept, so that a test needs no twenty posters."""
-    return read_labels(text, "posters.csv", **{"min_positives": 1, **options})
+    return read_labels(text, "posters.csv", LabelSettings(**settings), min_positives=min_positives)
 
 
 def labels_by_id(text, **options):

@@ -11,3 +11,8 @@ def rows(output, kind="predictions"):
     if not filesystem.exists(path):
         return []
     return pyarrow.dataset.dataset(path, filesystem=filesystem).to_table().to_pylist()
+
+
+ODD = (
+    "dt=2001-01-01/uri=x/odd name & 100%20 of what? #1; [a]*'é\""  # below a folder or bucket: for all that reads paths
+)

@@ -5,6 +5,7 @@ from math import isnan
 
 import pytest
 import ray
+from outputs import ODD
 
 from genretag.bench.rates import measure, steady_rate
 from genretag.storage import join
@@ -47,7 +48,18 @@ def test_the_command_measures_stages_ceiling_and_job(
     file = tmp_path / "bench.json"
 
     code, out, err = command(
-        *("bench", poster_folder, "--output", bucket, "--posters", 40, "--model", small_bundle, "--json", file)
+        *(
+            "bench",
+            poster_folder,
+            "--output",
+            join(bucket, ODD),
+            "--posters",
+            40,
+            "--model",
+            small_bundle,
+            "--json",
+            file,
+        )
     )
 
     assert code == 0, err

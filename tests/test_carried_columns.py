@@ -1,11 +1,28 @@
 """Columns of the manifest that go through to the output on request."""
 
+import subprocess
+import sys
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from outputs import rows
 
 from genretag.errors import UsageError
+from genretag.storage import Storage
+from genretag.tagging.carrying import carried_fields
+from genretag.tagging.inventory import take_inventory
+
+BERLIN = pa.timestamp("ns", "Europe/Berlin")
+PRINTS_TYPES = """
+import sys, tempfile
+from pathlib import Path
+from genretag.storage import Storage
+from genretag.tagging.inventory import take_inventory
+with tempfile.TemporaryDirectory() as folder:
+    print(*take_inventory(sys.argv[1], Storage(), Path(folder), carry=("seen", "made")).schema.field("carried").type)
+"""
 
 
 @pytest.fixture
@@ -69,3 +86,82 @@ def test_an_output_keeps_its_columns(run, manifest, tmp_path):
 
     with pytest.raises(UsageError, match=r"other columns.* they differ in title"):
         run(manifest, tmp_path / "out")
+
+
+def films(tmp_path, files, **columns):
+    """A manifest of these files with columns of its owner."""
+    pyarrow.parquet.write_table(pa.table({"uri": [str(file) for file in files], **columns}), tmp_path / "films.parquet")
+    return tmp_path / "films.parquet"
+
+
+def types_of(output, kind="predictions"):
+    """The types of the column `seen` in all part files."""
+    return {pyarrow.parquet.read_schema(file).field("seen").type for file in output.glob(f"{kind}/*/*.parquet")}
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Sao_Paulo"])
+def test_times_are_of_one_type_whatever_the_machine_s_zone(few_posters, tmp_path, zone):
+    file, noon = sorted(few_posters.iterdir())[0], datetime(2026, 11, 1, 12)
+    manifest = films(
+        tmp_path,
+        [file],
+        seen=pa.array([noon], pa.timestamp("us", "Europe/Berlin")),
+        made=pa.array([noon], "timestamp[ns]"),
+    )
+    command = [sys.executable, "-c", PRINTS_TYPES, str(manifest)]
+
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"TZ": zone, "PATH": "", "PYTHONPATH": ":".join(sys.path)}
+    )
+
+    assert done.stdout.split("pyarrow.Field")[1:] == ["<seen: timestamp[us, tz=UTC]> ", "<made: timestamp[us]>\n"], (
+        done.stderr
+    )
+
+
+def test_a_time_with_a_zone_is_the_same_moment_in_utc(few_posters, tmp_path):
+    file, noon = sorted(few_posters.iterdir())[0], datetime(2026, 11, 1, 12, tzinfo=UTC)
+    manifest = films(tmp_path, [file], seen=pa.array([noon], BERLIN))
+
+    found = take_inventory(str(manifest), Storage(), tmp_path, carry=("seen",)).table()
+
+    assert found["carried"].to_pylist() == [{"seen": noon}]
+
+
+def test_a_column_without_a_value_has_the_type_of_the_nights_before(run, few_posters, tmp_path):
+    first, second = sorted(few_posters.iterdir())[:2]
+    run(films(tmp_path, [first], seen=pa.array([3], pa.int16())), tmp_path / "out", carry=("seen",))
+
+    run(films(tmp_path, [second], seen=pa.nulls(1)), tmp_path / "out", carry=("seen",))
+
+    assert types_of(tmp_path / "out") == {pa.int16()}
+    assert {row["uri"]: row["seen"] for row in rows(tmp_path / "out")} == {str(first): 3, str(second): None}
+
+
+def test_a_column_without_a_value_is_text_at_first(run, few_posters, tmp_path):
+    first, second = sorted(few_posters.iterdir())[:2]
+    run(films(tmp_path, [first], seen=pa.nulls(1)), tmp_path / "out", carry=("seen",))
+
+    run(films(tmp_path, [second], seen=["in May"]), tmp_path / "out", carry=("seen",))
+
+    assert types_of(tmp_path / "out") == {pa.string()}
+
+
+@pytest.mark.parametrize(
+    ("tonight", "held", "type_"),
+    [
+        (pa.int16(), None, pa.int16()),
+        (pa.int16(), pa.string(), pa.int16()),  # which is refused then
+        (pa.null(), None, pa.string()),
+        (pa.null(), pa.int16(), pa.int16()),
+        (pa.null(), pa.null(), pa.null()),  # an output of earlier builds
+        (pa.timestamp("us", "UTC"), None, pa.timestamp("us", "UTC")),
+        (pa.timestamp("us", "UTC"), BERLIN, BERLIN),
+        (pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns")),
+        (pa.timestamp("us"), BERLIN, pa.timestamp("us")),
+    ],
+)
+def test_an_output_keeps_the_types_that_it_has(tonight, held, type_):
+    schema = pa.schema([("uri", pa.string())] + ([("seen", held)] if held else []))
+
+    assert carried_fields(pa.struct([("seen", tonight)]), schema) == (pa.field("seen", type_),)

@@ -87,6 +87,54 @@ def test_an_unknown_variable_in_the_environment(refused, monkeypatch):
     assert "did you mean GENRETAG_TAG_BATCH_SIZE?" in refused("tag", "a", "b")
 
 
+def _links(service, address="10.96.12.7", port="8265"):
+    """The variables that Kubernetes makes for a service."""
+    name = service.upper().replace("-", "_")
+    tcp = f"{name}_PORT_{port}_TCP"
+    return {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": port,
+        f"{name}_SERVICE_PORT_DASHBOARD": port,
+        f"{name}_PORT": f"tcp://{address}:{port}",
+        tcp: f"tcp://{address}:{port}",
+        f"{tcp}_PROTO": "tcp",
+        f"{tcp}_PORT": port,
+        f"{tcp}_ADDR": address,
+    }
+
+
+@pytest.mark.parametrize("service", ["genretag-tag-x7k2p-head-svc", "genretag-tag", "genretag", "ray"])
+def test_variables_that_kubernetes_makes_for_services_are_no_settings(refused, monkeypatch, tmp_path, service):
+    for name, value in _links(service).items():
+        monkeypatch.setenv(name, value)
+
+    line = refused("tag", tmp_path / "nothing", tmp_path / "out")
+
+    assert line == f"cannot read the images: {tmp_path}/nothing is not a folder"
+
+
+def test_a_misspelt_setting_is_an_error_beside_them_too(refused, monkeypatch, tmp_path):
+    for name, value in (_links("genretag-tag-head") | {"GENRETAG_TAG_SERVICE_PORTS": "1"}).items():
+        monkeypatch.setenv(name, value)
+
+    line = refused("tag", tmp_path / "nothing", tmp_path / "out")
+
+    assert line.startswith("unknown setting GENRETAG_TAG_SERVICE_PORTS in the environment")
+
+
+@pytest.mark.parametrize("given", ["variable", "flag"])
+def test_the_dashboards_url_is_no_address_of_a_cluster(refused, few_posters, tmp_path, monkeypatch, given):
+    url = "http://127.0.0.1:8265"
+    if given == "variable":
+        monkeypatch.setenv("RAY_ADDRESS", url)
+
+    line = refused("tag", few_posters, tmp_path / "out", *(("--address", url) if given == "flag" else ()))
+
+    assert line.startswith(f"{url} is the address of Ray's dashboard")
+    assert f"genretag submit --address {url}" in line
+    assert list((tmp_path / "out").rglob("*.parquet")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -148,6 +196,60 @@ def test_a_csv_of_other_images(refused, few_posters, tmp_path):
     assert "is the name of an image" in line
 
 
+@pytest.mark.parametrize(
+    ("table", "flag", "says"),
+    [
+        ("id,War,Drama\n" + "a,1,-1\nb,-1,1\n" * 20, "--false-value", "columns hold -1"),
+        (
+            "id,labels\n" + "a,War Film\nb,War News\nc,Sad Film\nd,Sad News\n",
+            "--label-separator",
+            "one label or several",
+        ),
+        ("id,War\n" + "".join(f"{n},{n % 2}.5\n" for n in range(9)), "--labels-column", "no labels among"),
+        ("id,War\n" + "".join(f"{n},{n % 4}\n" for n in range(40)), "--true-value", "20 of 40 rows cannot be used"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "evaluate", "gallery"])
+def test_a_table_of_labels_that_can_be_misread_is_refused_with_the_flag_that_decides(
+    refused, few_posters, tmp_path, verb, table, flag, says
+):
+    (tmp_path / "labels.csv").write_text(table)
+    words = {
+        "train": ("train", "--images", few_posters, "--output", tmp_path / "out"),
+        "evaluate": ("evaluate", DEFAULT_BUNDLE, "--images", few_posters),
+        "gallery": ("gallery", tmp_path / "out"),
+    }[verb]
+
+    line = refused(*words, "--labels", tmp_path / "labels.csv")
+
+    assert str(tmp_path / "labels.csv") in line
+    assert says in line
+    assert flag in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_how_a_table_was_read_is_in_the_log_before_training_starts_unless_quiet(process, few_posters, tmp_path):
+    ids = sorted(poster.stem for poster in few_posters.iterdir())
+    (tmp_path / "labels.csv").write_text("id,War,Drama\n" + "".join(f"{id},1,-1\n" for id in ids))
+    train = (
+        "train", "--labels", tmp_path / "labels.csv", "--images", few_posters, "--output", tmp_path / "out",
+        "--false-value", "-1", "--min-positives", "1",
+    )  # fmt: skip
+
+    loud, quiet = process(*train), process(*train, "--quiet")
+
+    assert [line[9:] for line in loud.stderr.splitlines()[1:7]] == [
+        f"{tmp_path}/labels.csv: 12 rows (0/1 columns) of 12 posters with labels; kept 12 posters with 1 labels",
+        "  ids: column id",
+        "  labels: columns 'War', 'Drama'",
+        "  truth values: yes: '1' 12; no: '-1' 12",
+        "  posters by label: War 12",
+        "  labels left out, too few posters: 1 ('Drama': 0)",
+    ]
+    assert loud.stderr.splitlines()[7][9:] == "  images: found for 12 of 12 posters"
+    assert (loud.returncode, quiet.returncode, len(quiet.stderr.splitlines())) == (2, 2, 1), "too few posters to train"
+
+
 def test_settings_of_training_that_cannot_work(refused):
     train = ("train", "--labels", "a", "--images", "b", "--output", "c")
 
@@ -182,7 +284,19 @@ def test_a_bundle_in_the_way_is_not_overwritten(refused, small_bundle, poster_fo
     assert (Path(small_bundle) / "bundle.json").read_bytes() == before
 
 
-COMMANDS = ["tag", "compact", "train", "evaluate", "report", "gallery", "bench", "submit", "predict", "warehouse"]
+COMMANDS = [
+    "tag",
+    "compact",
+    "train",
+    "requantize",
+    "evaluate",
+    "report",
+    "gallery",
+    "bench",
+    "submit",
+    "predict",
+    "warehouse",
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

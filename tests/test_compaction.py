@@ -11,11 +11,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from dying import DEATHS, STEPS, dying_at
 from nights import a_night, write_night
 
 from genretag.compaction import job, journal, merging
 from genretag.compaction.job import Compacted, compact
 from genretag.compaction.journal import finish_compaction
+from genretag.compaction.merging import concatenate
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import OutputHeldError, UsageError
 from genretag.iceberg.catalog import load_table, open_catalog
@@ -181,49 +183,9 @@ def test_readers_never_see_a_row_twice(tmp_path):
     assert [(all_rows, distinct) for all_rows, distinct in seen if all_rows != distinct] == []
 
 
-class Died(BaseException):
-    """The end of the process, which no handler sees."""
-
-
-def die(*arguments, **options):
-    raise Died
-
-
-def before_each(function):
-    """Does one call, and dies at the next."""
-    calls = []
-
-    def once(*arguments):
-        calls.append(arguments)
-        return function(*arguments) if len(calls) == 1 else die()
-
-    return once
-
-
-def then_die(function):
-    return lambda *arguments: die(function(*arguments))
-
-
-DEATHS = {
-    "writing merged files": (merging, "_large_row_groups", die),
-    "writing the plan": (job, "begin", die),
-    "the table's first change": (job, "carry_out", die),
-    "the first delete": (journal, "_delete", die),
-    "deleting": (journal, "_delete", before_each),
-    "putting in place": (journal, "_place", die),
-    "the table's second change": (journal, "_place", then_die),
-    "removing the plan": (journal, "_remove", die),
-    "removing the journal": (Storage, "delete_below", die),
-}
-STEPS = list(DEATHS)
-DEATHS["ending old snapshots"] = (journal, "forget_snapshots", die)  # with a table only
-
-
 def leave_dead(output, step, table=NO_TABLE):
     """Merges, and dies at a step."""
-    place, name, how = DEATHS[step]
-    with pytest.MonkeyPatch.context() as dying, pytest.raises(Died):
-        dying.setattr(place, name, die if how is die else how(getattr(place, name)))
+    with dying_at(step):
         merge(output, table)
 
 
@@ -444,14 +406,12 @@ def test_a_merge_that_lost_its_output_plans_nothing(output, monkeypatch):
     """Suspended before the plan: the run that took over has removed what was merged, and merges the files itself."""
     before = write_night(output, a_night())
 
-    def write_merged_and_lose_the_output(*arguments):
-        plan = write_merged(*arguments)
+    def concatenate_and_lose_the_output(*arguments, **options):
+        concatenate(*arguments, **options)
         STORAGE.delete(join(output, LOCK))
         finish_compaction(output, STORAGE)
-        return plan
 
-    write_merged = job._write_merged
-    monkeypatch.setattr(job, "_write_merged", write_merged_and_lose_the_output)
+    monkeypatch.setattr(job, "concatenate", concatenate_and_lose_the_output)
     with pytest.raises(OutputHeldError, match="was taken over"):
         merge(output)
 

@@ -181,9 +181,12 @@ def test_an_engine_that_is_not_installed_says_what_to_install(drawn, monkeypatch
 
 def test_an_engine_that_sees_no_gpu_is_told_of(small_bundle, ray_cluster):
     """Ray has one for it, but what is installed is for CPUs."""
-    bundle, told = load_bundle(small_bundle, Storage()), []
+    bundle, told, facts = load_bundle(small_bundle, Storage()), [], {}
     plan = plan_actors(Cluster(16, 1), TagSettings(engine="tensorflow"), bundle)
 
-    Predict(plan, ray.put(bundle), SimpleNamespace(say=SimpleNamespace(remote=told.append)), 0)
+    ledger = SimpleNamespace(say=SimpleNamespace(remote=told.append), set=SimpleNamespace(remote=facts.update))
+
+    Predict(plan, ray.put(bundle), ledger, 0)
 
     assert told == ["the tensorflow engine sees no GPU, so CPUs predict: install its package for GPUs"]
+    assert [(engine["on_gpu"], engine["precision"]) for engine in facts.values()] == [(False, "float32")]

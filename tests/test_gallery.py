@@ -5,6 +5,7 @@ import re
 
 import pytest
 from nights import a_night
+from outputs import ODD
 from tagged_output import random_probabilities, write_tagged
 
 from genretag.errors import UsageError
@@ -21,9 +22,10 @@ def paths(poster_folder):
 @pytest.fixture
 def output(paths, tmp_path):
     """Two nights of one model: forty posters, then twenty."""
-    write_tagged(tmp_path / "out", random_probabilities(paths[:40]))
-    write_tagged(tmp_path / "out", random_probabilities(paths[40:]), night=a_night(1))
-    return tmp_path / "out"
+    output = tmp_path / ODD
+    write_tagged(output, random_probabilities(paths[:40]))
+    write_tagged(output, random_probabilities(paths[40:]), night=a_night(1))
+    return output
 
 
 def picked(output, **settings):

@@ -7,7 +7,7 @@ from nights import a_night
 from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, opened, without_markup
 from tagged_output import LABELS, random_probabilities, write_tagged
 
-from genretag.label_csv import read_labels
+from genretag.label_csv.reading import read_labels
 from genretag.reports.gallery import gallery
 from genretag.reports.gallery_settings import GallerySettings
 from genretag.session import Session

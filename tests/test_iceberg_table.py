@@ -7,7 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from nights import a_night, columns, write_night
-from outputs import rows
+from outputs import ODD, rows
 
 from genretag.compaction.job import compact
 from genretag.compaction.settings import CompactSettings
@@ -34,7 +34,7 @@ def rest_server(tmp_path_factory):
 def place(request, tmp_path, monkeypatch):
     """An output and the settings of its table: beside it, in a SQLite file, in a REST catalogue."""
     if request.param == "folder":
-        return str(tmp_path / "odd name & 100%"), TableSettings(TABLE)
+        return str(tmp_path / ODD), TableSettings(TABLE)
     if request.param == "bucket":
         bucket = request.getfixturevalue("bucket")
         return join(bucket, "genres"), TableSettings(TABLE, f"sqlite:///{tmp_path}/catalog.db")
@@ -79,6 +79,20 @@ def test_the_table_holds_what_the_files_hold(place):
     properties = table.current_snapshot().summary.additional_properties
     assert properties["genretag.run_id"] == a_night().run_id
     assert properties["genretag.model_version"] == "model1"
+
+
+@pytest.mark.parametrize("name", ["Movie%20Posters", "O Brother, Where Art Thou?", "my genres #1", "uri=x"])
+def test_the_catalogue_of_a_folder_stands_in_it(tmp_path, name):
+    place = str(tmp_path / name), TableSettings(TABLE)
+    write_night(place[0], a_night())
+
+    assert is_new_database(place[1], place[0])
+    commit(place, a_night())
+
+    assert (tmp_path / name / "_catalog.db").is_file()
+    assert not is_new_database(place[1], place[0])
+    assert [folder.name for folder in tmp_path.iterdir()] == [name]
+    assert table_rows(table_of(place)) == file_rows(place[0])
 
 
 def test_each_night_is_one_snapshot_that_readers_see_whole_or_not_at_all(place):

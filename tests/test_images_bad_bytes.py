@@ -54,6 +54,35 @@ def test_a_jpeg_is_named_truncated_wherever_it_was_cut(options: dict[str, object
     assert {failure(data[:length]).reason for length in range(2, len(data) - 40, 5)} == {"truncated"}
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": exif(6)}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(mode: str, options: dict[str, object]) -> None:
+    data = encode(scene(81, 119).convert(mode), "JPEG", **options)
+    whole = decode(data, RULE).pixels
+    for missing in (1, 2):
+        np.testing.assert_array_equal(decode(data[:-missing], RULE).pixels, whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100}])
+def test_a_jpeg_that_lacks_the_last_bytes_of_its_last_scan_as_well_is_truncated(options: dict[str, object]) -> None:
+    data = encode(scene(), "JPEG", **options)
+    assert {failure(data[:-missing]).reason for missing in range(5, 40)} == {"truncated"}
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_truncated() -> None:
+    data = encode(scene(), "JPEG", progressive=True)
+    third = data.index(b"\xff\xda", data.index(b"\xff\xda", data.index(b"\xff\xda") + 2) + 2)
+    first_table = data.rindex(b"\xff\xc4", 0, third)
+    for cut in (first_table, third):
+        assert failure(data[:cut]).reason == "truncated"
+
+
+def test_the_pixels_of_a_jpeg_without_an_end_count_towards_the_limits() -> None:
+    data = encode(scene(800, 800), "JPEG", progressive=True)[:-2]
+    assert failure(data, ImageLimits(max_decode_bytes=8_000_000)).reason == "too_many_pixels"
+    assert failure(data, ImageLimits(max_pixels=600_000)).reason == "too_many_pixels"
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 def test_a_truncated_file_of_another_format_is_named_truncated(image_format: str, part: float) -> None:

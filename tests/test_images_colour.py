@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_corpus import encode
 from image_decoding import RED, RULE, colour
-from PIL import Image, ImageCms
+from PIL import Image
 
 from genretag.images import ImageRule, decode
 
@@ -103,8 +103,3 @@ def test_deep_grey_that_is_not_finite_or_all_the_same_is_no_problem() -> None:
     odd = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32))
     assert decode(encode(odd, "TIFF"), ImageRule(1, 4)).pixels[0, :, 0].tolist() == [0, 0, 0, 255]
     assert colour(Image.new("F", (40, 60), 7.0), "TIFF") == [0, 0, 0]
-
-
-def test_an_icc_profile_is_not_applied() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert colour(Image.new("RGB", (40, 60), (200, 30, 60)), "PNG", icc_profile=profile) == [200, 30, 60]

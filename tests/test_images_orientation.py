@@ -7,7 +7,7 @@ import sys
 import pytest
 from image_corpus import ORIENTATION, encode, exif, png_chunk, scene, turned
 from image_decoding import RULE, mean_difference, odd_metadata_is_silent
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from genretag.images import decode
 
@@ -31,6 +31,51 @@ def test_an_orientation_that_a_png_tells_after_its_pixels_counts() -> None:
     decoded = decode(data[:end] + late + data[end:], RULE)
     assert (decoded.width, decoded.height) == (80, 120)
     assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 1
+
+
+def xmp(orientation: int) -> bytes:
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+        "</rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+def with_xmp(image: Image.Image, image_format: str, orientation: int, **options: object) -> bytes:
+    """A file whose XMP says an orientation."""
+    if image_format == "PNG":
+        text = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(orientation))
+        data = encode(image, "PNG", **options)
+        return data[:33] + text + data[33:]
+    if image_format == "TIFF":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[700] = xmp(orientation)
+        tags.update({ORIENTATION: options["exif"][ORIENTATION]} if options else {})
+        return encode(image, "TIFF", tiffinfo=tags)
+    return encode(image, image_format, xmp=xmp(orientation), quality=95, **options)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_an_orientation_that_only_xmp_tells_turns_nothing_as_in_browsers(image_format: str, orientation: int) -> None:
+    decoded = decode(with_xmp(scene(), image_format, orientation), RULE)
+    assert (decoded.width, decoded.height) == (80, 120)
+    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_turns_a_picture_whatever_xmp_says(image_format: str) -> None:
+    stored = scene().transpose(Image.Transpose.ROTATE_90)
+    decoded = decode(with_xmp(stored, image_format, 3, exif=exif(6)), RULE)
+    assert (decoded.width, decoded.height) == (80, 120)
+    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
+
+
+def test_xmp_behind_the_pixels_of_a_png_turns_nothing_either() -> None:
+    data = encode(scene(), "PNG")
+    end = data.rindex(b"IEND") - 4
+    late = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6))
+    assert (decode(data[:end] + late + data[end:], RULE).pixels == decode(data, RULE).pixels).all()
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

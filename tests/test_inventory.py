@@ -3,6 +3,7 @@
 import gzip
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -123,3 +124,21 @@ def test_a_bad_manifest_is_explained(tmp_path, name, content, says):
     with pytest.raises(UsageError, match=says) as refused:
         read_inventory(str(tmp_path / name), Storage())
     assert str(tmp_path / name) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["uri=x", "poster_id=7", "year=1 [a]*", "it's"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_folders_above_the_temporary_files_add_nothing_to_a_manifest(few_posters, tmp_path, name, ending):
+    file, spool = sorted(few_posters.iterdir())[0], tmp_path / name
+    spool.mkdir()
+    table = pa.table({"uri": [str(file)], "poster_id": ["007"], "year": ["1987"]})
+    if ending == "csv":
+        pyarrow.csv.write_csv(table, tmp_path / "films.csv")
+    else:
+        pyarrow.parquet.write_table(table, tmp_path / "films.parquet")
+
+    found = take_inventory(str(tmp_path / f"films.{ending}"), Storage(), spool, carry=("year",)).table()
+
+    assert found["uri"].to_pylist() == [str(file)]
+    assert found["poster_id"].to_pylist() == ["007"]
+    assert found["carried"].to_pylist() == [{"year": "1987"}]

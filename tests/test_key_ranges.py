@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genretag.storage import S3, join
+from genretag.storage.aws_settings import AwsSettings
 from genretag.storage.boto_client import open_client
 from genretag.storage.key_ranges import OutOfOrderError, list_ranges
-from genretag.storage.s3_buckets import Patience, endpoint
+from genretag.storage.s3_buckets import Patience
 from genretag.storage.s3_listing import request_page
 from genretag.storage.split_keys import KeySpace
 
@@ -182,7 +183,7 @@ def test_real_keys_come_once(bucket, storage):
     uris = {join(bucket, PREFIX + key) for key in keys}
     for uri in uris:
         storage.put(uri, b"x")
-    client = open_client(endpoint(None), Patience.of_environment())
+    client = open_client(AwsSettings.read(), Patience.of_environment())
     requests = []
 
     def list_page(after, token):

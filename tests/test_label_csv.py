@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from label_reading import labels_by_id, read
 
-from genretag.label_csv import read_labels
+from genretag.label_csv.reading import read_labels
 
 # The three layouts
 
@@ -16,7 +16,11 @@ def test_one_hot_columns_are_the_labels_in_their_order():
     assert labelled.multi_hot.dtype == np.uint8
     assert labelled.multi_hot.tolist() == [[1, 0], [1, 1]]
     assert report.lines() == [
-        "posters.csv: 2 rows (0/1 columns) of 2 posters with labels; kept 2 posters with 2 labels"
+        "posters.csv: 2 rows (0/1 columns) of 2 posters with labels; kept 2 posters with 2 labels",
+        "  ids: column id",
+        "  labels: columns 'War', 'Drama'",
+        "  truth values: yes: '1' 3; no: '0' 1",
+        "  posters by label: War 2, Drama 1",
     ]
 
 
@@ -41,7 +45,7 @@ def test_where_text_and_one_hot_columns_disagree_the_columns_count_and_the_line_
     labelled, report = read(text)
     assert labelled.multi_hot.tolist() == [[1, 0], [0, 1]]
     assert report.disagreements == [3]
-    assert report.lines()[1] == "rows whose text and 0/1 columns differ, the columns count: 1 (lines 3)"
+    assert report.findings()[0] == "rows whose text and 0/1 columns differ, the columns count: 1 (lines 3)"
 
 
 def test_a_labels_column_that_is_asked_for_wins_over_one_hot_columns():
@@ -58,7 +62,7 @@ def test_a_flag_that_is_no_label_does_not_hide_the_text_column():
 def test_columns_that_hold_something_else_are_ignored_and_reported():
     labelled, report = read(",id,year,War\n0,a,1994,1\n1,b,1995,1\n")
     assert labelled.labels == ("War",)
-    assert report.lines()[1] == "columns ignored: 1 ('year')"
+    assert report.findings()[0] == "columns ignored: 1 ('year')"
 
 
 @pytest.mark.parametrize("cell", ["Drama|War", "Drama;War", '"Drama,War"', '" War , Drama,,War "', "Drama| War|"])
@@ -78,7 +82,7 @@ def test_a_draw_between_separators_goes_to_the_bar_then_the_semicolon():
 
 
 def test_a_separator_that_is_given_is_the_only_one():
-    assert labels_by_id("id,labels\na,A|B/War\n", separator="/") == {"a": ["A|B", "War"]}
+    assert labels_by_id("id,labels\na,A|B/War\n", label_separator="/") == {"a": ["A|B", "War"]}
 
 
 @pytest.mark.parametrize(

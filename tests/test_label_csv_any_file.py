@@ -77,5 +77,5 @@ def test_every_row_is_kept_or_accounted_for(rows):
         return
     left_out = (report.duplicates, report.conflicting, report.without_id, report.unlabelled, report.unreadable)
     assert report.rows == sum(row != (" ", "") for row in rows)  # a row of nothing is no row
-    assert report.rows == report.distinct + sum(map(len, left_out))
+    assert report.rows == report.distinct + report.joined + sum(map(len, left_out))
     assert report.distinct == len(labelled) + len(report.only_rare_labels)

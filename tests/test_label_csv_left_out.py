@@ -3,13 +3,15 @@
 import pytest
 from label_reading import read
 
+from genretag.labels import LabelError
+
 
 def test_a_duplicate_id_is_kept_once_and_reported_with_its_line():
     labelled, report = read("id,War\na,1\nb,1\na,1\na.jpg,1\n")
     assert labelled.ids == ("a", "b")
     assert report.duplicates == [4, 5]
     assert report.distinct == 2
-    assert report.lines()[1:] == ["rows left out, same poster and labels as an earlier row: 2 (lines 4, 5)"]
+    assert report.findings() == ["rows left out, same poster and labels as an earlier row: 2 (lines 4, 5)"]
 
 
 def test_of_conflicting_duplicates_the_first_counts():
@@ -40,7 +42,7 @@ def test_an_unknown_value_is_reported_with_its_line_and_the_row_left_out():
     labelled, report = read("id,War,Drama\na,1,0\nb,1,maybe\nc,0,1\n")
     assert labelled.ids == ("a", "c")
     assert report.unreadable == {3: "Drama 'maybe'"}
-    assert report.lines()[1:] == ["rows left out, value cannot be read: 1 (lines 3: Drama 'maybe')"]
+    assert report.findings() == ["rows left out, value cannot be read: 1 (lines 3: Drama 'maybe')"]
 
 
 @pytest.mark.parametrize("cell", ["['War'", "[1]", "[__import__('os')]", "[[[['War']]]]", "[" + "-" * 3_000 + "1]"])
@@ -55,7 +57,7 @@ def test_a_rare_label_is_left_out_and_so_are_posters_with_no_other():
     assert (labelled.ids, labelled.labels) == (("a", "b", "c"), ("News", "War"))
     assert report.rare_labels == {"Short": 1}
     assert report.only_rare_labels == [5]
-    assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, 2)
+    assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, {"News": 2, "War": 2})
 
 
 def test_rare_is_counted_over_distinct_posters():
@@ -65,9 +67,57 @@ def test_rare_is_counted_over_distinct_posters():
 
 def test_a_long_list_of_lines_is_cut():
     _, report = read("id,War\n" + "a,1\n" * 18)
-    assert report.lines()[1].endswith("17 (lines 3, 4, 5, 6, 7 and 12 more)")
+    assert report.findings()[0].endswith("17 (lines 3, 4, 5, 6, 7 and 12 more)")
 
 
 def test_a_report_has_no_control_characters():
     _, report = read("id,War\x1b[31m\na,1\nb,1\nc,\x1b]0;x\x07\n")
     assert all(line.isprintable() for line in report.lines())
+
+
+# Where too much would be left out
+
+
+def lines_of(*rows):
+    return "id,War,Drama\n" + "".join(f"{number},{row}\n" for number, row in enumerate(rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (lines_of(*["1,0"] * 20, *["maybe,0"] * 3), "3 of 23 rows cannot be used, more than 10%"),
+        (lines_of(*["1,0"] * 2, *["0,0"] * 3), "3 of 5 rows have no label, more than 50%"),
+        ("id,labels\n" + "a,War|Drama\n" * 2 + "".join(f"{n},nan\n" for n in range(4)), "4 of 6 rows have no label"),
+        ("id,labels\n" + "".join(f"{n % 5},{'War|' * (n // 5)}Drama\n" for n in range(10)), "5 of 10 rows cannot be"),
+        ("id,War\na,1\nb,1\n" + " ,1\n" * 3, "3 of 5 rows cannot be used"),
+    ],
+    ids=["unreadable", "all no", "word for no label", "contradictions", "no id"],
+)
+def test_a_file_of_which_much_would_be_left_out_is_refused_unless_that_is_allowed(text, says):
+    with pytest.raises(LabelError) as caught:
+        read(text)
+    assert says in str(caught.value)
+    assert "--allow-left-out" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(read(text, allow_left_out=True)[0]) > 0
+
+
+def test_a_file_whose_labels_are_mostly_rare_is_refused_because_the_separator_may_be_another():
+    text = "id,labels\n" + "a,War\nb,War\n" + "".join(f"{n},War-{n}\n" for n in range(5))
+    with pytest.raises(LabelError, match=r"5 of 7 posters have rare labels only.*--label-separator"):
+        read(text, min_positives=2)
+    assert read(text, min_positives=2, allow_left_out=True)[0].ids == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lines_of(*["1,0"] * 20, *["maybe,0"] * 2),
+        lines_of(*["1,0"] * 40, *["maybe,0"] * 4),
+        lines_of(*["1,0"] * 5, *["0,0"] * 5),
+        "id,labels\n" + "a,War|Drama\n" * 30,
+    ],
+    ids=["fewer than three", "a tenth", "half without labels", "repeated rows"],
+)
+def test_a_file_of_which_less_is_left_out_is_read(text):
+    assert len(read(text)[0]) > 0

@@ -1,18 +1,25 @@
 """A poster that hangs or crashes its decoder costs an actor or two, and ends as a failure row."""
 
+import pyarrow as pa
+import ray
 from outputs import rows
 from PIL import Image
 
+from genretag.bundle import load_bundle
 from genretag.errors import Failure
-from genretag.tagging.ledger import Ledger
+from genretag.tagging.ledger import Ledger, last_outcome, open_ledger
+from genretag.tagging.outcomes import Outcome
+from genretag.tagging.resources import plan_actors
+from genretag.tagging.settings import TagSettings
+from genretag.tagging.stages import DECODED_AT, Predict
 
 
 def test_a_new_step_is_done_all_at_once():
-    assert not Ledger().begin("step").careful
+    assert not Ledger(allowed_failures=100).begin("step").careful
 
 
 def test_a_step_that_killed_its_actor_goes_carefully_the_next_time():
-    ledger = Ledger()
+    ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
 
     assert ledger.begin("step").careful
@@ -20,7 +27,7 @@ def test_a_step_that_killed_its_actor_goes_carefully_the_next_time():
 
 
 def test_a_step_that_ended_and_is_done_again_is_new():
-    ledger = Ledger()
+    ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
     ledger.end("step")
 
@@ -28,7 +35,7 @@ def test_a_step_that_ended_and_is_done_again_is_new():
 
 
 def test_a_poster_that_two_actors_died_over_is_given_up():
-    ledger = Ledger()
+    ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
     for _ in range(2):
         assert ledger.begin("step").given_up == {}
@@ -40,7 +47,7 @@ def test_a_poster_that_two_actors_died_over_is_given_up():
 
 
 def test_two_deaths_over_two_posters_are_chance():
-    ledger = Ledger()
+    ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
     for uri in ("a.jpg", "b.jpg"):
         ledger.begin("step")
@@ -57,3 +64,55 @@ def test_a_poster_that_takes_longer_than_its_deadline_loses_its_actor_and_not_th
     assert (record.listed, record.scored, record.failures) == (13, 12, {"decode: timeout": 1})
     failed = rows(tmp_path / "out", "failures")
     assert [(row["poster_id"], row["message"]) for row in failed] == [("slow", "not decoded within 0.4 s")]
+
+
+def test_a_step_that_is_done_again_replaces_its_failures_and_does_not_add_to_them():
+    ledger = Ledger(allowed_failures=5)
+    ledger.report("a", Outcome(10, {"decode: corrupt": 2, "fetch: timeout": 3}))
+    ledger.report("b", Outcome(12, {"decode: other_file": 4}))
+
+    ledger.report("a", Outcome(12, {"decode: corrupt": 3}))
+
+    assert ledger.outcome() == Outcome(24, {"decode: corrupt": 3, "decode: other_file": 4})
+    assert ledger.read(0)[0] == {"scored": 24, "failed": 3, "other_files": 4}
+    assert not ledger.begin("c").stopped
+
+
+def test_no_step_begins_once_more_failed_than_is_allowed():
+    ledger = Ledger(allowed_failures=2)
+    ledger.report("a", Outcome(0, {"decode: corrupt": 2, "decode: other_file": 9}))
+    assert not ledger.begin("b").stopped
+
+    ledger.report("b", Outcome(0, {"fetch: not_found": 1}))
+
+    assert ledger.begin("c").stopped
+
+
+def test_no_step_begins_once_something_spares_no_poster():
+    ledger = Ledger(allowed_failures=0)
+    ledger.stop("the bucket is gone")
+
+    assert ledger.begin("a").stopped
+    assert ledger.read(0)[0] == {"fatal": "the bucket is gone"}
+
+
+def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bundle, storage):
+    """As after a lost node: Ray makes the rows of a step again that had long been reported."""
+    bundle = load_bundle(small_bundle, storage)
+    posters = 8
+    image = pa.array([None] * 3 + [bytes(96 * 64 * 3)] * 5, pa.binary(96 * 64 * 3))
+    rows = (
+        pa.table({"uri": [f"{n}.jpg" for n in range(posters)], "image": image})
+        .append_column("stage", pa.array(["decode"] * 3 + [None] * 5))
+        .append_column("reason", pa.array(["empty"] * 3 + [None] * 5))
+        .append_column(DECODED_AT, pa.array([0.0] * posters))
+    )
+    ledger = open_ledger(allowed_failures=4)
+    plan = plan_actors(ray_cluster, TagSettings(engine="openvino"), bundle)
+    predict = Predict(plan, ray.put(bundle), ledger)
+
+    for _ in range(2):
+        predict(rows)
+
+    assert last_outcome(ledger) == Outcome(5, {"decode: empty": 3})
+    assert not ray.get(ledger.stopped.remote())

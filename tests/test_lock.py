@@ -1,17 +1,22 @@
 """One writer for one output, in a folder and in a bucket; a dead holder is replaced, a living one never."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
 from nights import a_night
+from store_front import Said, store_front
 
 from genretag.errors import OutputHeldError
-from genretag.storage import Storage, StorageError, join
+from genretag.storage import Storage, StorageError, conditional, join, local
+from genretag.storage.conditional import TimedStorage, lock_storage
 from genretag.tagging import lock, part_files
 from genretag.tagging.lock import LOCK, Holder, output_lock, require_held
 from genretag.tagging.only_writer import only_writer
@@ -261,3 +266,244 @@ def test_a_run_that_lost_its_output_removes_no_file_of_the_other(output):
         remove_late_parts(output, night.run_id, frozenset(), Storage())
 
     assert len(parts(output)) == 1
+
+
+# Stores that do not keep to conditional writes
+
+
+CONDITIONS = ("if-none-match", "if-match")
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Requests to the loopback address take effect at once: less has to be waited for."""
+    monkeypatch.setattr(conditional, "WAIT_S", 1.5)
+
+
+def locking(front, bucket, run_id, **options):
+    return output_lock(f"{bucket}/out", run_id, Storage(front.url), options.pop("on_lost", pytest.fail), **options)
+
+
+def keys_in(bucket):
+    return [info.uri for page in Storage().list(bucket) for info in page]
+
+
+def test_a_few_requests_tell_that_a_store_keeps_to_conditional_writes(s3_server, bucket):
+    with store_front(s3_server.endpoint_url) as front:
+        tried = lock_storage(f"{bucket}/out/_lock.json.run", storage := Storage(front.url))
+
+    assert tried is storage
+    assert Counter(request.method for request in front.requests) == {"PUT": 4, "GET": 2, "DELETE": 1}
+    assert keys_in(bucket) == []
+
+
+@pytest.mark.parametrize(
+    "refusal", [Said(501, "NotImplemented", "A header you provided"), Said(400, "InvalidArgument", "If-None-Match")]
+)
+@pytest.mark.parametrize("conditions", [CONDITIONS, ("if-match",)], ids=["both", "If-Match"])
+def test_a_store_that_refuses_them_is_told_before_anything_is_written(moto_url, moto_bucket, refusal, conditions):
+    def answer(request):
+        return refusal if request.method == "PUT" and set(conditions) & set(request.headers) else None
+
+    with store_front(moto_url, answer) as front, pytest.raises(StorageError) as error:
+        locking(front, moto_bucket, "run").__enter__()
+
+    assert error.value.reason == "no_conditional_writes"
+    assert f"{refusal.status} {refusal.code}" in str(error.value)
+    assert "needs conditional writes (If-None-Match and If-Match" in str(error.value)
+    assert keys_in(moto_bucket) == []
+
+
+def test_a_store_that_refuses_every_write_says_why_and_nothing_of_conditions(moto_url, moto_bucket):
+    def answer(request):
+        return Said(400, "InvalidRequest", "the bucket is read-only") if request.method == "PUT" else None
+
+    with store_front(moto_url, answer) as front, pytest.raises(StorageError, match="read-only") as error:
+        locking(front, moto_bucket, "run").__enter__()
+    assert error.value.reason == "refused"
+
+
+def test_where_they_are_ignored_one_run_holds_and_the_next_is_told(moto_url, moto_bucket, soon, caplog):
+    with store_front(moto_url, leave_out=CONDITIONS) as front:
+        second = locking(front, moto_bucket, "second", lease_s=60)
+        with (
+            locking(front, moto_bucket, "first", lease_s=60),
+            pytest.raises(OutputHeldError, match="held by run first"),
+        ):
+            second.__enter__()
+        with locking(front, moto_bucket, "third", lease_s=60):
+            assert "takes no notice of conditional writes" in caplog.text
+    assert keys_in(moto_bucket) == []
+
+
+def test_where_they_are_ignored_at_most_one_of_many_holds(moto_url, moto_bucket, soon):
+    won, refused, start, end = [], [], threading.Barrier(4), threading.Barrier(4)
+
+    def hold_it(number):
+        start.wait()
+        try:
+            with locking(front, moto_bucket, f"run{number}", lease_s=60):
+                won.append(number)
+                end.wait()
+        except OutputHeldError:
+            refused.append(number)
+            end.wait()
+
+    with store_front(moto_url, leave_out=CONDITIONS) as front:
+        threads = [threading.Thread(target=hold_it, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (len(won) <= 1, len(won) + len(refused)) == (True, 4)
+
+
+def test_a_run_that_was_replaced_is_told_without_conditional_writes_too(moto_url, moto_bucket, soon):
+    told = threading.Event()
+    with (
+        store_front(moto_url, leave_out=CONDITIONS) as front,
+        locking(front, moto_bucket, "first", lease_s=3, on_lost=lambda reason: told.set()),
+    ):
+        while not told.wait(0.2):  # a renewal that is under way may still win
+            Storage().put(f"{moto_bucket}/out/{LOCK}", b"another's")
+    assert bytes(Storage().get(f"{moto_bucket}/out/{LOCK}").data) == b"another's"
+
+
+def test_a_write_that_took_too_long_for_that_is_taken_back(moto_url, moto_bucket, monkeypatch):
+    monkeypatch.setattr(conditional, "WAIT_S", 0.0)
+    with store_front(moto_url, leave_out=CONDITIONS) as front, pytest.raises(StorageError, match="no lock is sure"):
+        locking(front, moto_bucket, "run").__enter__()
+    assert keys_in(moto_bucket) == []
+
+
+def test_a_renewal_may_take_longer(moto_bucket, monkeypatch):
+    monkeypatch.setattr(conditional, "WAIT_S", 0.0)
+    etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
+
+    renewed = TimedStorage(Storage()).replace(uri, b"ours still", etag)
+
+    assert (bytes(Storage().get(uri).data), renewed) == (b"ours still", Storage().stat(uri).etag)
+    with pytest.raises(StorageError, match="changed by another writer"):
+        TimedStorage(Storage()).replace(uri, b"theirs", etag)
+
+
+def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkeypatch):
+    monkeypatch.setenv("GENRETAG_STORE_CONDITIONAL_WRITES", "off")
+
+    def answer(request):
+        return Said(501, "NotImplemented") if set(CONDITIONS) & set(request.headers) else None
+
+    with store_front(moto_url, answer) as front, locking(front, moto_bucket, "run", lease_s=60):
+        assert keys_in(moto_bucket) == [f"{moto_bucket}/out/{LOCK}"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "reason"),
+    [("replace", 404, "changed"), ("create", 304, "exists")],
+    ids=["AWS, where it is gone", "MinIO before 2024"],
+)
+def test_each_stores_answer_to_a_condition_that_fails_is_understood(moto_url, moto_bucket, call, status, reason):
+    etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
+
+    def answer(request):
+        failed = request.method == "PUT" and set(CONDITIONS) & set(request.headers)
+        return Said(status, "NoSuchKey" if status == 404 else "") if failed else None
+
+    with store_front(moto_url, answer) as front, pytest.raises(StorageError) as error:
+        getattr(Storage(front.url), call)(uri, b"theirs", *[etag][: call == "replace"])
+    assert error.value.reason == reason
+
+
+# Folders without hard links or file locks
+
+
+@pytest.fixture(params=[errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS], ids=["FAT", "SMB", "FUSE"])
+def no_links(request, monkeypatch):
+    def link(*_arguments):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(local.os, "link", link)
+
+
+def test_a_folder_without_hard_links_has_one_holder_too(no_links, tmp_path):
+    with hold(str(tmp_path / "out"), "first"), pytest.raises(OutputHeldError, match="is held by run first"):
+        hold(str(tmp_path / "out")).__enter__()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_of_many_who_create_a_file_without_hard_links_one_wins(no_links, tmp_path):
+    start, won = threading.Barrier(8), []
+
+    def create(number):
+        start.wait()
+        try:
+            Storage().create(str(tmp_path / "note"), str(number).encode())
+            won.append(number)
+        except StorageError as error:
+            assert error.reason == "exists"
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(won) == 1
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("note", str(won[0]))]
+
+
+def test_without_hard_links_a_file_gets_its_second_name_by_a_copy(no_links, tmp_path):
+    """As a merged file does, which must be whole under both of its names."""
+    (tmp_path / "merged").write_bytes(b"rows" * 1000)
+
+    local.second_name(str(tmp_path / "merged"), str(tmp_path / "dt=2026-11-23" / "part"))
+
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "dt=2026-11-23/part").read_bytes() == b"rows" * 1000
+    assert len(list(tmp_path.rglob("*.tmp"))) == 0
+
+
+def test_a_lock_that_is_still_empty_is_being_written_by_another(tmp_path):
+    (tmp_path / LOCK).touch()
+
+    with pytest.raises(OutputHeldError, match="run of unknown name"):
+        hold(str(tmp_path)).__enter__()
+    with hold(str(tmp_path), lease_s=-1):
+        assert json.loads((tmp_path / LOCK).read_text())["run_id"] == "second"
+
+
+def test_a_folder_without_file_locks_is_refused_at_the_start(tmp_path, monkeypatch):
+    """As Lustre is mounted by default."""
+
+    def flock(*_arguments):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(local.fcntl, "flock", flock)
+    with pytest.raises(StorageError, match="has no file locks") as error:
+        hold(str(tmp_path / "out")).__enter__()
+    assert error.value.reason == "no_conditional_writes"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_user_without_a_name_is_named_by_number(monkeypatch):
+    """As a container may run: under a number that /etc/passwd does not have."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    script = "from genretag.tagging.lock import Holder; print(Holder.this_process('run').user)"
+    line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]
+
+    ended = subprocess.run(line, capture_output=True, text=True)
+    if "unshare" in ended.stderr:
+        pytest.skip("no user namespace can be made here")
+    assert ended.stdout.strip() == "uid 54321", ended.stderr
+
+
+def test_a_user_without_name_and_home_may_ask_a_cluster():
+    """Without HOME and without a line in /etc/passwd there is no home: then no token is in it either."""
+    script = "from genretag.ray_token import show_a_token_where_there_is_one as show; show(); print('shown')"
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]
+
+    ended = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if "unshare" in ended.stderr:
+        pytest.skip("no user namespace can be made here")
+    assert ended.stdout.strip() == "shown", ended.stderr

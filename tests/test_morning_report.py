@@ -6,6 +6,7 @@ import pytest
 from nights import a_night
 from tagged_output import random_probabilities, write_tagged
 
+from genretag.engines.processors import this_processor
 from genretag.reports import morning_report
 from genretag.reports.night_facts import busy_shares, earlier_records, phases, read_record, what_bounded
 from genretag.storage import Storage, join
@@ -30,6 +31,10 @@ def test_a_night_leaves_its_page(run, few_posters, tmp_path):
     assert all(sum(bins) == 12 for bins in record.histograms.values())
     assert all(record.busy_s[stage] > 0 for stage in ("fetch", "decode", "predict"))
     assert record.run_id in page
+    (engines,) = record.processors
+    assert (engines["cpu"], engines["precision"]) == (this_processor().model, "int8")
+    assert engines["engines"] == record.actors["predict_actors"]
+    assert f"in int8 on {engines['cpu']}" in page
     assert "broken&lt;b&gt;.jpg" in page
     assert page.count("data:image/webp") == 3 * 12
 

@@ -133,6 +133,27 @@ def test_the_exit_code_is_the_job_s_own(night, code):
     assert night(_Api([[_ended(code)]])) == code
 
 
+def test_a_rayjob_that_kuberay_refuses_needs_a_person(night, capsys):
+    says = "the RayJob name is too long, it must have at most 47 characters"
+    refused = {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": says}
+
+    assert night(_Api([[{}, refused]])) == 2
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("ValidationFailed", 2),
+        ("Failed", 1),
+        ("Complete", 1),  # without the success of the job
+        *[(state, None) for state in ("", "Initializing", "Running", "Waiting", "Suspending", "Suspended", "Retrying")],
+    ],
+)
+def test_every_state_of_kuberay_is_an_end_or_waited_for(nightly, state, code):
+    assert nightly.exit_code({"jobDeploymentStatus": state}) == code
+
+
 def test_what_has_no_exit_code_is_worth_another_try(night):
     lost = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "the RayJob took too long"}
 

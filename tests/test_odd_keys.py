@@ -5,11 +5,9 @@ others (`..`, names over 255 bytes). moto keeps all that AWS keeps, but for line
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import socket
-import uuid
 
 import boto3
 import pyarrow as pa
@@ -33,36 +31,6 @@ PATHS = [
 ]  # fmt: skip
 LONG = ["x" * 1000, "é" * 500]
 LINE_FEED = ["line\nfeed.jpg", "trailing\n"]
-
-
-@pytest.fixture(scope="module")
-def moto_url():
-    """moto's S3, in this process."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def moto_bucket(moto_url, monkeypatch):
-    """The URI of an empty bucket of moto, which the environment points to."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": moto_url,
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"odd-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 def listed(storage, uri):

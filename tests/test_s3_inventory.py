@@ -81,10 +81,20 @@ def test_current_objects_are_listed_with_their_exact_keys(bucket, storage, kind,
     ]
 
 
+@pytest.mark.parametrize("destination", ["arn:aws-cn:s3:::{}", "arn:aws-us-gov:s3:::{}", "arn:aws-iso-b:s3:::{}", "{}"])
+def test_an_inventory_of_any_partition_of_aws_is_read(bucket, storage, destination):
+    name = bucket.removeprefix("s3://")
+
+    uri = put_inventory(storage, bucket, "Parquet", parquet_file(name), destinationBucket=destination.format(name))
+
+    assert read_inventory(uri, storage)["uri"].to_pylist() == [f"{bucket}/{key}" for key in KEYS[:2]]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"fileFormat": "ORC"}, "an inventory in ORC: Parquet and CSV can be read"),
+        ({"destinationBucket": "arn:aws:s3:us-east-1:1:accesspoint/films"}, "not the ARN of a bucket"),
         ({"files": None}, "is not the manifest of an S3 Inventory"),
         ({"fileSchema": "Bucket, Key, Size"}, "lacks etag: add it to its configuration"),
     ],

@@ -4,7 +4,7 @@ import pytest
 
 from genretag.errors import UsageError
 from genretag.evaluation.slices import slices
-from genretag.label_csv import read_column
+from genretag.label_csv.reading import read_column
 
 
 def counts(values):

@@ -6,7 +6,7 @@ import pytest
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join, resolve
-from genretag.storage.s3_buckets import region
+from genretag.storage.aws_settings import AwsSettings
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -119,6 +119,30 @@ def test_hidden_files_links_to_nowhere_and_folders_are_not_listed(storage, tmp_p
     assert [info.uri for info in listed(storage, str(tmp_path))] == [str(tmp_path / "seen.jpg")]
 
 
+def test_links_to_folders_are_followed_and_no_folder_comes_twice(storage, tmp_path, caplog):
+    caplog.set_level("INFO", "genretag")
+    root, disk = tmp_path / "posters", tmp_path / "disk"
+    for file in (root / "1987/a.jpg", disk / "2024/b.jpg", disk / "2024/deep/c.jpg"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    (root / "0 first by name").symlink_to("1987")  # listed as 1987
+    (root / "2024").symlink_to(disk / "2024")
+    (root / "again").symlink_to(disk / "2024/deep")
+    (root / "1987/up").symlink_to(root)
+    (disk / "2024/deep/loop").symlink_to(disk / "2024")
+    (root / "nowhere").symlink_to(tmp_path / "nothing")
+    (root / "self").symlink_to(root / "self")
+
+    found = [info.uri.removeprefix(f"{root}/") for info in listed(storage, str(root))]
+
+    assert found == ["1987/a.jpg", "2024/b.jpg", "2024/deep/c.jpg"]
+    assert f"1 links to folders are followed, the first is {root}/2024" in caplog.text
+    assert [info.uri for info in listed(storage, str(root / "2024"))] == [
+        f"{root}/2024/b.jpg",
+        f"{root}/2024/deep/c.jpg",
+    ]
+
+
 def test_a_failed_local_put_leaves_nothing_behind(storage, tmp_path):
     (tmp_path / "taken").mkdir()
 
@@ -160,4 +184,4 @@ def test_the_region_is_the_environment_s(variables, expected, monkeypatch, tmp_p
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert region() == expected
+    assert AwsSettings.read().region == expected

@@ -9,11 +9,15 @@ import time
 import pytest
 from fault_proxy import KINDS, Faults, fault_proxy
 from outputs import rows
+from store_front import Said, store_front
 
 from genretag.errors import UsageError
+from genretag.session import Session
 from genretag.storage import Storage, StorageError, join, local
 from genretag.storage.s3_buckets import Patience
-from genretag.storage.s3_errors import s3_error
+from genretag.storage.s3_errors import Answer, of_answer, s3_error, words_of
+from genretag.tagging.night import tag
+from genretag.tagging.settings import TagSettings
 
 ONCE = [kind for kind in KINDS if kind != "lost_answer"]
 START_DEADLINE_S = 15
@@ -166,12 +170,23 @@ def test_an_unusable_deadline_is_refused(monkeypatch):
         ("400 Bad Request", "RequestTimeout", "unavailable", "400 RequestTimeout"),
         ("400 Bad Request", "KeyTooLongError", "refused", "400 KeyTooLongError"),
         ("501 Not Implemented", "NotImplemented", "refused", "501 NotImplemented"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "credentials_refused", "the clock of this machine is wrong"),
+        ("400 Bad Request", "TokenRefreshRequired", "credentials_refused", "aws sso login"),
+        ("403 Forbidden", "InvalidObjectState", "archived", "s3://films/a.jpg is archived (403 InvalidObjectState"),
+        ("403 Forbidden", "AllAccessDisabled", "access_denied", "its owner must act"),
+        ("403 Forbidden", "AccountProblem", "access_denied", "its owner must act"),
+        ("400 Bad Request", "KMS.DisabledException", "access_denied", "the KMS key is enabled"),
+        ("400 Bad Request", "KMS.ThrottlingException", "unavailable", "400 KMS.ThrottlingException"),
+        ("403 Forbidden", "SecondLevelDomainForbidden", "refused", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true"),
+        ("403 Forbidden", "PathStyleDomainForbidden", "refused", "addressing_style = virtual"),
+        ("403 Forbidden", "SomethingNew", "access_denied", "403 SomethingNew: told in words"),
     ],
 )
 def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, reason, says):
     """With the body that AWS sends to a wrong signature, which holds more than anybody should read in a log."""
     body = (
-        f"<Error><Code>{code}</Code><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId><StringToSign>S</StringToSign></Error>"
+        f"<Error><Code>{code}</Code><Message>told in words.</Message><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId>"
+        "<StringToSign>S</StringToSign></Error>"
     )
     raw = (
         "Generic S3 error: Error performing GET https://h/films/a.jpg?X-Amz-Signature=abc in 1ms - "
@@ -184,6 +199,50 @@ def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, r
     assert says in str(error)
     for secret in ("AKIASECRET", "StringToSign", "X-Amz", "HMAC", "\n"):
         assert secret not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "says"),
+    [
+        ("User: arn:aws:iam::1:user/a is not authorized to perform: kms:Decrypt", "access_denied", "kms:Decrypt"),
+        ("not authorized with an explicit deny in a resource-based policy", "access_denied", "a policy denies it"),
+        ("must be addressed using the specified endpoint", "wrong_region", "AWS_ENDPOINT_URL"),
+        ("Access Denied", "access_denied", "what these credentials may do"),
+    ],
+)
+def test_the_advice_to_access_denied_fits_what_the_store_says(words, reason, says):
+    error = of_answer("s3://films/a.jpg", Answer(403, "AccessDenied", words))
+
+    assert (error.reason, words in str(error), says in str(error)) == (reason, True, True)
+    assert "AWS_SERVER_SIDE_ENCRYPTION" not in str(error)
+
+
+def test_a_refused_write_may_lack_its_encryption():
+    assert "set AWS_SERVER_SIDE_ENCRYPTION" in str(of_answer("s3://films/a", Answer(403, "AccessDenied", writing=True)))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("&quot;a&quot; &lt;b&gt;\n\x1b[31mred", '"a" <b> [31mred'),
+        ("x" * 500, "x" * 159 + "…"),
+        ("AWS4-HMAC-SHA256 Credential=AKIA/20261127", ""),
+        ("https://user:password@host/ is closed", "https://***@host/ is closed"),
+    ],
+)
+def test_a_stores_words_are_one_short_line_without_secrets(text, kept):
+    assert words_of(text) == kept
+
+
+@pytest.mark.parametrize("key", ["a.jpg", "//odd.jpg"], ids=["obstore", "boto3"])
+def test_both_clients_keep_the_code_and_the_words(moto_url, moto_bucket, key):
+    words = "The operation is not valid for the object's storage class"
+    archived = Said(403, "InvalidObjectState", words)
+    with store_front(moto_url, lambda request: archived) as front, pytest.raises(StorageError) as error:
+        Storage(front.url).get(f"{moto_bucket}/{key}")
+
+    assert error.value.reason == "archived"
+    assert f"403 InvalidObjectState: {words}" in str(error.value)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -304,3 +363,21 @@ def test_one_poster_that_never_comes_is_one_failure_and_holds_up_nobody(
     assert process("tag", join(bucket, "posters"), output).returncode == 0, "the next night the store is well"
     assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket)
     assert rows(output, "failures") == failed
+
+
+def test_archived_posters_have_a_reason_of_their_own(ray_cluster, small_bundle, bucket, posters_in_bucket, s3_server):
+    output, archived = join(bucket, "genres"), set(sorted(posters_in_bucket)[:3])
+
+    def answer(request):
+        if request.method == "GET" and f"s3:/{request.path}" in archived:
+            return Said(403, "InvalidObjectState", "The operation is not valid for the object's storage class")
+        return None
+
+    with store_front(s3_server.endpoint_url, answer) as front:
+        session = Session(endpoint_url=front.url, quiet=True)
+        tag(join(bucket, "posters"), output, TagSettings(report=False), session, small_bundle)
+
+    failed = rows(output, "failures")
+    assert {(row["uri"], row["stage"], row["reason"]) for row in failed} == {(u, "fetch", "archived") for u in archived}
+    assert all("403 InvalidObjectState" in row["message"] and "--retry-failed" in row["message"] for row in failed)
+    assert len(rows(output)) == len(posters_in_bucket) - 3

@@ -13,6 +13,7 @@ import pytest
 
 from genretag.errors import JobError, UsageError
 from genretag.submission.job import _next, _print_log, exit_code
+from genretag.submission.settings import SubmitSettings
 
 TAG = ("tag", "s3://films/posters", "s3://films/genres")
 
@@ -59,6 +60,20 @@ def test_settings_of_the_environment_and_of_the_file_are_sent_too(dry, tmp_path,
     assert line == (
         "python -m genretag tag 's3://a b' s3://d --profile=precise --carry=year --retry-failed=True --date=2026-11-23"
     )
+
+
+@pytest.mark.parametrize(
+    ("variables", "server"),
+    [
+        ({"RAY_ADDRESS": "http://head:8265"}, "http://head:8265"),
+        ({"RAY_ADDRESS": "http://head:8265", "RAY_API_SERVER_ADDRESS": "http://api:8265"}, "http://api:8265"),
+        ({"RAY_ADDRESS": "head:6379"}, "http://127.0.0.1:8265"),
+    ],
+)
+def test_the_server_is_the_one_that_ray_job_submit_takes(monkeypatch, variables, server):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert SubmitSettings().server == server
 
 
 def test_a_recipe_is_sent_by_its_name(dry):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -195,17 +196,33 @@ def test_an_object_that_is_gone_is_a_failure_row(run, few_posters, tmp_path):
     assert rows(tmp_path / "out", "failures")[0]["reason"] == "not_found"
 
 
-def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters, tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters, tmp_path, apart):
     for number in range(101):
         (few_posters / f"bad{number}.jpg").write_bytes(b"not a poster")
 
     with pytest.raises(JobError, match=r"posters failed, more than the error budget allows"):
-        run(few_posters, tmp_path / "out", error_budget=0.0)
+        run(few_posters, tmp_path / "out", error_budget=0.0, fetch_actors=1 if apart else None)
 
     assert not (tmp_path / "out" / "runs").exists(), "the night is not published"
+    assert len(rows(tmp_path / "out", "failures")) == 101
     record = run(few_posters, tmp_path / "out", error_budget=1.0)
     assert record.listed == 113
     assert record.scored + record.already_scored == 12
+
+
+@pytest.mark.parametrize("apart", [[], ["--fetch-actors", "1"]])
+def test_a_job_that_stops_says_why_in_one_line(few_posters, small_bundle, tmp_path, process, apart):
+    """The first of several steps brings more failures than are allowed; the steps after it are not begun."""
+    for number in range(600):
+        (few_posters / f"{number:03}.jpg").write_bytes(b"not a poster")
+
+    done = process("tag", few_posters, tmp_path / "out", "--model", small_bundle, "--no-report", *apart)
+
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(told) == 1, done.stderr
+    assert re.match(r"genretag: \d+ of 612 posters failed, more than the error budget allows, \d+ of them by", told[0])
 
 
 def test_an_output_that_cannot_be_written_half_way_fails_the_job_in_words(run, few_posters, tmp_path):

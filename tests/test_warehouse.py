@@ -150,6 +150,29 @@ def test_every_dialect_gives_the_rows_that_duckdb_gives(dialect, some_nights):
     assert all(query_results(ours))
 
 
+@pytest.mark.parametrize(
+    ("dialect", "is_nan"),
+    [
+        ("athena", "is_nan(p_drama)"),
+        ("trino", "is_nan(p_drama)"),
+        ("bigquery", "is_nan(p_drama)"),
+        ("databricks", "isnan(p_drama)"),
+        ("snowflake", "lower(cast(p_drama as varchar)) = 'nan'"),
+        ("redshift", "lower(cast(p_drama as varchar)) = 'nan'"),
+    ],
+)
+def test_every_dialect_asks_for_nan_itself_as_statistics_of_files_leave_it_out(dialect, is_nan, tmp_path):
+    for day in (20, 21):  # of two files DuckDB does not answer by the statistics, as it would of one
+        posters = [("a", (0.9, 0.2, 0.1)), ("b", (float("nan"), 0.3, 0.1))]
+        scored(tmp_path, night(date(2026, 11, day)), [(f"s3://p/{day}{name}.jpg", "1", row) for name, row in posters])
+
+    database, _ = translated(dialect, tmp_path)
+
+    assert is_nan in sql_files(dialect)["checks.sql"]
+    found = "select found, detail from genretag.data_quality where check_name = 'probabilities' order by dt"
+    assert database.sql(found).fetchall() == [(1, "s3://p/20b.jpg"), (1, "s3://p/21b.jpg")]
+
+
 def test_redshift_has_the_genres_as_text(some_nights):
     theirs, _ = translated("redshift", some_nights)
 
@@ -237,6 +260,9 @@ def test_a_dialect_that_there_is_not(refused, dialect, says):
         ("bigquery", "s3://films/genres", "reads s3:// through a connection only: add --access aws-us-east-1.NAME"),
         ("athena", "s3://films/x'); drop table y; --", 'has "\'" in it, which warehouses take for something else'),
         ("duckdb", "s3://films/*", "has '*' in it"),
+        ("duckdb", "/films/a\\b", r"has '\\' in it"),
+        ("duckdb", "/films/a\nb", r"has '\n' in it"),
+        ("databricks", "/films/it's", 'has "\'" in it'),
         ("trino", "s3://films/a\nb", r"has '\n' in it"),
         ("databricks", "s3://films/${env:HOME}", "has '$' in it"),
     ],

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pytest
-from outputs import rows
+from outputs import ODD, rows
 from warehouse_rows import LABELS, failed, findings, night, opened, put, query_results, scored
 
 from genretag.bundle import load_bundle
@@ -90,6 +90,41 @@ def test_a_probability_that_is_none_is_found(tmp_path, value):
     put(tmp_path, "predictions", night(FIRST), 0, altered(night(FIRST), "p_comedy", value))
 
     assert findings(opened(tmp_path)) == [("probabilities", "2026-11-20", 1, "s3://p/a.jpg")]
+
+
+@pytest.mark.parametrize("others", [[(0.9, 0.2, 0.1)], [(0.9, 0.2, 0.1), (0.8, 0.3, 0.2)]], ids=["one", "some"])
+@pytest.mark.parametrize("labels", [LABELS, LABELS[1:2]], ids=["three labels", "one label"])
+def test_a_nan_among_numbers_is_found(tmp_path, others, labels):
+    of, first = night(FIRST, labels=labels), LABELS.index(labels[0])
+    posters = [(f"s3://p/{number}.jpg", "1", row) for number, row in enumerate(others)]
+    posters += [("s3://p/nan.jpg", "1", (0.9, float("nan"), 0.1))]
+    scored(tmp_path, of, [(uri, etag, row[first : first + len(labels)]) for uri, etag, row in posters])
+
+    assert findings(opened(tmp_path, labels)) == [("probabilities", "2026-11-20", 1, "s3://p/nan.jpg")]
+
+
+def test_the_night_is_that_of_the_file_s_own_folder_whatever_is_above(tmp_path):
+    output = tmp_path / "model_version=9" / ODD
+    scored(output, night(FIRST), [("s3://p/a.jpg", "1", DRAMA)])
+    scored(output, night(SECOND), [("s3://p/b.jpg", "1", COMEDY)])
+    failed(output, night(SECOND), [("s3://p/c.jpg", "1", "empty")])
+    alike = tmp_path / "model_version=9" / ODD.replace("[a]*", "a").replace("?", "!")
+    scored(alike, night(THIRD), [("x", "1", BOTH)])
+
+    database = opened(output)
+
+    nights = database.sql("select uri, model_version, dt from genretag.predictions order by uri").fetchall()
+    assert nights == [("s3://p/a.jpg", "model1", FIRST), ("s3://p/b.jpg", "model1", SECOND)]
+    assert database.sql("select uri, dt from genretag.failures").fetchall() == [("s3://p/c.jpg", SECOND)]
+
+
+def test_a_query_of_one_night_opens_the_files_of_that_night(tmp_path):
+    for dt in (FIRST, SECOND, THIRD):
+        scored(tmp_path, night(dt), [(f"s3://p/{dt}.jpg", "1", DRAMA)])
+
+    query = f"explain analyze select uri from genretag.predictions where dt = date '{SECOND}'"
+
+    assert "Scanning Files: 1/3" in str(opened(tmp_path).execute(query).fetchall())
 
 
 @pytest.mark.parametrize(

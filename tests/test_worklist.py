@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from genretag.storage import Storage
-from genretag.tagging.inventory import SCHEMA, Inventory, inventory_of
+from genretag.tagging.inventory import SCHEMA, Inventory, inventory_of, take_inventory
 from genretag.tagging.shards import POSTERS_PER_STEP, posters_of, remove_shards, steps, write_shards
 from genretag.tagging.worklist import make_worklist
 
@@ -214,3 +214,16 @@ def test_shards_of_a_dead_run_are_removed(worklist_of, tmp_path):
     assert [file.parent.name for file in (tmp_path / "out").rglob("*.parquet")] == ["alive"]
     remove_shards(str(tmp_path / "out"), Storage())
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["uri=x", "a=b", "etag=1/[a]*", "it's"])
+def test_folders_above_the_temporary_files_change_nothing(few_posters, tmp_path, name):
+    spool = tmp_path / "spool" / name
+    (tmp_path / "spool" / "etag=1" / "a").mkdir(parents=True)
+    spool.mkdir(parents=True)
+
+    inventory = take_inventory(str(few_posters), Storage(), spool)
+    worklist = make_worklist(inventory, str(tmp_path / "out"), "m1", Storage())
+
+    assert worklist.table().equals(inventory.table().sort_by("uri"))
+    assert worklist.to_score == 12

@@ -1,6 +1,5 @@
 """What the machine could do at most: GET, decode and predict in plain threads of one process, without Ray."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from genretag.bench.rates import Rate, measure
 from genretag.bundle import Bundle
+from genretag.cpus import cpus_here
 from genretag.engines import Engine, open_engine
 from genretag.errors import Failure
 from genretag.fetching import Poster, PosterReader
@@ -93,8 +93,3 @@ class BareMetal:
             return decode(data, self._bundle.rule).pixels
         except ValueError:  # BadImage among them: a poster that the job makes a failure row of
             return None
-
-
-def cpus_here() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from genretag.bench.ceiling import BareMetal, cpus_here
+from genretag.bench.ceiling import BareMetal
 from genretag.bench.rates import Rate, measure, steady_rate
 from genretag.bench.settings import BenchSettings
 from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.cpus import cpus_here
 from genretag.demo.posters import draw_posters
 from genretag.display import QUIET, Display
 from genretag.errors import UsageError

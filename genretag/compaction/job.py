@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from genretag.compaction.journal import JOURNAL, Plan, Step, begin, carry_out, finish_compaction, journal_of
-from genretag.compaction.merging import PartFile, concatenate, groups_of, read_footer
+from genretag.compaction.journal import JOURNAL, finish_compaction
+from genretag.compaction.merging import concatenate, groups_of, read_footer
+from genretag.compaction.replacing import Replacement, replace_files
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import NO_TABLE, TableSettings
@@ -21,29 +22,13 @@ from genretag.iceberg.switch import files_of_table
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
-from genretag.tagging.lock import require_held
 from genretag.tagging.only_writer import only_writer
 
 KINDS = ("predictions", "failures", "versions")
 NIGHT = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 FOOTERS_AT_ONCE = 16
-FILES_PER_PLAN = 2_000  # so much work a death may cost, and so many files stand twice for a while
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Merge:
-    """The files of one night's folder that go together, each group into one file."""
-
-    folder: str  # below the output
-    groups: list[list[PartFile]]
-    since: int | None  # the first commit of a table that reads one of them; none where no table does
-
-    @property
-    def files(self) -> list[PartFile]:
-        """All files that are merged."""
-        return [part for group in self.groups for part in group]
 
 
 @dataclass(frozen=True)
@@ -75,17 +60,11 @@ def compact(
         _require_output(output, storage)
         if settings.dry_run:
             return _sum(_merges(output, before, settings.target_bytes, storage, filesystem, table))
-        done = []
         with only_writer(output, run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
-            for merges in _in_plans(_merges(output, before, settings.target_bytes, storage, filesystem, table)):
-                plan = _write_merged(merges, run_id, output, storage, filesystem, table)
-                require_held(output, run_id, storage)  # or a plan would stand whose files another run has removed
-                begin(plan, output, storage)
-                carry_out(plan, output, storage, filesystem, table)
-                logger.info("up to %s: %d files became %d", merges[-1].folder, len(plan.old), len(plan.new))
-                done += merges
-        return _sum(done)
+            merges = _merges(output, before, settings.target_bytes, storage, filesystem, table)
+            write = partial(concatenate, storage=storage, filesystem=filesystem)
+            return _sum(replace_files(merges, write, run_id, output, storage, table))
     except StorageError as error:
         raise UsageError(f"cannot read {output}: {error}") from error
     except (OSError, pa.ArrowException) as error:
@@ -106,7 +85,7 @@ def _require_output(output: str, storage: Storage) -> None:
 
 def _merges(
     output: str, before: date, target_bytes: int, storage: Storage, filesystem: Any, table: TableSettings
-) -> Iterator[Merge]:
+) -> Iterator[Replacement]:
     """What there is to merge, night after night; lists the output once, reads footers as it goes."""
     read_by_table = files_of_table(table, output, storage)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
@@ -117,7 +96,7 @@ def _merges(
                 groups = groups_of(list(threads.map(partial(read_footer, filesystem=filesystem), ours)), target_bytes)
                 commits = [of_table[part.uri] for group in groups for part in group] if of_table else []
                 if groups:
-                    yield Merge(folder, groups, min(commits, default=None))
+                    yield Replacement(folder, groups, min(commits, default=None))
 
 
 def _small_files(
@@ -139,35 +118,7 @@ def _small_files(
             yield folder, files
 
 
-def _in_plans(merges: Iterable[Merge]) -> Iterator[list[Merge]]:
-    """Merges that are carried out together: all of a table, or none."""
-    waiting: list[Merge] = []
-    for merge in merges:
-        mixed = waiting and (waiting[0].since is None) != (merge.since is None)
-        if mixed or sum(len(other.files) for other in waiting) >= FILES_PER_PLAN:
-            yield waiting
-            waiting = []
-        waiting.append(merge)
-    if waiting:
-        yield waiting
-
-
-def _write_merged(
-    merges: list[Merge], run_id: str, output: str, storage: Storage, filesystem: Any, table: TableSettings
-) -> Plan:
-    """Writes the merged files to the journal, and returns the plan that puts them in their place."""
-    steps = []
-    for merge in merges:
-        names = tuple(join(merge.folder, f"part-{run_id}-{number:05d}.parquet") for number in range(len(merge.groups)))
-        for name, group in zip(names, merge.groups, strict=True):
-            concatenate(group, join(journal_of(output, run_id), name), storage, filesystem)
-        old = tuple(part.uri.removeprefix(output + "/") for part in merge.files)
-        steps.append(Step(old, names, sum(part.rows for part in merge.files)))
-    since = min((merge.since for merge in merges if merge.since is not None), default=None)
-    return Plan(run_id, tuple(steps), table.table if since is not None else None, since)
-
-
-def _sum(merges: Iterable[Merge]) -> Compacted:
+def _sum(merges: Iterable[Replacement]) -> Compacted:
     done = list(merges)
     return Compacted(
         files=sum(len(merge.files) for merge in done),

@@ -11,7 +11,6 @@ the journal before anything is deleted, from there to those in their place befor
 
 import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from genretag.errors import UsageError, one_line
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.switch import forget_snapshots, switch_files
 from genretag.storage import S3, Storage, StorageError, join
+from genretag.storage.local import second_name
 
 JOURNAL = "_compaction"
 PLAN = "plan.json"
@@ -143,12 +143,12 @@ def _delete(uri: str, storage: Storage) -> None:
 
 
 def _place(source: str, target: str, filesystem: Any) -> None:
-    """Gives a whole file a second name at once: a link in a folder, a copy by the store itself in a bucket."""
+    """Gives a whole file a second name at once: as `second_name` does in a folder, by the store's copy in a bucket."""
     try:
         if target.startswith(S3):
             filesystem.cp_file(source.removeprefix(S3), target.removeprefix(S3))
         else:
-            os.link(source, target)
+            second_name(source, target)
     except FileExistsError:
         pass  # put there a moment before its run died
     except OSError as error:

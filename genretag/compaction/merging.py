@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.storage import S3, ObjectInfo, Storage
+from genretag.tagging.schema import writer_options
 
 ROW_GROUP_ROWS = 122_880  # what DuckDB reads in one thread
 ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, before compression: this bounds what a merge holds
@@ -60,17 +61,26 @@ def concatenate(group: Sequence[PartFile], target: str, storage: Storage, filesy
 
     Memory holds one small file and one row group. Raises `StorageError`, `OSError` and `JobError`.
     """
+    rows = sum(part.rows for part in group)
+    write_whole(_large_row_groups(group, storage), group[0].schema, rows, target, filesystem)
+
+
+def write_whole(tables: Iterable[pa.Table], schema: pa.Schema, rows: int, target: str, filesystem: Any) -> None:
+    """Write tables into one part file, a row group each, and check that it has so many rows; it is then on the disk.
+
+    Raises `OSError` and `JobError`.
+    """
     path = target.removeprefix(S3)
     with (
         _durable(filesystem, path, local=not target.startswith(S3)) as sink,
-        pyarrow.parquet.ParquetWriter(sink, group[0].schema, compression="zstd") as writer,
+        pyarrow.parquet.ParquetWriter(sink, schema, **writer_options(schema)) as writer,
     ):
-        for table in _large_row_groups(group, storage):
+        for table in tables:
             writer.write_table(table)
     with filesystem.open(path, "rb") as file:
-        written, expected = pyarrow.parquet.read_metadata(file).num_rows, sum(part.rows for part in group)
-    if written != expected:
-        raise JobError(f"{target} has {written} rows instead of {expected}: nothing was replaced by it")
+        written = pyarrow.parquet.read_metadata(file).num_rows
+    if written != rows:
+        raise JobError(f"{target} has {written} rows instead of {rows}: nothing was replaced by it")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from genretag.demo.posters import draw_posters, labels_csv
 from genretag.storage import Storage
-from genretag.storage.s3 import region
+from genretag.storage.aws_settings import AwsSettings
 
 BROKEN_SHARE = 0.04
 THERE_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -25,7 +25,9 @@ def fill_bucket(bucket: str, posters: int) -> None:
     """Draws into `s3://BUCKET`. Raises `StorageError`, or botocore's errors."""
     try:
         config = Config(connect_timeout=5, retries={"mode": "standard", "total_max_attempts": 10})
-        boto3.client("s3", region_name=region(), config=config).create_bucket(Bucket=bucket.removeprefix("s3://"))
+        boto3.client("s3", config=config, **AwsSettings.read().client_arguments()).create_bucket(
+            Bucket=bucket.removeprefix("s3://")
+        )
     except ClientError as error:
         if error.response["Error"]["Code"] not in THERE_ALREADY:
             raise

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from genretag.bundle import INT8_FILES, Bundle
+from genretag.cpus import cpus_here
 from genretag.errors import UsageError
 
 GPU_ENGINES = ("jax", "tensorflow", "torch")  # Keras on these backends, fastest first
@@ -21,9 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """A loaded network; `on_gpu` says where it computes."""
+    """A loaded network: where and in what it computes, and what a person must know of its answers, if anything."""
 
     on_gpu: bool
+    precision: str  # float32, bfloat16 or int8
+    caution: str | None
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, height, width, 3) -> calibrated probabilities, float32 (N, labels); any N, also 0."""
@@ -81,7 +84,7 @@ def require_precision(precision: str, engine: str | None, bundle: Bundle) -> Non
 
 
 def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precision: str | None = None) -> Engine:
-    """Loads a bundle's network. `threads` bounds the CPU threads of an engine that runs on CPU.
+    """Loads a bundle's network. `threads`, and the CPUs here, bound the threads of an engine that runs on CPU.
 
     `precision` is one of `PRECISIONS`, `precision_for` the engine when not given. Raises `UsageError` for an engine
     or a precision that cannot be had.
@@ -92,7 +95,7 @@ def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precis
     if name == "openvino":
         from genretag.engines.openvino_engine import OpenVINOEngine
 
-        return OpenVINOEngine(bundle, batch_size, threads, precision)
+        return OpenVINOEngine(bundle, batch_size, min(threads, cpus_here()), precision)
     _import_keras(name if name in GPU_ENGINES else None)
     if name == "tensorflow":
         from genretag.engines.tensorflow_engine import TensorFlowEngine

@@ -20,9 +20,12 @@ class KerasEngine:
     one before it runs.
     """
 
+    caution: str | None = None
+
     def __init__(self, bundle: Bundle, batch_size: int, precision: str) -> None:
         self.on_gpu = _sees_gpu()
-        self._call = _compiled(load_network(bundle, "bfloat16" if self.on_gpu and precision == NATIVE else precision))
+        self.precision = what_native_is(precision, on_gpu=self.on_gpu)
+        self._call = _compiled(load_network(bundle, self.precision))
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
 
@@ -54,6 +57,13 @@ def _compiled(model: Any) -> Callable[[np.ndarray], Any]:
 
         return torch.inference_mode()(lambda images: model(images, training=False))
     return model.predict_on_batch
+
+
+def what_native_is(precision: str, *, on_gpu: bool) -> str:
+    """In what a Keras engine of this precision computes."""
+    if precision != NATIVE:
+        return precision
+    return "bfloat16" if on_gpu else "float32"
 
 
 def load_network(bundle: Bundle, precision: str) -> Any:

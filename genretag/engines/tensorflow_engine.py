@@ -3,8 +3,7 @@
 import tensorflow as tf
 
 from genretag.bundle import Bundle
-from genretag.engines import NATIVE
-from genretag.engines.keras_engine import KerasEngine, load_network
+from genretag.engines.keras_engine import KerasEngine, load_network, what_native_is
 
 
 class TensorFlowEngine(KerasEngine):
@@ -18,7 +17,8 @@ class TensorFlowEngine(KerasEngine):
         for gpu in gpus:  # share the card with whoever else is on it
             tf.config.experimental.set_memory_growth(gpu, True)
         self.on_gpu = bool(gpus)
-        model = load_network(bundle, "bfloat16" if gpus and precision == NATIVE else precision)
+        self.precision = what_native_is(precision, on_gpu=self.on_gpu)
+        model = load_network(bundle, self.precision)
         signature = tf.TensorSpec((batch_size, bundle.rule.height, bundle.rule.width, 3), tf.uint8)
         self._call = tf.function(
             lambda images: model(images, training=False), input_signature=[signature], jit_compile=self.on_gpu

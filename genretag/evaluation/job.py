@@ -24,7 +24,7 @@ from genretag.evaluation.measuring import (
 from genretag.evaluation.resampling import LABEL_APS
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.evaluation.slices import slices
-from genretag.label_csv import read_column
+from genretag.label_csv.reading import read_column
 from genretag.profiles import TOP
 from genretag.ray_session import ray_session
 from genretag.session import Session
@@ -102,8 +102,8 @@ def evaluate_with_answers(
         display.phase("reading")
         candidates = [_load(place, settings, storage) for place in (bundle, against) if place is not None]
         content = read_label_file(labels, storage)
-        columns = {name: read_column(content, resolve(labels), name) for name in settings.slice}
-        labelled = find_posters(content, labels, images, storage, min_positives=0)
+        columns = {name: read_column(content, resolve(labels), name, settings) for name in settings.slice}
+        labelled = find_posters(content, labels, images, storage, settings, min_positives=0)
         posters, others = choose_posters(labelled, candidates, settings, storage)
         logger.info("%d posters to evaluate (%s), %d others", len(posters), settings.split, len(others))
         posters, said = _ask(posters, candidates, settings, session, display)

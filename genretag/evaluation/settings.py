@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genretag.errors import UsageError
+from genretag.label_csv.settings import LabelSettings
 
 SPLITS = ("test", "validation", "all")
 LEAST_RESAMPLES = 20  # fewer have no 2.5 % to cut off
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(LabelSettings):
     """On which posters, and what to compute of them."""
 
     split: str = "test"

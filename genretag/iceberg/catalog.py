@@ -7,15 +7,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import TableSettings
+from genretag.path_syntax import sqlite_file, sqlite_uri
 from genretag.storage import S3, Storage, join
-from genretag.storage.s3 import endpoint, region
+from genretag.storage.aws_settings import AwsSettings
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -32,14 +32,16 @@ NEW_TABLE = {
 @contextmanager
 def open_catalog(settings: TableSettings, output: str, storage: Storage) -> Iterator["Catalog"]:
     """Opens the catalogue. Raises `UsageError` where it is not known or pyiceberg is not installed."""
-    try:
+    with named_if_missing():
         from pyiceberg.catalog import AVAILABLE_CATALOGS, infer_catalog_type, load_catalog
         from pyiceberg.utils.config import Config
-    except ImportError as error:
-        raise missing_package() from error
-    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": region()}
-    if url := endpoint(storage.endpoint_url):
-        properties["s3.endpoint"] = url
+    aws = AwsSettings.read(storage.endpoint_url)
+    properties = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO", "s3.region": aws.region}
+    properties |= storage.encryption.iceberg_properties()
+    if aws.endpoint_url:
+        properties["s3.endpoint"] = aws.endpoint_url
+    if aws.addressing_style == "virtual":
+        properties["s3.force-virtual-addressing"] = "true"
     place = _place(settings, output)
     if "://" in place:
         kind = infer_catalog_type(NAME, {"uri": place})
@@ -60,9 +62,13 @@ def open_catalog(settings: TableSettings, output: str, storage: Storage) -> Iter
         yield catalog
 
 
-def missing_package() -> UsageError:
-    """What to say where pyiceberg is not installed."""
-    return UsageError("an Iceberg table needs pyiceberg: pip install 'genretag[iceberg]'")
+@contextmanager
+def named_if_missing() -> Iterator[None]:
+    """Raises `UsageError` where pyiceberg, or what comes with it, is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError("an Iceberg table needs pyiceberg: pip install 'genretag[iceberg]'") from error
 
 
 @contextmanager
@@ -157,10 +163,9 @@ def is_new_database(settings: TableSettings, output: str) -> bool:
     Raises `UsageError` where it could not be made.
     """
     place = _place(settings, output)
-    if not place.startswith("sqlite"):
-        return False
-    file = Path(place.partition("///")[2])
-    if file.exists():
+    with named_if_missing():
+        file = sqlite_file(place) if place.startswith("sqlite") else None
+    if file is None or file.exists():
         return False
     if settings.catalog and not os.access(file.parent, os.W_OK):
         raise UsageError(f"cannot make the catalogue {file}: its folder is missing or cannot be written")
@@ -180,4 +185,5 @@ def _place(settings: TableSettings, output: str) -> str:
             f"which catalogue has the table {settings.table}? Add --catalog with a URI or a name of pyiceberg's "
             "configuration; only an output in a folder has one of its own"
         )
-    return f"sqlite:///{join(output, OWN_CATALOG)}"
+    with named_if_missing():
+        return sqlite_uri(join(output, OWN_CATALOG))

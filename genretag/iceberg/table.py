@@ -26,7 +26,7 @@ from genretag.iceberg.catalog import (
     errors_of_the_catalog,
     is_new_database,
     load_table,
-    missing_package,
+    named_if_missing,
     open_catalog,
 )
 from genretag.iceberg.settings import TableSettings
@@ -193,10 +193,8 @@ def _require_mark(settings: TableSettings, output: str, storage: Storage) -> Non
 
 def _require_types(schema: pa.Schema) -> None:
     """Raises pyiceberg's own error for a type that Iceberg has not; its public converter wants field ids."""
-    try:
+    with named_if_missing():
         from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
-    except ImportError as error:
-        raise missing_package() from error
     _pyarrow_to_schema_without_ids(schema)
 
 

@@ -1,14 +1,15 @@
 """Image bytes -> uint8 (height, width, 3) RGB: the only decoder, for training, scoring and predict.
 
 One filter, one treatment of colour and one orientation everywhere, so that a model sees in production
-what it was trained on; the shape is the bundle's rule (`resizing.py`). ICC profiles are not applied. Of an
+what it was trained on; the shape is the bundle's rule (`resizing.py`), the colours are sRGB (`colour.py`). Of an
 animation the first frame counts, of a multi-page TIFF the first page.
 """
 
+import hashlib
 import io
 import struct
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +17,31 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from genretag.errors import one_line
+from genretag.images.colour import ROWS, Conversion, conversion_of
 from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
-from genretag.images.jpeg_structure import jpeg_structure, lost_pixels
+from genretag.images.jpeg_structure import (
+    JpegStructure,
+    jpeg_structure,
+    lacks_end,
+    lost_pixels,
+    missing_scans,
+    undecodable,
+)
 from genretag.images.pillow_settings import configure_pillow
-from genretag.images.png_texts import has_swollen_texts, without_texts
+from genretag.images.png_chunks import has_swollen_texts, hidden_first_frame, without_texts
+from genretag.images.readings import (
+    DEEP_GREY,
+    Reading,
+    Unreadable,
+    as_meant,
+    deep_bytes,
+    has_low_bytes,
+    low_bytes,
+    set_right,
+    to_8_bits,
+)
 from genretag.images.resizing import ImageRule as ImageRule
-from genretag.images.signatures import ends_early, looks_like
+from genretag.images.signatures import ends_early, looks_like, not_decoded
 
 # What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
 # say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
@@ -31,7 +51,7 @@ REASONS = {
     "empty": "the object has no bytes",
     "too_many_bytes": "more bytes than ImageLimits.max_bytes",
     "not_an_image": "something else, often a web page or an error message under an image's name",
-    "unsupported_format": "an image, in a format that is not decoded here",
+    "unsupported_format": "an image, in a format that is not decoded here, or with samples or colours that are not",
     "too_many_pixels": "the header promises more pixels than ImageLimits allows, by number or by memory",
     "too_much_work": "made to keep a decoder busy: hundreds of JPEG scans, metadata without end",
     "truncated": "the end is missing, as after an upload that broke off (AVIF and TIFF: may say corrupt)",
@@ -50,7 +70,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _MAX_EXIF_BYTES = 2**20  # real EXIF has 64 KB at most; Pillow makes a Python object of each value in it
-_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # Pillow's modes of more than 8 bits
+_END = b"\xff\xd9"  # of a JPEG
+_ANY_BITS = b"\xa5\x5a\x96" * 100  # that could be a scan's
+_XMP = ("xmp", "XML:com.adobe.xmp")
 
 configure_pillow()
 
@@ -104,9 +126,10 @@ def decode(
 ) -> DecodedImage:
     """Decode an image file's bytes by `rule`; safe to call from many threads at once.
 
-    Transparency shows white. 16-bit grey is scaled to 8 bits; 32-bit and floating-point grey has no agreed
-    white, so its own darkest and brightest values become 0 and 255. A JPEG that is damaged inside, and whose
-    end is there, decodes with grey or shifted parts: libjpeg knows, but Pillow does not pass its warning on.
+    Transparency shows white. Deep grey is scaled to 8 bits; signed and floating-point grey has no agreed white, so its
+    own darkest and brightest values become 0 and 255. What is brighter than white in an HDR picture shows white. A JPEG
+    that is damaged inside, and whose end is there, decodes with grey or shifted parts: libjpeg knows, but Pillow does
+    not pass its warning on.
 
     The estimated peak memory is reserved from `memory`, if given, while pixels are decoded.
     Raises BadImage, and nothing else, whatever the bytes are.
@@ -133,34 +156,113 @@ def decode(
 def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory | None) -> DecodedImage:
     jpeg = jpeg_structure(encoded) if encoded.startswith(b"\xff\xd8") else None
     _refuse("too_much_work", endless_work(encoded, jpeg))
+    _refuse("unsupported_format", undecodable(jpeg) if jpeg else None)
+    if jpeg and lacks_end(encoded, jpeg):
+        encoded = _with_end(encoded, jpeg, limits, memory)
     if encoded.startswith(b"GIF8"):
         _check_pixels(gif_frame_size(encoded), limits)
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)  # parses the header only
-    size = image.size
-    _check_pixels(size, limits)
-    _refuse("too_much_work", slow_decoder(image))
+    opened = _open(encoded, limits)
+    image, size = opened.image, opened.size
     _refuse("truncated", lost_pixels(encoded, jpeg) if jpeg else None)
     if isinstance(image, JpegImageFile):
         # Reduced by 2, 4 or 8 inside the decoder, never below the target. None: keep the colour mode.
         image.draft(None, _as_stored(rule, _orientation(image)).scaled_size(size))
-    needed_bytes = decode_bytes(image, jpeg, len(encoded))
+    with _reserved(opened, jpeg, limits, memory):
+        return _pixels(opened, rule)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A file whose header was read."""
+
+    image: Image.Image
+    encoded: bytes  # what `image` reads
+    size: tuple[int, int]  # the whole picture's, before a decoder reduces it
+    reading: Reading
+    conversion: Conversion | None
+    has_low_bytes: bool  # of colours of 16 bits, which Pillow does not load
+
+
+def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
+    """Open a file and check what its header promises. No pixel is decoded yet."""
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    size = image.size
+    _check_pixels(size, limits)
+    _refuse("too_much_work", slow_decoder(image))
+    frame = hidden_first_frame(encoded) if image.info.get("default_image") else None
+    if frame:
+        encoded = frame[0]
+        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
+    for name in _XMP:  # Pillow takes an orientation from there; browsers do not
+        image.info.pop(name, None)
+    try:
+        reading = set_right(image, encoded)
+        conversion = conversion_of(image, encoded)
+    except Unreadable as error:
+        raise BadImage("unsupported_format", f"{image.format}: {error}") from None
+    if frame:
+        reading = replace(reading, frame=frame[1], canvas=size)
+    return _Opened(image, encoded, size, reading, conversion, has_low_bytes(image))
+
+
+def _reserved(
+    opened: _Opened, jpeg: JpegStructure | None, limits: ImageLimits, memory: Memory | None
+) -> AbstractContextManager[None]:
+    """The memory that decoding will take, reserved; BadImage if the limits do not allow it."""
+    image, size = opened.image, opened.size
+    needed_bytes = decode_bytes(image, jpeg, len(opened.encoded), opened.reading, opened.conversion)
     if needed_bytes > limits.max_decode_bytes:
         what = f"{size[0]:,} x {size[1]:,} pixels of {image.format} {image.mode}"
         raise BadImage("too_many_pixels", f"{what} take {needed_bytes:,} bytes, limit {limits.max_decode_bytes:,}")
-    with memory.reserved(needed_bytes) if memory else nullcontext():
-        return _pixels(image, size, rule)
+    return memory.reserved(needed_bytes) if memory else nullcontext()
 
 
-def _pixels(image: Image.Image, size: tuple[int, int], rule: ImageRule) -> DecodedImage:
-    """The expensive part: an opened picture, whose own size is `size`, decoded, resized and upright."""
+def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: Memory | None) -> bytes:
+    """A JPEG without its end-of-image marker, with one, if nothing else is missing.
+
+    Then no pixel depends on what would have followed. Libjpeg paints what it misses, and does not say so.
+    """
+    body = encoded.rstrip(b"\xff")
+    _refuse("truncated", missing_scans(body, jpeg))
+    digests = []
+    for following in (b"", _ANY_BITS):
+        opened = _open(body + following + _END, limits)
+        with _reserved(opened, jpeg, limits, memory):
+            digests.append(_digest(opened.image))
+    _refuse("truncated", "JPEG: the last scan is cut" if digests[0] != digests[1] else None)
+    return body + _END
+
+
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.sha256()
+    for top in range(0, image.height, ROWS):  # all at once would be a copy or two
+        digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
+    return digest.digest()
+
+
+def _pixels(opened: _Opened, rule: ImageRule) -> DecodedImage:
+    """The expensive part: an opened picture decoded, resized and upright."""
+    image, size, reading, conversion = opened.image, opened.size, opened.reading, opened.conversion
     image.load()
     orientation = _orientation(image)  # a PNG may tell only after its pixels; a TIFF has turned itself by now
-    rgb = _to_rgb(_as_stored(rule, orientation).resized(_averageable(image), size))
+    picture = _averageable(as_meant(image, reading, opened.encoded))
+    if conversion and not conversion.mixes:
+        picture, conversion = _converted(picture, opened, conversion), None
+    rgb = _to_rgb(_as_stored(rule, orientation).resized(picture, size), reading, conversion)
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb = rule.with_bars(rgb)
     width, height = size[::-1] if orientation >= 5 else size
     return DecodedImage(np.asarray(rgb), width, height)
+
+
+def _converted(picture: Image.Image, opened: _Opened, conversion: Conversion) -> Image.Image:
+    """The whole picture in sRGB, with all the bits that its file has."""
+    if picture.mode == "I;16":
+        return conversion.whole(*deep_bytes(picture, opened.reading))
+    if picture.mode in DEEP_GREY:
+        return conversion.whole(Image.fromarray(to_8_bits(np.asarray(picture), opened.reading)))
+    return conversion.whole(picture, low_bytes(opened.encoded) if opened.has_low_bytes else None)
 
 
 def _refuse(reason: str, finding: str | None) -> None:
@@ -181,8 +283,10 @@ def _as_stored(rule: ImageRule, orientation: int) -> ImageRule:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; like in a browser 1 if there is none or it cannot be read."""
-    if not image.info.keys() & {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}:
+    if not image.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
+    for name in _XMP:  # again, as a PNG may have it behind its pixels
+        image.info.pop(name, None)
     if len(image.info.get("exif") or b"") > _MAX_EXIF_BYTES:
         return 1
     try:
@@ -194,31 +298,23 @@ def _orientation(image: Image.Image) -> int:
 
 def _averageable(image: Image.Image) -> Image.Image:
     """The same picture in a mode whose neighbouring values may be averaged: no palette, no colour key."""
-    if image.mode in _DEEP_GREY:
+    if image.mode in DEEP_GREY:
         return image
     if image.has_transparency_data:
         # resize() weighs the colours of RGBA by their alpha, so that hidden colours do not bleed.
         return image if image.mode == "RGBA" else image.convert("RGBA")
-    return image.convert("RGB") if image.mode in ("1", "P") else image
+    return image.convert("RGB") if image.mode in ("1", "P", "YCbCr") else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any averageable mode to RGB: CMYK, LAB and YCbCr by Pillow's own formulas, RGBA over white."""
-    if image.mode in _DEEP_GREY:
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    elif image.mode == "RGBA":
+def _to_rgb(image: Image.Image, reading: Reading, conversion: Conversion | None) -> Image.Image:
+    """Any averageable mode to sRGB: CMYK without a profile and LAB by Pillow's own formulas, RGBA over white."""
+    if image.mode in DEEP_GREY:
+        image = Image.fromarray(to_8_bits(np.asarray(image), reading))
+    if conversion:
+        image = conversion.small(image)
+    if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey of 16 or 32 bits or float32, any shape, to uint8 of the same shape."""
-    if grey.dtype.itemsize == 2:
-        scaled = grey / 257
-    else:
-        finite = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        scaled = (finite - finite.min()) * (255 / (np.ptp(finite) or 1))
-    return scaled.round().astype(np.uint8)
 
 
 def _explain(encoded: bytes, error: Exception) -> BadImage:
@@ -228,6 +324,8 @@ def _explain(encoded: bytes, error: Exception) -> BadImage:
     reason, name = looks_like(encoded)
     if reason != "corrupt":
         return BadImage(reason, f"looks like {name}")
+    if unknown := not_decoded(encoded, name, error):
+        return BadImage("unsupported_format", f"{name}: {unknown}")
     if isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(encoded, name):
         reason = "truncated"
     if isinstance(error, UnidentifiedImageError):

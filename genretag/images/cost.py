@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from genretag.images.colour import ROWS, Conversion
 from genretag.images.jpeg_structure import MAX_SEGMENTS, JpegStructure, count_scans
+from genretag.images.readings import Reading, has_low_bytes
 
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; libtiff draws the same line
 MAX_EXIF_SEGMENTS = 100  # a JPEG has one; Pillow joins them in quadratic time
@@ -22,7 +24,10 @@ _LIBRARY_BYTES = {"WEBP": 14, "AVIF": 11}
 _RLE_BYTES = 3  # and in Pillow's decoder of run lengths: a bytearray that grows, and a copy of it
 _ANY_BYTES = 6_000_000  # tables of a library, slack of the allocator, what is left of earlier pictures
 
-_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
+_CONVERSION_BYTES = 10_000_000  # the colour library, its tables and a profile, when the first picture has one
+_ROW_BYTES = 80  # per pixel of the rows that are converted at a time, in floating point
+
+_PLAIN = Reading()
 _KNOWN_NUMBERS = (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 16)  # TIFF's types of which Pillow makes tuples of numbers
 
 
@@ -90,33 +95,56 @@ def _gif_block(file: io.BytesIO) -> bytes:
     return file.read(length[0]) if length else b""
 
 
-def decode_bytes(image: Image.Image, jpeg: JpegStructure | None, encoded_bytes: int) -> int:
+def decode_bytes(
+    image: Image.Image,
+    jpeg: JpegStructure | None,
+    encoded_bytes: int,
+    reading: Reading = _PLAIN,
+    conversion: Conversion | None = None,
+) -> int:
     """The peak memory that decoding and resizing an opened file takes, estimated on the safe side.
 
     `image` is as it will be decoded: a JPEG is reduced already. What the target's size costs is left out.
+    `conversion`: how it becomes sRGB, None if it is.
     """
-    width, height = image.size
-    images = sum(_stored_bytes(width, height, mode) for mode in _modes(image))
+    width, height = reading.canvas or image.size
+    is_whole = conversion is not None and not conversion.mixes
+    images = sum(_stored_bytes(width, height, mode) for mode in _modes(image, reading, is_whole))
+    if conversion:
+        images += _CONVERSION_BYTES + (_ROW_BYTES * ROWS * width if is_whole else 0)
     coefficients = 16 * (width + height)  # of the resize, along both axes
     rows = 2 * 8 * width  # of a decoder that needs this line and the last, 4 channels of 16 bits
     metadata = 2 * encoded_bytes  # as it is read and as it is kept, at most
     return images + coefficients + rows + metadata + _library_bytes(image, jpeg) + _ANY_BYTES
 
 
-def _modes(image: Image.Image) -> Iterator[str]:
+def _modes(image: Image.Image, reading: Reading, is_converted: bool) -> Iterator[str]:
     """The modes that the whole picture is held in at a time, see genretag.images."""
     yield image.mode
-    if image.has_transparency_data:
+    if reading.key:
+        yield from ("RGB", "RGB", "RGB", "L", "L")  # low bytes, both as arrays, alpha
+    if image.mode == "La":
+        yield "LA"
+    if reading.frame:
+        yield from ("RGBA", "RGBA", "RGBA")  # the canvas, the frame, and the frame with alpha
+    is_transparent = image.has_transparency_data or reading.key or reading.frame
+    if is_transparent:
         if image.mode != "RGBA":
             yield "RGBA"
         yield "RGBa"  # Pillow's resize multiplies by alpha first
-    elif image.mode in ("1", "P"):
+    elif image.mode in ("1", "P", "YCbCr"):
         yield "RGB"
+    if is_converted:
+        yield "RGB"
+        if image.mode == "I;16":
+            yield from ("I;16", "I;16", "L", "L")  # as arrays, and as high and low bytes
+        elif has_low_bytes(image):
+            yield "RGB"
 
 
 def _stored_bytes(width: int, height: int, mode: str) -> int:
     """What Pillow needs for a picture: lines of whole words, and a pointer to each."""
-    pixel = 1 if mode in ("1", "L", "P") else 2 if mode in _DEEP_GREY else 4
+    pixel = 1 if mode in ("1", "L", "P") else 2 if mode == "I;16" else 4
     return ((width * pixel + 3) // 4 * 4 + 8) * height
 
 

@@ -6,7 +6,7 @@ slope and an offset per label (Platt 1999), each drawn towards the temperature a
 Isotonic regression per label is not among them: on validation sets of this size it made the cross-entropy worse.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,12 @@ class Calibration:
     temperature: float
     cross_entropy: dict[str, float]  # of each method under cross-validation, in nats
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], labels: int) -> "Calibration":
+        """What a bundle of so many labels says of its own, as exactly as it does; `KeyError` where it does not."""
+        slope, offset = slope_and_offset(facts, labels)
+        return cls(facts["method"], slope, offset, facts["temperature"], dict(facts["cross_validated_cross_entropy"]))
+
     def undone(self, probabilities: np.ndarray) -> np.ndarray:
         """What the network would say without it: calibrated float (N, L) -> float64 (N, L)."""
         return sigmoid((logits_of(probabilities) - self.offset) / self.slope)
@@ -46,6 +52,13 @@ class Calibration:
 
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # truth, logits -> slope, offset
+
+
+def slope_and_offset(facts: Mapping[str, Any], labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of a bundle's calibration by what it says of it, float64 (labels,) both; `KeyError` where it does not."""
+    if "slope" in facts and "offset" in facts:
+        return np.array(facts["slope"], dtype=np.float64), np.array(facts["offset"], dtype=np.float64)
+    return np.full(labels, 1 / float(facts["temperature"])), np.zeros(labels)
 
 
 def choose_calibration(truth: np.ndarray, logits: np.ndarray) -> Calibration:

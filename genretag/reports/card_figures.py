@@ -8,7 +8,7 @@ import numpy as np
 from genretag.bundle import Bundle
 from genretag.evaluation.job import Answers
 from genretag.evaluation.measuring import LabelFigures
-from genretag.modeling.calibration import logits_of, sigmoid
+from genretag.modeling.calibration import logits_of, sigmoid, slope_and_offset
 from genretag.modeling.metrics import calibration_gaps, cross_entropies
 from genretag.reports.charts import UNIT, UNIT_UP, Axis, polyline, thinned
 from genretag.reports.thumbnails import Picture
@@ -95,13 +95,10 @@ def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str
 def uncalibrated(bundle: Bundle, labels: Sequence[str], probabilities: np.ndarray) -> np.ndarray | None:
     """What the network would say without its calibration: float (N, L); none where the bundle does not tell."""
     facts = bundle.facts.get("calibration", {})
-    if "slope" in facts and "offset" in facts:
-        columns = [bundle.labels.index(label) for label in labels]
-        slope, offset = (np.array(facts[name], dtype=np.float64)[columns] for name in ("slope", "offset"))
-    elif "temperature" in facts:
-        slope, offset = np.array(1 / float(facts["temperature"])), np.array(0.0)
-    else:
+    if "temperature" not in facts:
         return None
+    columns = [bundle.labels.index(label) for label in labels]
+    slope, offset = (values[columns] for values in slope_and_offset(facts, len(bundle.labels)))
     return sigmoid((logits_of(probabilities) - offset) / slope)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from genretag.errors import UsageError, one_line
-from genretag.label_csv import read_labels
+from genretag.label_csv.reading import read_labels
 from genretag.labels import poster_id, with_labels
 from genretag.modeling.metrics import cross_entropies
 from genretag.reports.gallery_settings import GallerySettings
@@ -47,7 +47,7 @@ class Gallery:
 def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery:
     """Draws the page of an output's posters and writes it. Raises `UsageError` where a person must act."""
     output, storage = resolve(output), session.storage
-    truth = _read_truth(settings.labels, storage) if settings.labels else None
+    truth = _read_truth(settings.labels, settings, storage) if settings.labels else None
     picked = pick(output, settings, storage)
     logger.info("%d posters of %d that match", len(picked.posters), picked.matching)
     pictures = [Picture(p.uri, p.etag, p.width, p.height) for p in picked.posters]
@@ -119,13 +119,13 @@ def _disagreement(picked: Picked, truth: dict[str, frozenset[str]]) -> list[int 
     return found
 
 
-def _read_truth(labels: str, storage: Storage) -> dict[str, frozenset[str]]:
+def _read_truth(labels: str, settings: GallerySettings, storage: Storage) -> dict[str, frozenset[str]]:
     place = resolve(labels)
     try:
         content = bytes(storage.get(place).data)
     except StorageError as error:
         raise UsageError(f"cannot read the labels: {error}") from error
-    labelled, _ = read_labels(content, place, min_positives=1)
+    labelled, _ = read_labels(content, place, settings, min_positives=1)
     known = with_labels(labelled, labelled.labels)
     return {
         poster: frozenset(label for label, on in zip(known.labels, row, strict=True) if on)

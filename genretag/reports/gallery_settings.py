@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from genretag.errors import UsageError
+from genretag.label_csv.settings import LabelSettings
 
 MOST = 50_000  # posters of one page: some 250 MB
 
 
 @dataclass(frozen=True)
-class GallerySettings:
+class GallerySettings(LabelSettings):
     """Which posters, and where the page goes."""
 
     day: str | None = None

@@ -59,7 +59,7 @@ def describe(found: Reported) -> str:
     """One line for the terminal."""
     record, moved = found.record, found.drift
     genres = f", genres {'HAVE DRIFTED' if moved.warns else 'as before'} (PSI {moved.psi:.3f})" if moved else ""
-    return f"night of {record.dt}: {record.scored:,} scored, {record.failed:,} failed{genres}: {found.place}"
+    return f"night of {record.dt}: {record.scored:,} scored, {record.failed_posters:,} failed{genres}: {found.place}"
 
 
 def write_report(record: RunRecord, storage: Storage) -> str:

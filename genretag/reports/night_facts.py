@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
+from genretag.path_syntax import sql_text
 from genretag.reports.tagged import Model, Tagged, model_of, open_sandbox, read_rows, shown
 from genretag.storage import ObjectInfo, Storage, StorageError, join
 from genretag.tagging.held_files import held_files
@@ -108,11 +109,10 @@ def sheets(record: RunRecord, storage: Storage) -> Sheets | None:
         found = database.sql(f"select * from part order by {order} limit {ON_A_SHEET}")  # noqa: S608 - our own names
         return shown(found.to_arrow_table().to_pylist(), model)
 
-    seed = record.run_id.replace("'", "")
     return Sheets(
         model,
         len(rows),
-        first(f"hash(uri || '{seed}')"),
+        first(f"hash(uri || {sql_text(record.run_id)})"),
         first(f"{model.certainty} desc, uri"),
         first(f"{model.certainty}, uri"),
     )

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from genretag.errors import UsageError, one_line, quoted, unreadable_output
+from genretag.path_syntax import sql_text
 from genretag.reports.gallery_settings import GallerySettings
 from genretag.reports.tagged import Model, Tagged, model_of, open_sandbox, read_model, read_rows, shown
 from genretag.storage import ObjectInfo, Storage, StorageError, join
@@ -52,7 +53,7 @@ def _condition(settings: GallerySettings, model: Model) -> str:
             raise UsageError(
                 f"the model has no genre {quoted(settings.genre)}: it has {one_line(', '.join(model.labels))}"
             )
-        genre = f"list_contains(genres, {_text(label)})"
+        genre = f"list_contains(genres, {sql_text(label)})"
     if settings.where is None:
         return genre
     try:
@@ -109,7 +110,3 @@ def _thin(database: duckdb.DuckDBPyConnection, limit: int) -> None:
 
 def _wrong(condition: str, error: Exception) -> UsageError:
     return UsageError(f"--where {quoted(condition.strip())} is no condition on the predictions: {one_line(error)}")
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from genretag.errors import UsageError
+from genretag.storage.aws_settings import AwsSettings, Encryption
 from genretag.storage.listing_tables import to_objects
 from genretag.storage.local import LocalStore
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
 from genretag.storage.odd_keys import OddKeys, is_odd
-from genretag.storage.s3 import S3, S3Client, endpoint, region
+from genretag.storage.s3 import S3, S3Client
 from genretag.storage.s3_buckets import CONNECT_S, Patience
 
 if TYPE_CHECKING:
@@ -44,18 +45,20 @@ def join(base: str, *parts: str) -> str:
 class Storage:
     """All places by their URIs. Cheap to pickle: clients are opened where and when they are first used."""
 
-    def __init__(self, endpoint_url: str | None = None) -> None:
+    def __init__(self, endpoint_url: str | None = None, encryption: Encryption | None = None) -> None:
+        """`encryption` is that of the environment when not given; it travels, so that all workers write alike."""
         self.endpoint_url = endpoint_url
+        self.encryption = encryption or Encryption.of_environment()
         self._s3: S3Client | None = None
 
-    def __reduce__(self) -> tuple[type["Storage"], tuple[str | None]]:
-        return Storage, (self.endpoint_url,)
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str | None, Encryption]]:
+        return Storage, (self.endpoint_url, self.encryption)
 
     def _store(self, uri: str) -> Store:
         if not uri.startswith(S3):
             return LocalStore()
         if self._s3 is None:
-            self._s3 = S3Client(self.endpoint_url)
+            self._s3 = S3Client(self.endpoint_url, self.encryption)
         return self._s3
 
     def _object_store(self, uri: str) -> Store | OddKeys:
@@ -129,11 +132,14 @@ class Storage:
 
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
-        patience = Patience.of_environment()
+        patience, settings = Patience.of_environment(), AwsSettings.read(self.endpoint_url)
         filesystem = fsspec.filesystem(
             "s3",
-            client_kwargs={"region_name": region(), "endpoint_url": endpoint(self.endpoint_url)},
+            client_kwargs=settings.client_arguments(),
+            s3_additional_kwargs=self.encryption.boto_arguments(),
+            requester_pays=settings.requester_pays,
             config_kwargs={
+                **settings.config_arguments(),
                 "connect_timeout": min(CONNECT_S, patience.attempt_s),
                 "read_timeout": patience.attempt_s,
                 "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},

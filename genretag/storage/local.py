@@ -19,6 +19,10 @@ from genretag.storage.objects import Fetched, ObjectInfo, StorageError, refuse_l
 if TYPE_CHECKING:
     import pyarrow as pa
 
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links say: FAT, SMB, FUSE, AFS."""
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # such as Lustre, where it is mounted without `flock`
+
 
 class LocalStore:
     """Plain files. The etag is made of modification time and size, as nothing cheaper tells a change."""
@@ -59,10 +63,10 @@ class LocalStore:
     def create(self, uri: str, data: bytes) -> str:
         with _written_aside(uri, data) as temporary:
             try:
-                os.link(temporary, uri)  # unlike a rename, it fails where the name is taken
+                _take_name(temporary, uri)
             except FileExistsError as error:
                 raise StorageError("exists", f"{uri} exists already") from error
-            return self.stat(str(temporary)).etag  # the same file
+            return self.stat(uri).etag
 
     def replace(self, uri: str, data: bytes, etag: str) -> str:
         with _written_aside(uri, data) as temporary, _folder_locked(Path(uri).parent):
@@ -86,17 +90,60 @@ class LocalStore:
             raise _storage_error(error) from error
 
 
+def second_name(source: str, target: str) -> None:
+    """Gives a whole file another name at once: a link, or a copy where the file system has no links.
+
+    Raises `FileExistsError` where a link finds the name taken; a copy takes the place of what is there.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with _aside(target) as temporary:
+            with Path(source).open("rb") as whole, temporary.open("wb") as copy:
+                shutil.copyfileobj(whole, copy)
+                _sync(copy)
+            temporary.replace(target)
+
+
+def _take_name(temporary: Path, uri: str) -> None:
+    """Gives a file a name that must be free. Raises `FileExistsError` where it is taken.
+
+    Where the file system has no hard links, the name is taken first, by an empty file: a reader may see that for a
+    moment, and finds it for good where the process dies just then.
+    """
+    try:
+        os.link(temporary, uri)  # unlike a rename, it fails where the name is taken
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        Path(uri).touch(exist_ok=False)
+        temporary.replace(uri)
+
+
 @contextmanager
 def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
     """A synced temporary file beside `uri`, to be renamed or linked into place; it is gone afterwards."""
+    with _aside(uri) as temporary:
+        with temporary.open("wb") as file:
+            file.write(data)
+            _sync(file)
+        yield temporary
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _aside(uri: str) -> Iterator[Path]:
+    """The name of a temporary file beside `uri`, in a folder that is there; the file is gone afterwards."""
     path = Path(uri)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         yield temporary
     except OSError as error:
         raise _storage_error(error) from error
@@ -110,7 +157,12 @@ def _folder_locked(folder: Path) -> Iterator[None]:
     """Holds the folder for this process among those of this machine; the kernel lets go of it with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise StorageError("refused", one_line(f"the file system of {folder} has no file locks (flock)")) from error
         yield
     finally:
         os.close(descriptor)

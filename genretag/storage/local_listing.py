@@ -1,7 +1,9 @@
 """Walks a folder and lists the regular files in it; nothing else is opened, and what has to be left out is counted.
 
-Links to folders are not followed, so there are no loops. Hidden names, links to nowhere, FIFOs, sockets and devices
-are no posters. A file that may not be looked at is listed without an etag, and fails, in words, when it is fetched.
+Links to folders are followed, after the folders that are really there; a folder that was listed already is not
+listed again under another name, so there are no loops and no poster comes twice by a linked folder. Hidden names,
+links to nowhere, FIFOs, sockets and devices are no posters. A file that may not be looked at is listed without an
+etag, and fails, in words, when it is fetched.
 """
 
 import logging
@@ -44,16 +46,47 @@ class _Files:
         self._root = root
         self._stat = stat
         self._refuse = refuse
+        self._seen: set[tuple[int, int]] = set()  # folders by device and inode
+        self._links: list[str] = []
+        self._followed: list[str] = []
         self._not_utf8: list[str] = []
         self._closed: list[str] = []
 
     def __iter__(self) -> Iterator[ObjectInfo]:
-        for folder, subfolders, names in os.walk(self._root, onerror=self._meet):
-            subfolders[:] = self._usable(subfolders)
+        self._is_new(self._root)
+        yield from self._below(self._root)
+        for link in self._links:  # grows as long as there are links in linked folders
+            if self._is_new(link):
+                self._followed.append(link)
+                yield from self._below(link)
+
+    def _below(self, top: str) -> Iterator[ObjectInfo]:
+        for folder, subfolders, names in os.walk(top, onerror=self._meet):
+            subfolders[:] = [name for name in self._usable(subfolders) if self._comes_now(folder, name)]
             for name in self._usable(names):
                 info = self._look_at(os.path.join(folder, name))  # noqa: PTH118 - Path changes what it joins
                 if info is not None:
                     yield info
+
+    def _comes_now(self, folder: str, name: str) -> bool:
+        """Whether to list a sub-folder: a link comes later, and below a link only what has not been listed yet.
+
+        Folders that are really below the root are always listed, whatever their file system says of inodes.
+        """
+        path = os.path.join(folder, name)  # noqa: PTH118 - Path changes what it joins
+        if os.path.islink(path):  # noqa: PTH114
+            self._links.append(path)
+            return False
+        return self._is_new(path) or not self._followed
+
+    def _is_new(self, folder: str) -> bool:
+        try:
+            found = os.stat(folder)  # noqa: PTH116
+        except OSError:
+            return True  # which the walk will meet again, and say so
+        before = len(self._seen)
+        self._seen.add((found.st_dev, found.st_ino))
+        return len(self._seen) > before
 
     def _usable(self, names: list[str]) -> list[str]:
         seen = sorted(name for name in names if not name.startswith("."))
@@ -78,7 +111,10 @@ class _Files:
             self._refuse(error)
 
     def warn(self) -> None:
-        """One line for each kind of thing that was left out."""
+        """One line for each kind of thing that was left out, and one for links that led elsewhere."""
+        if self._followed:
+            root, first = one_line(self._root, 200), one_line(self._followed[0], 200)
+            logger.info("%s: %d links to folders are followed, the first is %s", root, len(self._followed), first)
         for left_out, what in (
             (self._not_utf8, "names that are not UTF-8"),
             (self._closed, "sub-folders that may not be read"),

@@ -39,7 +39,7 @@ class OddKeys:
         return self._s3.ask_boto(uri, attempt)
 
     def put(self, uri: str, data: bytes) -> None:
-        self._call(uri, "put_object", Body=data)
+        self._call(uri, "put_object", Body=data, **self._s3.encryption.boto_arguments())
 
     def _call(self, uri: str, name: str, **arguments: Any) -> Any:
         return self._s3.ask_boto(uri, lambda client, place: getattr(client, name)(**place, **arguments))

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
+from genretag.storage.aws_settings import AwsSettings, Encryption
 from genretag.storage.boto_client import boto_errors, open_client
 from genretag.storage.deadlines import within
 from genretag.storage.etags import bare_etag
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
 from genretag.storage.range_file import RangeFile
-from genretag.storage.s3_buckets import Patience, endpoint, open_bucket, region
+from genretag.storage.s3_buckets import Patience, open_bucket
 from genretag.storage.s3_errors import TRANSIENT, storage_errors
 from genretag.storage.s3_listing import list_below
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from obstore import PutMode
     from obstore.store import S3Store
-
-__all__ = ["S3", "S3Client", "endpoint", "region"]
 
 S3 = "s3://"
 FETCHED_WHOLE_BYTES = 1 << 20  # a smaller object comes as fast as a piece of it
@@ -30,8 +29,9 @@ Result = TypeVar("Result")
 class S3Client:
     """S3 and what speaks its protocol. Credentials come from boto3's chain: environment, profile, SSO, role."""
 
-    def __init__(self, endpoint_url: str | None) -> None:
-        self._endpoint_url = endpoint_url
+    def __init__(self, endpoint_url: str | None, encryption: Encryption) -> None:
+        self._settings = AwsSettings.read(endpoint_url)
+        self.encryption = encryption
         self._patience = Patience.of_environment()
         self._buckets: dict[tuple[str, bool], S3Store] = {}
         self._boto_client: Any = None
@@ -41,11 +41,12 @@ class S3Client:
         bucket, _, key = uri.removeprefix(S3).partition("/")
         with self._lock:
             if (bucket, retries) not in self._buckets:
-                url = endpoint(self._endpoint_url)
-                self._buckets[bucket, retries] = open_bucket(bucket, url, self._patience, retries=retries)
+                self._buckets[bucket, retries] = open_bucket(
+                    bucket, self._settings, self.encryption, self._patience, retries=retries
+                )
             return self._buckets[bucket, retries], key
 
-    def _persist(self, uri: str, attempt: Callable[[], Result]) -> Result:
+    def _persist(self, uri: str, attempt: Callable[[], Result], *, writing: bool = False) -> Result:
         """Makes attempts, within the time for one object, until one ends otherwise than by a passing trouble.
 
         obstore itself repeats what it holds for safe; here is repeated what it leaves: writes whose answer was
@@ -54,7 +55,7 @@ class S3Client:
         pauses = self._patience.pauses()
         while True:
             try:
-                with storage_errors(uri):
+                with storage_errors(uri, writing=writing):
                     return attempt()
             except StorageError as error:
                 pause = next(pauses, None) if error.reason in TRANSIENT else None
@@ -84,7 +85,7 @@ class S3Client:
         self._open(uri)  # finds out whether there are credentials and a server, and says so
         with self._lock:
             if self._boto_client is None:
-                self._boto_client = open_client(endpoint(self._endpoint_url), self._patience)
+                self._boto_client = open_client(self._settings, self._patience)
             return self._boto_client
 
     def stat(self, uri: str) -> ObjectInfo:
@@ -123,7 +124,7 @@ class S3Client:
 
         store, key = self._open(uri)
         # in one piece: a part of an upload that is repeated after its end is refused
-        self._persist(uri, lambda: obstore.put(store, key, data, use_multipart=False))
+        self._persist(uri, lambda: obstore.put(store, key, data, use_multipart=False), writing=True)
 
     def create(self, uri: str, data: bytes) -> str:
         return self._put_where(uri, data, "create")
@@ -141,7 +142,7 @@ class S3Client:
             return bare_etag(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
 
         try:
-            return self._persist(uri, attempt)
+            return self._persist(uri, attempt, writing=True)
         except StorageError as error:
             if error.reason in ("exists", "changed") and (ours := self._etag_where_equal(uri, data)) is not None:
                 return ours
@@ -160,15 +161,25 @@ class S3Client:
         import obstore
 
         store, key = self._open(uri, retries=False)
-        self._persist(uri, lambda: obstore.delete(store, key))
+        try:
+            self._persist(uri, lambda: obstore.delete(store, key), writing=True)
+        except StorageError as error:
+            if error.reason != "not_found":
+                raise
 
     def delete_below(self, uri: str) -> None:
         import obstore
 
         store, prefix = self._open(uri)
 
-        def attempt() -> None:
+        def remove(by: "S3Store") -> None:
             for page in obstore.list(store, prefix, chunk_size=PAGE):
-                obstore.delete(store, [found["path"] for found in page])
+                obstore.delete(by, [found["path"] for found in page])
 
-        self._persist(uri, attempt)
+        try:
+            self._persist(uri, lambda: remove(store))
+        except StorageError as error:
+            if error.reason != "refused":
+                raise
+            one_by_one, _ = self._open(uri, retries=False)  # not every store knows DeleteObjects as obstore sends it
+            self._persist(uri, lambda: remove(one_by_one))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from genretag.errors import UsageError, one_line
-from genretag.redaction import has_credentials
+from genretag.storage.aws_settings import AwsSettings, Encryption, core_session
 from genretag.storage.objects import StorageError
 from genretag.storage.s3_errors import ENDPOINT, REGION
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import ClientConfig, S3Store
 
 CONNECT_S = 5.0  # for a connection: longer than three lost packets take
 ATTEMPT_S = 20.0  # for one request and its whole answer: after that the connection counts as dead
@@ -66,60 +66,54 @@ def _seconds(variable: str, default: float) -> float:
     return seconds
 
 
-def open_bucket(bucket: str, endpoint_url: str | None, patience: Patience, *, retries: bool) -> "S3Store":
-    """Opens a bucket; without `retries` obstore makes one attempt only, for writes that may not be made twice.
+def open_bucket(
+    bucket: str, settings: AwsSettings, encryption: Encryption, patience: Patience, *, retries: bool
+) -> "S3Store":
+    """Opens a bucket; without `retries` obstore makes one attempt only, for writes that may not be made twice, and
+    removes each object by a request of its own.
 
     Raises `UsageError` without credentials, `StorageError` where no server listens.
     """
+    import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.exceptions import BaseError
     from obstore.store import S3Store
 
-    session = _session()
+    session = boto3.Session(botocore_session=core_session())
     _require_credentials(session, bucket)
-    _knock(endpoint_url or f"https://s3.{region()}.amazonaws.com", given=bool(endpoint_url))
-    return S3Store(
-        bucket,
-        endpoint=endpoint_url,
-        region=region(),
-        credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
-        client_options={
-            "allow_http": (endpoint_url or "").startswith("http://"),
-            "timeout": timedelta(seconds=patience.attempt_s),
-            "connect_timeout": timedelta(seconds=min(CONNECT_S, patience.attempt_s)),
-        },
-        retry_config={
-            "max_retries": MOST_ATTEMPTS if retries else 0,
-            "retry_timeout": timedelta(seconds=patience.retry_s),
-            "backoff": {
-                "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
-                "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
-                "base": 2,
-            },
-        },
-    )
-
-
-def endpoint(endpoint_url: str | None) -> str | None:
-    """The endpoint that was given, else that of the environment; none for AWS itself."""
-    url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if url and has_credentials(url):
-        raise UsageError("the S3 endpoint carries a user name or password: leave them out, set AWS_ACCESS_KEY_ID")
-    return url
-
-
-def region() -> str:
-    """The region of boto3's chain, or of AWS_REGION, which all of Amazon's other tools read."""
-    return _session().region_name or os.environ.get("AWS_REGION") or "us-east-1"
-
-
-def _session() -> Any:
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
+    _knock(settings.server, given=bool(settings.endpoint_url))
+    url, in_host = settings.url_of(bucket)
+    client_options: ClientConfig = {
+        "allow_http": url.startswith("http://"),
+        "timeout": timedelta(seconds=patience.attempt_s),
+        "connect_timeout": timedelta(seconds=min(CONNECT_S, patience.attempt_s)),
+    }
+    if certificates := settings.root_certificate():
+        client_options["root_certificate"] = certificates
     try:
-        return boto3.Session()
-    except BotoCoreError as error:  # such as a profile that is not there
-        raise UsageError(f"the AWS settings cannot be used: {one_line(error)} (AWS_PROFILE)") from None
+        return S3Store(
+            bucket,
+            endpoint=url,
+            aws_endpoint_url_s3=url,  # or the variable AWS_ENDPOINT_URL_S3 would come before what was given
+            virtual_hosted_style_request=in_host,
+            disable_bulk_delete=not retries,  # one object by a DELETE, which every store knows
+            request_payer=settings.requester_pays,
+            region=settings.region,
+            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
+            client_options=client_options,
+            retry_config={
+                "max_retries": MOST_ATTEMPTS if retries else 0,
+                "retry_timeout": timedelta(seconds=patience.retry_s),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+                    "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+                    "base": 2,
+                },
+            },
+            **encryption.obstore_arguments(),
+        )
+    except (BaseError, ValueError) as error:
+        raise UsageError(f"s3://{bucket} cannot be opened: {one_line(error, 200)}") from None
 
 
 def _require_credentials(session: Any, bucket: str) -> None:

@@ -1,14 +1,18 @@
-"""What an error of S3 means: a stable reason, and one line that names the setting to check.
+"""What an error of S3 means: a stable reason, and one line with the store's own code and words and what to do.
 
 obstore tells most of it in its text alone, together with URLs, bodies and headers. Only the status, S3's own error
-code and a few known words are taken from there, so that no secret, signature or signed URL gets into a message.
+code and message and a few known words are taken from there, so that no secret, signature or signed URL gets into a
+message.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from html import unescape
 
 from genretag.errors import one_line
+from genretag.redaction import redact
 from genretag.storage.objects import StorageError
 
 TRANSIENT = frozenset({"unavailable", "timeout"})
@@ -17,23 +21,38 @@ TRANSIENT = frozenset({"unavailable", "timeout"})
 CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REGION = "check the region (AWS_REGION)"
 ENDPOINT = "check the endpoint (--endpoint-url or AWS_ENDPOINT_URL)"
+NEW_SESSION = "the session has ended, log in again (aws sso login, AWS_PROFILE) or renew AWS_SESSION_TOKEN"
+VIRTUAL = "set AWS_VIRTUAL_HOSTED_STYLE_REQUEST=true, or addressing_style = virtual below s3 in the AWS profile"
+ENCRYPTION = "where the bucket demands encryption, set AWS_SERVER_SIDE_ENCRYPTION (AES256 or aws:kms)"
+KMS = (
+    "check that the KMS key is enabled and in the bucket's region, and that its policy and yours allow kms:Decrypt "
+    "(to read) and kms:GenerateDataKey (to write)"
+)
 
 ANSWER = "Server returned non-2xx status code: "
 PROVIDER = "External AWS credential provider: "
 BARE_REDIRECT = "Received redirect without LOCATION"
-CODE = re.compile(r"<Code>(\w+)</Code>")
+CODE = re.compile(r"<Code>([\w.]+)</Code>")
+WORDS_OF_STORE = re.compile(r"<Message>([^<]{1,2000})</Message>")
+SIGNED = re.compile(r"(?i)(signature|credential)=|AWS4-HMAC")  # no store has reason to say this
+LONGEST_WORDS = 160
 
-CREDENTIAL_CODES = (
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "RequestTimeTooSkewed",
-)
+CREDENTIAL_CODES = {  # -> what to do
+    "InvalidAccessKeyId": f"the store does not know this key, {CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the secret does not belong to the key, {CREDENTIALS}",
+    "ExpiredToken": NEW_SESSION,
+    "TokenRefreshRequired": NEW_SESSION,
+    "InvalidToken": f"the session token is damaged or of other keys, check AWS_SESSION_TOKEN; {CREDENTIALS}",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong, set it (NTP); the keys may be right",
+}
+ACCOUNT_CODES = ("AllAccessDisabled", "AccountProblem", "UserSuspended", "NotSignedUp", "UserDisable")
+ADDRESS_CODES = ("SecondLevelDomainForbidden", "PathStyleDomainForbidden")  # of Aliyun OSS and Tencent COS
+ARCHIVED_CODE = "InvalidObjectState"
 REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
+OTHER_ENDPOINT = "must be addressed using the specified endpoint"  # Aliyun OSS says so with the code AccessDenied
 FULL_CODES = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")  # of stores that are not AWS
 AGAIN_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")  # 400, by a bad line
+AGAIN_KMS_CODES = ("KMS.ThrottlingException", "KMS.InternalException", "KMS.KMSInternalException")
 AGAIN_STATUSES = (408, 409, 429)  # 409: S3 says so while another conditional write is under way
 FULL_STATUS = 507
 
@@ -44,22 +63,48 @@ WORDS = {  # what stands in Rust's account of a broken connection -> what to tel
     "Incomplete": "the answer was cut short",
     "UnexpectedEof": "the answer was cut short",
     "dns error": f"the host name is not known: {ENDPOINT}",
-    "ertificate": f"the server's certificate is not accepted: {ENDPOINT}",
 }
 
 
+CERTIFICATE = "ertificate"
+NO_TRUST = (
+    "the server's certificate is not accepted: name the file of its authority with AWS_CA_BUNDLE "
+    f"(or ca_bundle in the AWS profile), and {ENDPOINT}"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a store answered in place of what it was asked for."""
+
+    status: int
+    code: str = ""  # S3's own
+    words: str = ""  # its message for people
+    writing: bool = False  # whether it was asked to write
+
+    def __str__(self) -> str:
+        code = f"{self.status} {self.code}".strip()
+        return f"{code}: {self.words}" if self.words else code
+
+
+def words_of(text: str) -> str:
+    """Return a store's message fit for a log; empty where it might hold something that is nobody's business."""
+    words = redact(one_line(unescape(text), LONGEST_WORDS)).rstrip(".")
+    return "" if SIGNED.search(words) else words
+
+
 @contextmanager
-def storage_errors(uri: str) -> Iterator[None]:
+def storage_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
     """Turns obstore's exceptions into `StorageError`; the original is dropped, for what its text may hold."""
     from obstore.exceptions import BaseError
 
     try:
         yield
     except (BaseError, OSError) as error:  # what is missing comes as the built-in FileNotFoundError
-        raise s3_error(uri, error) from None
+        raise s3_error(uri, error, writing=writing) from None
 
 
-def s3_error(uri: str, error: Exception) -> StorageError:
+def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageError:
     """The `StorageError` of an exception of obstore."""
     from obstore import exceptions
 
@@ -67,38 +112,62 @@ def s3_error(uri: str, error: Exception) -> StorageError:
     _, answered, answer = text.partition(ANSWER)
     if not answered:
         return _without_answer(uri, error, text, details)
-    status, code = int(answer[:3]), _code(answer)
+    status, code, words = int(answer[:3]), CODE.search(answer), WORDS_OF_STORE.search(answer)
     if isinstance(error, exceptions.AlreadyExistsError) and status != 409:
         return StorageError("exists", f"{uri} exists already")
     if isinstance(error, exceptions.PreconditionError):
         return StorageError("changed", f"{uri} was changed by another writer")
-    return of_answer(uri, status, code)
+    return of_answer(uri, Answer(status, code[1][:60] if code else "", words_of(words[1]) if words else "", writing))
 
 
-def _code(answer: str) -> str:
-    found = CODE.search(answer)
-    return found[1][:60] if found else ""
-
-
-def of_answer(uri: str, status: int, code: str) -> StorageError:
-    """The `StorageError` of an HTTP status and S3's own error code, if there is one."""
-    said = f"{status} {code}".strip()
-    bucket = "/".join(uri.split("/")[:3])
+def of_answer(uri: str, said: Answer) -> StorageError:
+    """The `StorageError` of what a store answered."""
+    status, code, bucket = said.status, said.code, "/".join(uri.split("/")[:3])
     if code in REGION_CODES or 300 <= status < 400:
         return StorageError("wrong_region", f"{bucket} is in another region ({said}): {REGION}")
+    if OTHER_ENDPOINT in said.words:
+        return StorageError("wrong_region", f"{bucket} is at another endpoint ({said}): {ENDPOINT}, and {REGION[6:]}")
     if code in CREDENTIAL_CODES or status == 401:
-        return StorageError("credentials_refused", f"the credentials for {bucket} are refused ({said}): {CREDENTIALS}")
+        advice = CREDENTIAL_CODES.get(code, CREDENTIALS)
+        return StorageError("credentials_refused", f"the credentials for {bucket} are refused ({said}): {advice}")
     if code == "NoSuchBucket":
         return StorageError("bucket_missing", f"the bucket {bucket} does not exist: check its name, and {ENDPOINT[6:]}")
     if status == FULL_STATUS or code in FULL_CODES:
         return StorageError("disk_full", f"the store has no space left for {uri} ({said})")
-    if status == 403:
-        return StorageError("access_denied", f"the store refuses access to {uri}: {CREDENTIALS}, and what they may do")
-    if code in AGAIN_CODES or status in AGAIN_STATUSES or (status >= 500 and status != 501):
+    if code in ADDRESS_CODES:
+        return StorageError("refused", f"{bucket}: the store wants the bucket's name in the host ({said}): {VIRTUAL}")
+    if code == ARCHIVED_CODE:
+        return StorageError("archived", f"{uri} is archived ({said}): restore it, then run with --retry-failed")
+    if _passes(status, code):
         return StorageError("unavailable", f"{uri}: the store answers {said}")
+    if status == 403 or code in ACCOUNT_CODES or code.startswith("KMS."):
+        return StorageError("access_denied", f"the store refuses access to {uri} ({said}): {_who_may(said)}")
     if status == 404:
         return StorageError("not_found", f"{uri} does not exist")
     return StorageError("refused", f"{uri}: the store refuses the request ({said})")
+
+
+def _passes(status: int, code: str) -> bool:
+    """Whether the same request may be answered better a little later."""
+    if code in AGAIN_CODES + AGAIN_KMS_CODES or status in AGAIN_STATUSES:
+        return True
+    return status >= 500 and status != 501
+
+
+def _who_may(said: Answer) -> str:
+    """What to do where the store knows us, and refuses what we ask."""
+    if said.code in ACCOUNT_CODES:
+        return "the account or the bucket is disabled: its owner must act"
+    if said.code.startswith("KMS.") or "kms:" in said.words:
+        return KMS
+    advice = "check what these credentials may do"
+    if "explicit deny" in said.words:
+        advice = "a policy denies it, so other keys of the account may not help: ask who keeps the policy"
+    elif not said.code:  # as after HEAD, whose answers have no body
+        advice = f"{CREDENTIALS}, what they may do, and the bucket's policy"
+    else:
+        advice += ", and the bucket's policy"
+    return f"{advice}; {ENCRYPTION}" if said.writing else advice
 
 
 def _without_answer(uri: str, error: Exception, text: str, details: str) -> StorageError:
@@ -108,7 +177,9 @@ def _without_answer(uri: str, error: Exception, text: str, details: str) -> Stor
     if provided:
         return StorageError("credentials_refused", f"no credentials ({one_line(why, 200)}): {CREDENTIALS}")
     if BARE_REDIRECT in text:
-        return of_answer(uri, 301, "")
+        return of_answer(uri, Answer(301))
+    if CERTIFICATE in details:
+        return StorageError("certificate_refused", f"{uri}: {NO_TRUST}")
     if "kind: Timeout" in details or "TimedOut" in details:
         return StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")
     said = next((meaning for word, meaning in WORDS.items() if word in details), "the connection failed")

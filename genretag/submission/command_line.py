@@ -12,7 +12,7 @@ from cyclopts import UNSET, App, Argument, ArgumentCollection
 from genretag.cli_settings import RECIPE_SOURCE
 from genretag.errors import UsageError, quoted
 
-COMMANDS = ("tag", "train", "evaluate", "compact", "bench")
+COMMANDS = ("tag", "train", "evaluate", "compact", "retag", "bench")
 RUN = ("python", "-m", "genretag")  # of the cluster's nodes
 PLACES = ("--images", "--output", "--model", "--labels", "--bundle", "--against", "--checkpoints", "--cache", "--json")
 NO_PLACES = ("memory", "none")  # values of --cache
@@ -59,7 +59,7 @@ def command_line(app: App, words: tuple[str, ...]) -> CommandLine:
         given = f", not {quoted(words[0])}" if words else ""
         raise UsageError(f"name what to run{given}: genretag submit [options] {'|'.join(COMMANDS)} ...")
     for word in words[1:]:
-        if word in OWN_OPTIONS and not (word == "--dry-run" and words[0] == "compact"):
+        if word in OWN_OPTIONS and not (word == "--dry-run" and words[0] in ("compact", "retag")):
             raise UsageError(f"{word} is an option of submit: write it before {words[0]}")
     found: list[ArgumentCollection] = []
     app.config = (*app.config, lambda _app, _commands, arguments: found.append(arguments))

@@ -16,7 +16,8 @@ class SubmitSettings:
     """Where to, and whether to wait."""
 
     address: str | None = None
-    """The cluster's job server, as RAY_API_SERVER_ADDRESS; http://127.0.0.1:8265 when not given."""
+    """The cluster's job server, as RAY_API_SERVER_ADDRESS, or RAY_ADDRESS where that is the dashboard's URL;
+    http://127.0.0.1:8265 when not given."""
     wait: bool = False
     """Follow the job's log until it ends, and end with its exit code."""
     dry_run: bool = False
@@ -37,7 +38,9 @@ class SubmitSettings:
     @property
     def server(self) -> str:
         """The address of the job server. Raises `UsageError` for one that is none."""
-        address = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+        of_ray = os.environ.get("RAY_ADDRESS", "")  # `ray job submit` takes it where it is a URL of the dashboard
+        dashboard = of_ray if of_ray.startswith(("http://", "https://")) else ""
+        address = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or dashboard or DEFAULT_ADDRESS
         if has_credentials(address):
             raise UsageError("the job server's address carries a user name or password: set RAY_AUTH_TOKEN instead")
         if not address.startswith(("http://", "https://")):

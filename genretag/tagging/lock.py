@@ -1,8 +1,9 @@
 """One writer for one output: a lease in the output itself, renewed while the run lives.
 
 The lease is the object `OUTPUT/_lock.json`. It is created and renewed by conditional writes, so of several runs
-one wins. A run that finds it held stops, unless the holder is dead: its process is gone from this very machine,
-or its last renewal is older than the lease by the store's own clock (nobody else's clock is asked).
+one wins; whether the store keeps to the conditions is tried first. A run that finds it held stops, unless the holder
+is dead: its process is gone from this very machine, or its last renewal is older than the lease by the store's own
+clock (nobody else's clock is asked).
 
 A run's workers may outlive it for a moment. So each of them asks for the lock before it writes a file, and who takes
 an output over waits until what they had begun has ended, before it looks at what is there. A run that was suspended
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from genretag.errors import OutputHeldError, one_line, quoted
 from genretag.storage import Storage, StorageError, join
+from genretag.storage.conditional import lock_storage
 
 LOCK = "_lock.json"
 LEASE_S = 120.0  # how long a run may be silent before another takes its place
@@ -51,7 +53,7 @@ class Holder:
     def this_process(run_id: str) -> "Holder":
         """The holder that this process would be."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        return Holder(run_id, socket.gethostname(), getpass.getuser(), _place(), os.getpid(), since)
+        return Holder(run_id, socket.gethostname(), _user(), _place(), os.getpid(), since)
 
     def is_surely_dead(self) -> bool:
         """Whether its process ran on this very machine and is gone."""
@@ -86,6 +88,7 @@ def output_lock(
     """
     uri = join(output, LOCK)
     me = Holder.this_process(run_id)
+    storage = lock_storage(f"{uri}.{run_id}", storage)
     etag, taken_over = _acquire(uri, me, storage, break_lock, lease_s)
     lease = _Lease(uri, me, etag, storage, on_lost, lease_s)
     renewing = threading.Thread(target=lease.renew_until_stopped, name="output-lock", daemon=True)
@@ -168,6 +171,8 @@ def _read(uri: str, me: Holder, storage: Storage) -> tuple[Holder | None, str, f
         if error.reason != "not_found":
             raise
         raise OutputHeldError(f"{uri} has just been let go of: run the same command again") from error
+    if not len(fetched.data):  # where there are no hard links, a lock is empty before it is written
+        return Holder("of unknown name", "", "", "", 0, "a moment ago"), fetched.etag, silent_s
     try:
         return Holder(**json.loads(bytes(fetched.data))), fetched.etag, silent_s
     except (ValueError, TypeError):
@@ -229,6 +234,14 @@ class _Lease:
 
 def _encode(holder: Holder) -> bytes:
     return json.dumps(asdict(holder), indent=1).encode()
+
+
+def _user() -> str:
+    """The user's name, or the number of one that has none: a container may run as any number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError: since Python 3.13
+        return f"uid {os.getuid()}"
 
 
 def _place() -> str:

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import json
 import posixpath
-import shutil
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,29 @@ import duckdb
 import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
+from genretag.path_syntax import glob_pattern, sql_name, sql_text
 from genretag.storage import S3, Storage, join
 from genretag.tagging.database import open_database
+from genretag.tagging.manifest_files import column_of, copied, ending_of, open_manifest, read_parquet
+from genretag.tagging.manifest_uris import require_uris, resolved
 
-MANIFESTS = (".parquet", ".csv", ".csv.gz")
 S3_INVENTORY = "/manifest.json"
 OURS = ("uri", "poster_id", "etag")  # what we look for in a manifest; all other columns are its owner's
 BATCH_ROWS = 16_384
-COPY_BYTES = 1 << 20
-CSV: dict[str, Any] = {"sep": ",", "quotechar": '"', "escapechar": '"'}  # said, or DuckDB would guess
+BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:::([^/:]+)")  # in any partition: aws, aws-cn, aws-us-gov, ...
+CSV: dict[str, Any] = {  # said, or DuckDB would guess
+    "sep": ",",
+    "quotechar": '"',
+    "escapechar": '"',
+    "all_varchar": True,
+    "hive_partitioning": False,
+}
 CAN_BE_CARRIED = "a number, a text, a truth value, a date or a time"
 
 
 def is_manifest(source: str) -> bool:
     """Whether a location's name says that it is a manifest."""
-    return source.lower().endswith(MANIFESTS)
+    return ending_of(source) is not None
 
 
 def is_s3_inventory(source: str) -> bool:
@@ -41,12 +49,12 @@ def is_s3_inventory(source: str) -> bool:
 def read_manifest(source: str, storage: Storage, folder: Path, carry: Sequence[str]) -> Iterator[pa.Table]:
     """Yields `uri`, `poster_id` and `etag` where the manifest has them, and a struct `carried` if asked for.
 
-    Relative URIs are relative to the manifest. Columns of a CSV are text. Raises `UsageError`, `StorageError`.
+    A manifest may also be a folder of part files that has such a name. Relative URIs are relative to the manifest.
+    Columns of a CSV are text. Raises `UsageError`, `StorageError`.
     """
-    file = _copied(source, storage, folder / f"manifest{_ending(source)}")
     database = open_database(folder)
     try:
-        rows = _rows_of(file, database)
+        rows = open_manifest(source, storage, folder, database)
         _check_columns(rows, source, carry)
         _check_values(rows, source)
         found = rows.select(", ".join(_selected(rows, source, carry)))
@@ -65,7 +73,7 @@ def read_s3_inventory(source: str, storage: Storage, folder: Path) -> Iterator[p
     database = open_database(folder)
     for entry in manifest["files"]:
         uri = f"{S3}{manifest['destination']}/{entry['key']}"
-        file = _copied(uri, storage, folder / f"s3-inventory{_ending(uri)}")
+        file = copied(uri, storage, folder / f"s3-inventory{ending_of(uri) or '.csv.gz'}")
         if _md5(file) != entry["md5"]:
             raise UsageError(f"{uri} is not the file that {source} names: its MD5 sum differs; wait for the next one")
         try:
@@ -87,7 +95,7 @@ def _s3_manifest(source: str, storage: Storage) -> dict[str, Any]:
         found = {
             "format": manifest["fileFormat"],
             "columns": [name.strip().lower() for name in manifest["fileSchema"].split(",")],
-            "destination": manifest["destinationBucket"].removeprefix("arn:aws:s3:::"),
+            "destination": _bucket(manifest["destinationBucket"]),
             "files": [{"key": file["key"], "md5": file["MD5checksum"]} for file in manifest["files"]],
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,15 +105,23 @@ def _s3_manifest(source: str, storage: Storage) -> dict[str, Any]:
     return found
 
 
+def _bucket(named: str) -> str:
+    """The bucket that a manifest names by its ARN, or by its bare name as stores that are not AWS do."""
+    arn = BUCKET_ARN.fullmatch(named)
+    if not arn and ":" in named:
+        raise ValueError(f"destinationBucket is {named}, not the ARN of a bucket")
+    return arn[1] if arn else named
+
+
 def _s3_objects(
     file: Path, manifest: dict[str, Any], database: duckdb.DuckDBPyConnection, source: str
 ) -> duckdb.DuckDBPyRelation:
     """The current objects of one data file. In CSV, AWS writes no header and URL-encodes the keys."""
     if manifest["format"] == "CSV":
-        rows = database.read_csv(str(file), header=False, all_varchar=True, names=manifest["columns"], **CSV)
+        rows = database.read_csv(glob_pattern(file), header=False, names=manifest["columns"], **CSV)
         key, names = "url_decode(replace(key, '+', ' '))", {name.replace("_", "") for name in manifest["columns"]}
     else:
-        rows = database.read_parquet(str(file))
+        rows = read_parquet([file], database)
         key, names = "key", {name.replace("_", "") for name in rows.columns}
     spelled = {name.replace("_", ""): name for name in rows.columns}  # AWS: `ETag` in CSV, `e_tag` in Parquet
     if missing := {"bucket", "key", "size", "etag"} - names:
@@ -123,29 +139,13 @@ def _s3_objects(
 _CURRENT = (("islatest", "false"), ("isdeletemarker", "true"))
 
 
-def _copied(uri: str, storage: Storage, file: Path) -> Path:
-    """The object's bytes under a name of ours: DuckDB would take `*` in a foreign one for a pattern."""
-    storage.stat(uri)  # says what is wrong in our words
-    filesystem, path = storage.filesystem(uri)
-    with filesystem.open(path, "rb") as remote, file.open("wb") as local:
-        shutil.copyfileobj(remote, local, COPY_BYTES)
-    return file
-
-
-def _ending(source: str) -> str:
-    return next((ending for ending in (".parquet", ".csv.gz", ".csv") if source.lower().endswith(ending)), ".csv.gz")
-
-
-def _rows_of(file: Path, database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
-    if file.name.endswith(".parquet"):
-        return database.read_parquet(str(file))
-    return database.read_csv(str(file), header=True, all_varchar=True, **CSV)
-
-
 def _check_columns(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> None:
     names = rows.columns
-    if "uri" not in names:
+    uri = column_of(names, "uri")
+    if uri is None:
         raise UsageError(f"the manifest {source} has no column `uri`: it has {one_line(', '.join(names))}")
+    if (of_uri := str(rows.types[names.index(uri)])) != "VARCHAR":
+        raise UsageError(f"the column `uri` of the manifest {source} is {one_line(of_uri)}, not text")
     for name in carry:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
@@ -158,29 +158,35 @@ def _check_columns(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[s
 
 def _check_values(rows: duckdb.DuckDBPyRelation, source: str) -> None:
     """Each row names its object; a `poster_id` that is there at all is there in every row. An etag may be missing."""
-    here = [name for name in OURS if name in rows.columns and name != "etag"]
-    empty = ", ".join(f"count_if(coalesce({name}::varchar, '') = '')" for name in here)
+    here = {name: sql_name(column) for name in ("uri", "poster_id") if (column := column_of(rows.columns, name))}
+    empty = ", ".join(f"count_if(coalesce({column}::varchar, '') = '')" for column in here.values())
     counts = rows.aggregate(f"count(*), {empty}").fetchall()[0]
     if not counts[0]:
         raise UsageError(f"the manifest {source} has no rows")
     for name, missing in zip(here, counts[1:], strict=True):
         if missing:
             raise UsageError(f"the manifest {source} has no `{name}` in {missing} of its {counts[0]} rows")
+    require_uris(rows, here["uri"], source, exact=ending_of(source) == ".parquet")
 
 
 def _selected(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> list[str]:
-    folder = join(posixpath.dirname(source), "").replace("'", "''")
-    uri = "uri::varchar"
-    is_whole = f"starts_with({uri}, '{S3}') or starts_with({uri}, '/')"
-    columns = [f"case when {is_whole} then {uri} else '{folder}' || {uri} end as uri"]
-    columns += [f"{name}::varchar as {name}" for name in OURS[1:] if name in rows.columns]
+    folder = sql_text(join(posixpath.dirname(source), ""))
+    here = {name: sql_name(column) for name in OURS if (column := column_of(rows.columns, name))}
+    columns = [f"{resolved(here['uri'], folder)} as uri"]
+    columns += [f"{column}::varchar as {name}" for name, column in here.items() if name != "uri"]
     if carry:
-        columns.append("struct_pack(" + ", ".join(f"{_quoted(n)} := {_quoted(n)}" for n in carry) + ") as carried")
+        columns.append(
+            "struct_pack(" + ", ".join(f"{sql_name(n)} := {_of_any_night(rows, n)}" for n in carry) + ") as carried"
+        )
     return columns
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _of_any_night(rows: duckdb.DuckDBPyRelation, name: str) -> str:
+    """SQL for a carried column: times in microseconds, those with a zone in UTC, whatever wrote the manifest."""
+    kind = str(rows.types[rows.columns.index(name)])
+    if not kind.startswith("TIMESTAMP"):
+        return sql_name(name)
+    return f"{sql_name(name)}::timestamp{'tz' if 'TZ' in kind or 'ZONE' in kind else ''}"
 
 
 def _tables(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.Table]:

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -18,9 +18,11 @@ from genretag.cluster_checks import require_room, require_seen
 from genretag.compaction.journal import finish_compaction
 from genretag.display import Display
 from genretag.engines import require_engine, require_precision
+from genretag.engines.processors import engines_on
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
+from genretag.other_files import OTHER_FILE
 from genretag.progress import last_words, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
@@ -28,12 +30,14 @@ from genretag.reports.writing import draw_if_possible
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
+from genretag.tagging.carrying import carried_fields
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
-from genretag.tagging.ledger import open_ledger
+from genretag.tagging.ledger import last_outcome, open_ledger
 from genretag.tagging.lock import require_held
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
+from genretag.tagging.outcomes import Outcome
 from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
 from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
@@ -41,12 +45,19 @@ from genretag.tagging.run_record import RunRecord, make_record, publish
 from genretag.tagging.schema import Night, predictions_schema, require_columns_free
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
-from genretag.tagging.stages import against_budget, failures_on
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
 from genretag.telemetry import WORKLIST
 
 A_PERSON_MUST_ACT = frozenset(
-    {"disk_full", "credentials_refused", "access_denied", "bucket_missing", "wrong_region", "refused"}
+    {
+        "disk_full",
+        "credentials_refused",
+        "certificate_refused",
+        "access_denied",
+        "bucket_missing",
+        "wrong_region",
+        "refused",
+    }
 )
 LONG_START_S = 30  # for actors to start: after that the cluster is busy, or the machine is
 
@@ -79,7 +90,7 @@ def tag(
         display.phase("listing")
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
-        night = _name_the_night(bundle, settings, inventory, started, run_id)
+        night = _name_the_night(bundle, settings, _carried(inventory, output, settings, storage), started, run_id)
         require_table(table, output, predictions_schema(night), storage)
         with only_writer(output, night.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
@@ -102,8 +113,7 @@ def tag(
                 display.phase("publishing")
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
-            if against_budget(record.failures) > settings.allowed_failures(worklist.to_score):
-                raise _too_many_failures(record.failures, worklist.to_score, output)
+            _require_success(record, worklist, settings)
             require_held(output, night.run_id, storage)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
@@ -114,8 +124,14 @@ def tag(
     return record
 
 
+def _carried(inventory: Inventory, output: str, settings: TagSettings, storage: Storage) -> tuple[pa.Field, ...]:
+    if not settings.carry:
+        return ()
+    return carried_fields(inventory.schema.field(CARRIED).type, _held(output, storage))
+
+
 def _name_the_night(
-    bundle: Bundle, settings: TagSettings, inventory: Inventory, started: datetime, run_id: str
+    bundle: Bundle, settings: TagSettings, carried: tuple[pa.Field, ...], started: datetime, run_id: str
 ) -> Night:
     profile = bundle.profile(settings.profile)
     night = Night(
@@ -126,7 +142,7 @@ def _name_the_night(
         profile=settings.profile,
         thresholds=profile.thresholds,
         at_most=profile.at_most,
-        carried=tuple(inventory.schema.field(CARRIED).type) if settings.carry else (),
+        carried=carried,
     )
     require_columns_free(settings.carry, night)
     return night
@@ -134,10 +150,7 @@ def _name_the_night(
 
 def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
     """One table has one set of columns: warehouses read all part files by the schema of any of them."""
-    try:
-        held = held_schema(output, storage)
-    except (OSError, pa.ArrowException, StorageError) as error:
-        raise unreadable_output(output, error) from error
+    held = _held(output, storage)
     if held is None:
         return
     tonight = predictions_schema(night)
@@ -148,6 +161,13 @@ def _require_same_columns(output: str, night: Night, storage: Storage) -> None:
             f"{output} holds predictions with other columns, of a model with other labels or of other --carry, and one "
             f"table cannot hold both: name another output; they differ in {one_line(', '.join(differ), 200)}"
         )
+
+
+def _held(output: str, storage: Storage) -> pa.Schema | None:
+    try:
+        return held_schema(output, storage)
+    except (OSError, pa.ArrowException, StorageError) as error:
+        raise unreadable_output(output, error) from error
 
 
 def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSettings, storage: Storage) -> Worklist:
@@ -185,8 +205,7 @@ def _score(
 ) -> tuple[list[Part], dict[str, Any]]:
     """Runs the worklist through the two actor stages into part files; returns those, and what it cost."""
     posters, storage = worklist.to_score, session.storage
-    allowed = settings.allowed_failures(posters)
-    ledger = open_ledger()
+    ledger = open_ledger(settings.allowed_failures(posters))
     require_held(output, night.run_id, storage)  # or those of another run would be removed
     shards = write_shards(worklist, output, night.run_id, storage)
     one_bucket = not is_manifest(images)
@@ -197,7 +216,6 @@ def _score(
         settings,
         storage,
         ledger,
-        allowed,
         one_bucket=one_bucket,
         wait_for_nodes_s=session.wait_for_nodes_s,
     )
@@ -207,25 +225,24 @@ def _score(
             with waiting_explained():
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
-            raise _explained(error, ledger, allowed, posters, output) from error
+            raise _explained(error, ledger, output) from error
+    words = last_words(ledger)
+    _require_not_stopped(words, ledger, settings, posters, output)
     require_held(output, night.run_id, storage)
     remove_shards(output, storage)
-    words = last_words(ledger)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
-    return sink.parts, {"peak_memory_bytes": memory | {"driver": peak_memory_bytes()}, "busy_s": busy_s}
+    memory["driver"] = peak_memory_bytes()
+    return sink.parts, {"peak_memory_bytes": memory, "busy_s": busy_s, "processors": engines_on(words)}
 
 
-def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output: str) -> Exception:
+def _explained(error: Exception, ledger: Any, output: str) -> Exception:
     """What to tell of a failed job: who must act where we know it, else Ray's error as it is."""
     import ray
 
     counts = last_words(ledger)
     if "fatal" in counts:
-        return UsageError(f"{counts['fatal']}; what was finished is in {output}, run the same command again after that")
-    failures = failures_on(counts)
-    if against_budget(failures) > allowed:
-        return _too_many_failures(failures, posters, output)
+        return _stopped(counts["fatal"], output)
     cause = getattr(error, "cause", None)
     if isinstance(cause, OutputHeldError):
         return cause
@@ -240,13 +257,61 @@ def _explained(error: Exception, ledger: Any, allowed: int, posters: int, output
     return error
 
 
-def _too_many_failures(failures: dict[str, int], posters: int, output: str) -> JobError:
-    most = max(failures, key=lambda reason: failures[reason])
+def _require_not_stopped(
+    words: Mapping[str, Any], ledger: Any, settings: TagSettings, posters: int, output: str
+) -> None:
+    """Raises what ended the job early: the steps that were left then gave no rows."""
+    if "fatal" in words:
+        raise _stopped(words["fatal"], output)
+    outcome = last_outcome(ledger)
+    if outcome.against_budget > settings.allowed_failures(posters):
+        raise _too_many_failures(outcome, posters, output)
+
+
+def _stopped(why: str, output: str) -> UsageError:
+    return UsageError(f"{why}; what was finished is in {output}, run the same command again after that")
+
+
+def _require_success(record: RunRecord, worklist: Worklist, settings: TagSettings) -> None:
+    """Raises `JobError` if too many posters failed, or in a small table most of them, on this night or before.
+
+    Raises `UsageError` if no file is a poster. That the same command runs again must not turn a table in which nothing
+    works into a success.
+    """
+    outcome = Outcome(record.scored, record.failures)
+    if outcome.against_budget > settings.allowed_failures(worklist.to_score):
+        raise _too_many_failures(outcome, worklist.to_score, record.output)
+    posters = worklist.listed - outcome.other_files - worklist.already_other
+    if not posters:
+        raise UsageError(
+            f"none of the {worklist.listed} files at {record.images} is a poster: name a folder, an s3:// prefix or a "
+            f"manifest with images; {record.output}/failures says what the files are"
+        )
+    failed = outcome.against_budget + worklist.already_failed - worklist.already_other
+    if failed > settings.allowed_of_all(posters):
+        raise _most_failed(outcome, failed, posters, record.output)
+
+
+def _too_many_failures(outcome: Outcome, posters: int, output: str) -> JobError:
     return JobError(
-        f"{against_budget(failures)} of {posters} posters failed, more than the error budget allows, "
-        f"{failures[most]} of them by {most}: mend the cause or raise --error-budget, and run the same command again; "
+        f"{outcome.against_budget} of {posters} posters failed, more than the error budget allows, "
+        f"{_commonest(outcome)}: fix the cause or raise --error-budget, and run the same command again; "
         f"what was finished is in {output}"
     )
+
+
+def _most_failed(outcome: Outcome, failed: int, posters: int, output: str) -> JobError:
+    tonight = f", {_commonest(outcome)}" if outcome.against_budget else ", all on earlier runs"
+    return JobError(
+        f"{failed} of all {posters} posters failed{tonight}: {output}/failures says why; fix the cause and run the "
+        "same command again with --retry-failed, or allow them with --error-budget"
+    )
+
+
+def _commonest(outcome: Outcome) -> str:
+    reasons = {name: count for name, count in outcome.failures.items() if not name.endswith(OTHER_FILE)}
+    most = max(reasons, key=lambda name: reasons[name])
+    return f"{reasons[most]} of them by {most}"
 
 
 def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:

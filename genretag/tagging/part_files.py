@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +13,13 @@ import pyarrow.parquet
 from ray.data import Datasink
 
 from genretag.errors import OutputHeldError
+from genretag.other_files import OTHER_FILE, UNNAMED, kind_by_name
 from genretag.storage import Storage, join
 from genretag.tagging.counting import Counts, count_predictions
 from genretag.tagging.held_files import held_files
 from genretag.tagging.lock import LOCK, SETTLE_S, age_s, require_held
-from genretag.tagging.schema import Night, failures_table, predictions_table, versions_table
-from genretag.tagging.stages import failure_counts
-from genretag.tagging.versions import ALREADY, FAILED, SCORED
+from genretag.tagging.outcomes import Outcome, outcome_of
+from genretag.tagging.schema import Night, failures_table, predictions_table, versions_table, writer_options
 from genretag.telemetry import timed
 
 KINDS = ("predictions", "failures")
@@ -32,13 +32,10 @@ logger = logging.getLogger(__name__)
 class Part:
     """What one write task wrote."""
 
-    scored: int
-    failed: int
-    reasons: dict[str, int]  # failures by "stage: reason"
+    outcome: Outcome
     files: tuple[str, ...]
     counts: Counts | None = None  # of the scored ones; none where there are none
-    already_scored: int = 0  # posters of which the output holds the version that was there, though not as listed
-    already_failed: int = 0
+    other_files: dict[str, int] = field(default_factory=dict)  # failures that are no posters, by kind
 
 
 class PartFiles(Datasink[Part]):
@@ -58,13 +55,13 @@ class PartFiles(Datasink[Part]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> Part:
         """Writes one part; the number is the write task's, which Ray gives to a retry again."""
         with timed("write"):
-            return self._write(pa.concat_tables(list(blocks)), ctx.task_idx)
+            tables = [block for block in blocks if len(block)]  # a job that stops leaves blocks without rows
+            return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else Part(Outcome(), ())
 
     def _write(self, rows: pa.Table, number: int) -> Part:
         scored = rows.filter(pc.is_valid(rows["probabilities"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
         versions = versions_table(rows, self._night)
-        already = Counter(rows[ALREADY].drop_null().to_pylist())
         files, counts = [], None
         if len(scored):
             predictions = predictions_table(scored, self._night)
@@ -74,8 +71,7 @@ class PartFiles(Datasink[Part]):
             files.append(self._put("failures", number, failures_table(failed, self._night)))
         if len(versions):  # last: what they say holds only where the other rows stand
             files.append(self._put("versions", number, versions))
-        reasons, held = failure_counts(failed), (already[SCORED], already[FAILED])
-        return Part(len(scored), len(failed), reasons, tuple(files), counts, *held)
+        return Part(outcome_of(rows), tuple(files), counts, _other_files(failed))
 
     def on_write_complete(self, write_result: Any) -> None:
         self.parts = list(write_result.write_returns)
@@ -84,7 +80,7 @@ class PartFiles(Datasink[Part]):
         night = self._night
         name = join(kind, f"dt={night.dt.isoformat()}", f"part-{night.run_id}-{number:05d}.parquet")
         buffer = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        pyarrow.parquet.write_table(table, buffer, **writer_options(table.schema))
         require_held(self._output, night.run_id, self._storage)
         self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
         self._take_back_if_late(name)
@@ -103,6 +99,11 @@ class PartFiles(Datasink[Part]):
             if age_s(uri, self._storage, join(self._output, f"{LOCK}.{name.rpartition('/')[2]}")) < SETTLE_S:
                 self._storage.delete(uri)
             raise
+
+
+def _other_files(failed: pa.Table) -> dict[str, int]:
+    uris = failed.filter(pc.equal(failed["reason"], OTHER_FILE))["uri"].to_pylist()
+    return dict(Counter(kind_by_name(uri) or UNNAMED for uri in uris))
 
 
 def list_parts(output: str, storage: Storage) -> frozenset[str]:

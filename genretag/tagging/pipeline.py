@@ -25,7 +25,6 @@ def scored_dataset(
     settings: TagSettings,
     storage: Storage,
     ledger: Any,
-    allowed_failures: int,
     *,
     one_bucket: bool = False,
     wait_for_nodes_s: float = WAIT_FOR_NODES_S,
@@ -39,7 +38,7 @@ def scored_dataset(
 
     options = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
     fetch = (storage, bundle.rule, options, ledger)
-    predict = (plan, ray.put(bundle), ledger, allowed_failures)
+    predict = (plan, ray.put(bundle), ledger)
     posters = ray.data.from_blocks(blocks)  # `from_arrow` would start tasks only to look at them
     callback = ending_without_room(plan.asks(), wait_for_nodes_s, ledger)
     posters.context.custom_execution_callback_classes = [callback]
@@ -56,8 +55,10 @@ def scored_dataset(
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
     """Shows how many posters of the dataset are done, as its ledger says, and were `before` it in this phase."""
-    failed = values.get("failed", 0)
-    display.count(before + values.get("scored", 0) + values.get("already", 0) + failed, f"{failed:,} failed")
+    scored, failed, others = (values.get(name, 0) for name in ("scored", "failed", "other_files"))
+    done = scored + values.get("already", 0) + failed + others
+    note = f"{failed:,} failed" + (f", {others:,} other files" if others else "")
+    display.count(before + done, note)
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genretag.errors import JobError
 from genretag.storage import Storage, join
 from genretag.tagging.counting import sum_counts
+from genretag.tagging.outcomes import Outcome, sum_outcomes
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.schema import Night
 from genretag.tagging.settings import TagSettings
@@ -54,6 +55,13 @@ class RunRecord:
     histograms: dict[str, list[int]] = field(default_factory=dict)  # each label's probabilities in bins of equal width
     thresholds: dict[str, float] = field(default_factory=dict)
     busy_s: dict[str, float] = field(default_factory=dict)  # by stage, all threads of all actors together
+    processors: list[dict[str, Any]] = field(default_factory=list)  # what predicted, in what; by kind, with its engines
+    other_files: dict[str, int] = field(default_factory=dict)  # of the failed: those that are no posters, by kind
+
+    @property
+    def failed_posters(self) -> int:
+        """How many of the failed are posters."""
+        return Outcome(self.scored, self.failures).against_budget
 
 
 def make_record(
@@ -70,11 +78,9 @@ def make_record(
 
     `places` are the images and the output. Raises `JobError` where the count does not come out.
     """
-    reasons: Counter[str] = Counter()
     finished = datetime.now(UTC)
     total_s = (finished - started).total_seconds()
-    for part in parts:
-        reasons.update(part.reasons)
+    outcome = sum_outcomes(part.outcome for part in parts)
     counts = sum_counts([part.counts for part in parts if part.counts], len(night.labels))
     record = RunRecord(
         run_id=night.run_id,
@@ -89,17 +95,18 @@ def make_record(
         seconds={name: round(value, 3) for name, value in seconds.items()} | {"total": round(total_s, 3)},
         listed=worklist.listed,
         duplicates=worklist.duplicates,
-        already_scored=worklist.already_scored + sum(part.already_scored for part in parts),
-        already_failed=worklist.already_failed + sum(part.already_failed for part in parts),
-        scored=sum(part.scored for part in parts),
-        failed=sum(part.failed for part in parts),
-        failures=dict(reasons.most_common()),
+        already_scored=worklist.already_scored + outcome.already_scored,
+        already_failed=worklist.already_failed + outcome.already_failed,
+        scored=outcome.scored,
+        failed=outcome.failed,
+        failures=dict(outcome.failures),
         files=sorted(file for part in parts for file in part.files),
         settings=asdict(settings),
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
         genres=dict(zip(night.labels, counts.posters, strict=True)),
         without_genre=counts.without_label,
         histograms={label: list(bins) for label, bins in zip(night.labels, counts.histograms, strict=True)},
+        other_files=dict(sum((Counter(part.other_files) for part in parts), Counter()).most_common()),
         thresholds=dict(zip(night.labels, night.thresholds, strict=True)),
     )
     accounted = record.already_scored + record.already_failed + record.scored + record.failed

@@ -6,6 +6,7 @@ from genretag.errors import UsageError
 
 RETRIES = 3
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
+MOST = 0.5  # share of all posters that must not have failed, so that the 100 above do not hide that nothing works
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class TagSettings:
     carry: tuple[str, ...] = ()
     """Columns of the manifest that the output is to have too."""
     error_budget: float = 0.05
-    """Share of the worklist that may fail before the job does; 100 posters may fail in any case."""
+    """Share of the worklist that may fail before the job does. Up to 100 posters may fail in any case, as long as at
+    most half of all posters failed. Files that are no posters do not count."""
     retries: int = RETRIES
     """On how many later runs to try a poster again that the store did not deliver (`unavailable`, `timeout` while it
     was fetched). Posters that failed for a reason of their own are tried again only with `--retry-failed`."""
@@ -75,6 +77,10 @@ class TagSettings:
     def allowed_failures(self, posters: int) -> int:
         """How many posters of a worklist may fail."""
         return max(100, int(self.error_budget * posters))
+
+    def allowed_of_all(self, posters: int) -> int:
+        """Return how many of all posters may have failed, on this night or before: half, or a larger error budget."""
+        return int(max(MOST, self.error_budget) * posters)
 
     def rows_per_file_for(self, posters: int) -> int:
         """How many posters go into one part file of a worklist."""

@@ -7,7 +7,6 @@ was scored, `reason` when it failed. Pixels travel as one fixed-size binary colu
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from genretag.engines import open_engine
+from genretag.engines.processors import engine_facts
 from genretag.errors import Failure
-from genretag.fetching import OTHER_FILE, Busy, Held, Poster, PosterReader
+from genretag.fetching import Busy, Held, Poster, PosterReader
 from genretag.images import ImageRule
 from genretag.progress import peak_memory_bytes
 from genretag.storage import Storage
 from genretag.tagging.inventory import CARRIED
+from genretag.tagging.outcomes import Outcome, outcome_of
 from genretag.tagging.resources import ActorPlan
 from genretag.tagging.shards import posters_of, steps
 from genretag.tagging.versions import ALREADY, LISTED, held_of, listed_and_not_read
@@ -36,31 +37,11 @@ from genretag.telemetry import (
     timed,
 )
 
-SPARE_NO_POSTER = frozenset({"credentials_refused"})  # reasons of the store that all others will meet too
+SPARE_NO_POSTER = frozenset({"credentials_refused", "certificate_refused"})  # what all others will meet too
 SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})
 LOOK_EVERY_S = 0.5
 DECODED_AT = "decoded_at"  # when rows began to wait for an engine, in seconds since 1970
 PREDICT_ATTEMPTS = 5  # nodes are taken away, but not five times from the same posters
-
-
-class JobStopped(Exception):
-    """No poster that is left could be scored, or too many have failed. The ledger says why; the driver tells."""
-
-
-def failure_counts(rows: pa.Table) -> dict[str, int]:
-    """How many rows failed, by `stage: reason`."""
-    pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-    return dict(Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None))
-
-
-def failures_on(board: Mapping[str, Any]) -> dict[str, int]:
-    """The failures by `stage: reason` among the values of a board."""
-    return {name: value for name, value in board.items() if ": " in name}
-
-
-def against_budget(failures: Mapping[str, int]) -> int:
-    """How many failures, counted by `stage: reason`, use up the error budget: files that are no images do not."""
-    return sum(failures.values()) - failures.get(f"decode: {OTHER_FILE}", 0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +57,8 @@ class FetchDecode:
     """Blocks of the worklist -> rows with `image`, step by step.
 
     `image` has height * width * 3 bytes; it is null where a poster failed. An actor whose decoder hangs ends itself.
+    If the ledger says that the job is to stop, the steps that are left give no rows: no exception, so that Ray writes
+    what is finished and prints no traceback.
     """
 
     def __init__(self, storage: Storage, rule: ImageRule, options: FetchOptions, ledger: Any) -> None:
@@ -89,21 +72,31 @@ class FetchDecode:
         watchdog.start()
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        for posters in steps(posters_of(block, self._storage)):
+        for posters in self._steps(block):
             with self._in_flight.holding(len(posters)), timed("fetch_decode"):
                 results = self._read(posters["uri"].to_pylist(), held_of(posters))
             FETCHED_BYTES.record(self._reader.take_fetched_bytes())
-            self._stop_where_nothing_can_work(results)
+            if results is None or self._stops_where_nothing_can_work(results):
+                return
             self._ledger.peak.remote(fetch_bytes=peak_memory_bytes())
             self._ledger.add.remote(**self._reader.busy.taken())
             yield self._table(posters, results)
 
-    def _read(self, uris: list[str], held: Mapping[str, Mapping[str, str]]) -> list[Poster | Failure | Held]:
-        """Reads the posters of one step; what hung or crashed a decoder before is a failure now."""
+    def _steps(self, block: pa.Table) -> Iterator[pa.Table]:
+        """The block's posters, step by step; none, and no look into its shard, if the job is to stop."""
+        import ray
+
+        if not ray.get(self._ledger.stopped.remote()):
+            yield from steps(posters_of(block, self._storage))
+
+    def _read(self, uris: list[str], held: Mapping[str, Mapping[str, str]]) -> list[Poster | Failure | Held] | None:
+        """Reads the posters of one step, none if the job is to stop; what hung or crashed a decoder is a failure."""
         import ray
 
         step_name = uris[0]
         step = ray.get(self._ledger.begin.remote(step_name))
+        if step.stopped:
+            return None
         given_up = step.given_up
         if step.careful:
             results = {}
@@ -128,13 +121,15 @@ class FetchDecode:
                 ray.get(self._ledger.give_up.remote(uri, "timeout", f"not decoded within {limit_s:g} s"))
                 os._exit(1)
 
-    def _stop_where_nothing_can_work(self, results: list[Poster | Failure | Held]) -> None:
+    def _stops_where_nothing_can_work(self, results: list[Poster | Failure | Held]) -> bool:
+        """Stops the job, and returns true, if a poster failed for a reason that all others will meet too."""
         import ray
 
         for result in results:
             if isinstance(result, Failure) and result.reason in self._fatal:
-                ray.get(self._ledger.set.remote(fatal=result.message))
-                raise JobStopped
+                ray.get(self._ledger.stop.remote(result.message))
+                return True
+        return False
 
     def _table(self, posters: pa.Table, results: list[Poster | Failure | Held]) -> pa.Table:
         read = [result if isinstance(result, Poster) else None for result in results]
@@ -176,17 +171,19 @@ def _image_column(posters: list[Poster | None], image_type: pa.DataType) -> pa.A
 class Predict:
     """Rows with `image` -> rows with `probabilities` (float32 list, null where it failed) and `at`."""
 
-    def __init__(self, plan: ActorPlan, bundle: Any, ledger: Any, allowed_failures: int) -> None:
+    def __init__(self, plan: ActorPlan, bundle: Any, ledger: Any) -> None:
         import ray
 
         loaded = ray.get(bundle)  # one copy in the object store of each node, not one in each task
         self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         if plan.predict_gpus and not self._engine.on_gpu:
             ledger.say.remote(f"the {plan.engine} engine sees no GPU, so CPUs predict: install its package for GPUs")
+        if self._engine.caution:
+            ledger.say.remote(self._engine.caution)
+        ledger.set.remote(**engine_facts(precision=self._engine.precision, on_gpu=self._engine.on_gpu))
         self._shape = (loaded.rule.height, loaded.rule.width, 3)
         self._labels = len(loaded.labels)
         self._ledger = ledger
-        self._allowed_failures = allowed_failures
         self._busy = Busy()
         self._batch_size = plan.batch_size
         ENGINE_INFO.record(
@@ -198,15 +195,18 @@ class Predict:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
+        if not len(rows):  # of a job that is to stop
+            return rows
         QUEUE_WAIT_SECONDS.record(max(0.0, time.time() - rows[DECODED_AT][0].as_py()))
         step = f"predict {rows['uri'][0]}"
-        self._stop_where_the_engine_dies(step)
+        if self._stops_where_the_engine_dies(step):
+            return rows.slice(0, 0)
         column = rows["image"].combine_chunks()
         decoded = column.is_valid().to_numpy(zero_copy_only=False)
         probabilities = np.zeros((len(rows), self._labels), dtype=np.float32)
         with self._busy.counted("predict"), timed("predict"):
             probabilities[decoded] = self._engine.predict(self._images(column, decoded))
-        self._report(int(decoded.sum()), len(rows) - rows[ALREADY].null_count, failure_counts(rows))
+        self._report(step, outcome_of(rows))
         lists = pa.FixedSizeListArray.from_arrays(probabilities.ravel(), self._labels, mask=pa.array(~decoded))
         self._ledger.end.remote(step)
         at = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(rows))
@@ -219,29 +219,25 @@ class Predict:
         images = pixels[start:stop].reshape(len(column), *self._shape)
         return images if decoded.all() else images[decoded]
 
-    def _stop_where_the_engine_dies(self, step: str) -> None:
-        """Ends the job where these posters have come many times: Ray would go on for ever."""
+    def _stops_where_the_engine_dies(self, step: str) -> bool:
+        """Stops the job, and returns true, if these posters have come many times: Ray would go on for ever."""
         import ray
 
         attempt = ray.get(self._ledger.begin.remote(step)).attempt
         if attempt > PREDICT_ATTEMPTS:
             fatal = f"the engine's process ended {PREDICT_ATTEMPTS} times over the same posters: try another --engine"
-            ray.get(self._ledger.set.remote(fatal=fatal))
-            raise JobStopped
+            ray.get(self._ledger.stop.remote(fatal))
+        return bool(attempt > PREDICT_ATTEMPTS)
 
-    def _report(self, scored: int, already: int, failures: dict[str, int]) -> None:
-        """Tells the ledger, and ends the job where too many posters failed."""
+    def _report(self, step: str, outcome: Outcome) -> None:
+        """Tells the ledger before the rows go on, so that it has counted all that is written."""
         import ray
 
-        record_posters(scored, failures)
-        record_fill(scored, self._batch_size)
-        counts = {"scored": scored, "already": already, "failed": sum(failures.values())}
-        self._ledger.add.remote(**counts, **failures, **self._busy.taken())
+        record_posters(outcome.scored, dict(outcome.failures))
+        record_fill(outcome.scored, self._batch_size)
+        self._ledger.add.remote(**self._busy.taken())
         self._ledger.peak.remote(predict_bytes=peak_memory_bytes())
-        if failures:
-            counts, _ = ray.get(self._ledger.read.remote(0))
-            if against_budget(failures_on(counts)) > self._allowed_failures:
-                raise JobStopped
+        ray.get(self._ledger.report.remote(step, outcome))
 
 
 class FetchDecodePredict:

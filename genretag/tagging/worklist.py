@@ -19,6 +19,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+from genretag.other_files import OTHER_FILE
+from genretag.path_syntax import parquet_rows
 from genretag.storage import ObjectInfo, Storage, join
 from genretag.storage.etags import etag_keys
 from genretag.storage.s3_errors import TRANSIENT
@@ -51,6 +53,7 @@ class Worklist:
     duplicates: int  # inventory rows that named an object again
     already_scored: int
     already_failed: int
+    already_other: int = 0  # of these: files that are no posters
 
     def table(self) -> pa.Table:
         """All posters at once, for those who know that they are few."""
@@ -86,6 +89,7 @@ def make_worklist(
         unscored = _count_objects(database, "unscored", inventory)
         _subtract_held(database, "unscored", "failed", "untried")
         to_score = _count_objects(database, "untried", inventory)
+        already_other = _count_other_files(database)
         file = folder / "worklist.parquet"
         schema = inventory.schema
         for name in (LISTED, *HELD.values()):
@@ -100,6 +104,7 @@ def make_worklist(
         duplicates=inventory.rows - listed,
         already_scored=listed - unscored,
         already_failed=unscored - to_score,
+        already_other=already_other,
     )
 
 
@@ -116,8 +121,7 @@ def held_schema(output: str, storage: Storage) -> pa.Schema | None:
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
     """Makes the table `objects`: the inventory, each version of an object once."""
-    file = str(inventory.file).replace("'", "''")
-    rows = f"select * from read_parquet('{file}')"  # noqa: S608
+    rows = f"select * from {parquet_rows(inventory.file)}"  # noqa: S608
     if inventory.may_repeat:
         rows = f"select unnest(arg_min(i, i.poster_id)) from ({rows}) as i group by i.uri, i.etag"  # noqa: S608
     database.execute(f"create table objects as {rows}")
@@ -149,6 +153,14 @@ def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
 def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
     """Makes the table `rest`: `rows` less what is held."""
     database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
+
+
+def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
+    """Return how many of the objects that failed before are no posters."""
+    other = f"(from tried where reason = '{OTHER_FILE}')"
+    failed = "unscored anti join untried using (uri)"
+    query = f"select count(distinct uri) from {failed} semi join {other} as other using (uri)"  # noqa: S608
+    return int(database.execute(query).fetchall()[0][0])
 
 
 def _worklist_of(rows: str, *, may_repeat: bool) -> str:

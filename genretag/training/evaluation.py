@@ -40,8 +40,8 @@ def score_posters(
     plan = plan_actors(cluster, settings, bundle)
     require_room(plan.asks())
     blocks = list(steps(inventory_of(posters.uris)))
-    ledger, before = open_ledger(), display.done
-    dataset = scored_dataset(blocks, bundle, plan, settings, storage, ledger, allowed_failures=len(posters))
+    ledger, before = open_ledger(allowed_failures=len(posters)), display.done
+    dataset = scored_dataset(blocks, bundle, plan, settings, storage, ledger)
     row_of = {uri: row for row, uri in enumerate(posters.uris)}
     kept = np.zeros(len(posters), dtype=bool)
     probabilities = np.full((len(posters), len(bundle.labels)), np.nan, dtype=np.float32)

@@ -4,6 +4,7 @@ Everything is chosen on validation posters; test posters are only measured.
 """
 
 import logging
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from genretag.bundle import Bundle
+from genretag.bundle import INT8_FILES, Bundle
 from genretag.display import QUIET, Display
+from genretag.engines.saturation import saturating_layers_of
+from genretag.errors import one_line
 from genretag.fetching import Poster, PosterReader
 from genretag.modeling.calibration import Calibration, choose_calibration, logits_of
 from genretag.modeling.metrics import expected_calibration_error, macro_map, null_probabilities, summary
@@ -22,6 +25,7 @@ from genretag.ray_session import Cluster
 from genretag.storage import Storage
 from genretag.training.evaluation import score_labelled, score_posters
 from genretag.training.export import bundle_files
+from genretag.training.instruction_sets import answers_under_each, changes
 from genretag.training.labelled_posters import LabelledPosters, split_rule
 from genretag.training.quantization import CALIBRATION_POSTERS, MAP_IT_MAY_COST, int8_files
 from genretag.training.settings import TrainSettings
@@ -62,19 +66,53 @@ def finish_bundle(
         backbone=settings.backbone,
         files=bundle_files(weights, settings),
     )
-    posters = {name: len(part) for name, part in splits.items()}
-    display.phase("calibrating", posters["validation"])
+    display.phase("calibrating", len(splits["validation"]))
     truth, uncalibrated = score_labelled(splits["validation"], raw, cluster, storage, display)
     calibration = choose_calibration(truth, logits_of(uncalibrated))
-    calibrated = replace(raw, files=bundle_files(weights, settings, calibration.slope, calibration.offset))
+    calibrated = replace(
+        raw,
+        files=bundle_files(weights, settings, calibration.slope, calibration.offset),
+        facts=_facts(splits, settings, teachers),
+    )
     native_map = macro_map(truth, uncalibrated)  # no slope or offset changes the order of a label's posters
-    display.phase("quantizing", posters["validation"])
+    return _quantized_and_measured(calibrated, calibration, native_map, splits, cluster, storage, display)
+
+
+def requantize(
+    bundle: Bundle,
+    splits: dict[str, LabelledPosters],
+    cluster: Cluster,
+    storage: Storage,
+    display: Display = QUIET,
+) -> Finished:
+    """The same network with its int8 form made anew, and what follows from that: thresholds and figures.
+
+    `splits` must be those of the bundle's training.
+    """
+    native = replace(bundle, files={name: data for name, data in bundle.files.items() if name not in INT8_FILES})
+    display.phase("scoring", len(splits["validation"]))
+    native_map = macro_map(*score_labelled(splits["validation"], native, cluster, storage, display))
+    calibration = Calibration.from_facts(bundle.facts["calibration"], len(bundle.labels))
+    return _quantized_and_measured(native, calibration, native_map, splits, cluster, storage, display)
+
+
+def _quantized_and_measured(
+    calibrated: Bundle,
+    calibration: Calibration,
+    native_map: float,
+    splits: dict[str, LabelledPosters],
+    cluster: Cluster,
+    storage: Storage,
+    display: Display,
+) -> Finished:
+    """The bundle with its int8 network, thresholds and figures; `native_map` is its validation macro mAP without."""
+    display.phase("quantizing", len(splits["validation"]))
     chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage, display)
-    display.phase("measuring", posters["test"])
+    display.phase("measuring", len(splits["test"]))
     readable, probabilities = score_posters(splits["test"], chosen, cluster, storage, display)
     test = Finished(chosen, splits["test"].where(readable), probabilities[readable])
     scored = {"validation": validated, "test": (test.test_posters.labelled.multi_hot, test.test_probabilities)}
-    facts = {"calibration": _calibration_facts(calibration, scored), "int8": int8, **_facts(splits, settings, teachers)}
+    facts = {**calibrated.facts, "calibration": _calibration_facts(calibration, scored), "int8": int8}
     return replace(test, bundle=_with_thresholds(replace(chosen, facts=facts), scored))
 
 
@@ -141,10 +179,40 @@ def _with_int8_if_as_good(
     quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
     validated = score_labelled(splits["validation"], quantized, cluster, storage, display)
     int8 = macro_map(*validated)
-    kept = native - int8 < MAP_IT_MAY_COST
+    profile = Profile(threshold_profiles(*validated)[DEFAULT_PROFILE])
+    same, by_instruction_set = _says_the_same_everywhere(quantized, profile, images)
+    kept = native - int8 < MAP_IT_MAY_COST and same
     logger.info("validation macro mAP %.4f, in int8 %.4f: int8 is %s", native, int8, "kept" if kept else "left out")
-    facts = {"kept": kept, "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)}}
+    facts = {
+        "kept": kept,
+        "validation_macro_map": {"native": round(native, 4), "int8": round(int8, 4)},
+        "instruction_sets": by_instruction_set,
+    }
     if kept:
         return quantized, validated, facts
     display.phase("measuring", len(splits["validation"]) + len(splits["test"]))
     return bundle, score_labelled(splits["validation"], bundle, cluster, storage, display), facts
+
+
+def _says_the_same_everywhere(
+    quantized: Bundle, profile: Profile, images: np.ndarray
+) -> tuple[bool, dict[str, dict[str, float]]]:
+    """Whether the int8 network keeps to the bound on CPUs of every kind; and what was found under each that is here."""
+    layers = saturating_layers_of(quantized.files)
+    if layers:
+        logger.warning("%d layers of the int8 network saturate on CPUs without VNNI", len(layers))
+    try:
+        found = changes(answers_under_each(quantized, images), profile)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        logger.warning("the int8 network cannot be tried on CPUs of every kind: %s", one_line("".join(said) or error))
+        return False, {}
+    for name, change in found.items():
+        logger.info(
+            "int8 under %s: probabilities move by at most %.4f, %.1f %% of the posters get other genres",
+            name,
+            change.largest_difference,
+            100 * change.other_genres,
+        )
+    same = not layers and all(change.is_small for change in found.values())
+    return same, {name: change.facts() for name, change in found.items()}

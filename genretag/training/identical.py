@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def leaders(images: Mapping[str, StoredImage], storage: Storage) -> dict[str, st
     all_known = None not in sizes
     alike = {id: image for id, image in images.items() if not all_known or sizes[image.size_bytes] > 1}
     with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="identical") as threads:
-        digests = threads.map(lambda image: _digest(image, storage), alike.values())
+        digests = threads.map(lambda image: content_md5(image, storage), alike.values())
         groups: defaultdict[str, list[str]] = defaultdict(list)
         for id, digest in zip(alike, digests, strict=True):
             if digest:
@@ -54,8 +54,16 @@ def leaders(images: Mapping[str, StoredImage], storage: Storage) -> dict[str, st
     return {id: min(ids) for ids in same for id in ids}
 
 
-def _digest(image: StoredImage, storage: Storage) -> str | None:
-    """The MD5 of an object's bytes, asked of the listing where that knows it; none where it cannot be read."""
+def all_identical(images: Sequence[StoredImage], storage: Storage) -> bool:
+    """Return whether some images are the same picture, byte for byte; images of different sizes are not read."""
+    if len({image.size_bytes for image in images}) > 1:
+        return False
+    digests = {content_md5(image, storage) for image in images}
+    return len(digests) == 1 and None not in digests
+
+
+def content_md5(image: StoredImage, storage: Storage) -> str | None:
+    """Return the MD5 of an object's bytes, from the listing where that knows it; None where it cannot be read."""
     if image.uri.startswith(S3) and MD5_ETAG.fullmatch(image.etag.strip('"')):
         return image.etag.strip('"')
     try:

@@ -90,11 +90,19 @@ def _claim(
     overwrite: bool,
 ) -> None:
     """Finds out before the hours of training whether the bundle can be written."""
+    require_free(output, storage, overwrite)
+    try:
+        posters = {name: len(part) for name, part in splits.items()}
+        storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "posters": posters}))
+    except StorageError as error:
+        raise UsageError(f"cannot write the bundle to {output}: {error}") from error
+
+
+def require_free(output: str, storage: Storage, overwrite: bool) -> None:
+    """Raises `UsageError` where a bundle is there that may not be replaced, or the place cannot be read."""
     try:
         if not overwrite and _exists(join(output, MANIFEST), storage):
             raise UsageError(f"there is a bundle at {output}: name another place, or pass --overwrite")
-        posters = {name: len(part) for name, part in splits.items()}
-        storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "posters": posters}))
     except StorageError as error:
         raise UsageError(f"cannot write the bundle to {output}: {error}") from error
 

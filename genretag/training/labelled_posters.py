@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from genretag.errors import UsageError, one_line
-from genretag.label_csv import read_labels
-from genretag.labels import LabelledSet, keep_existing
+from genretag.errors import UsageError
+from genretag.label_csv.reading import read_labels
+from genretag.label_csv.settings import LabelSettings
+from genretag.labels import LabelledSet
 from genretag.splits import NO_LEADERS, SplitRule, split
 from genretag.storage import Storage, StorageError, resolve
 from genretag.tagging.inventory import read_inventory
 from genretag.training.identical import StoredImage, leaders
+from genretag.training.matching import images_by_id, match_images
 from genretag.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ def read_labelled_posters(
     Returns `train`, `validation` and `test`. What is left out is logged with its count. Raises `UsageError`.
     """
     content = read_label_file(labels, storage)
-    found = find_posters(content, labels, images, storage, min_positives=settings.min_positives)
+    found = find_posters(content, labels, images, storage, settings, min_positives=settings.min_positives)
     splits = found.split(split_rule(settings), storage)
     for name, part in splits.items():
         if not len(part):
@@ -111,18 +113,28 @@ def read_label_file(labels: str, storage: Storage) -> bytes:
         raise UsageError(f"cannot read the labels: {error}") from error
 
 
-def find_posters(content: bytes, labels: str, images: str, storage: Storage, *, min_positives: int) -> FoundPosters:
-    """The posters of a CSV (its bytes, and its name `labels`) whose image is found. Raises `UsageError`."""
-    source = resolve(labels)
-    labelled, report = read_labels(content, source, min_positives=min_positives)
+def find_posters(
+    content: bytes,
+    labels: str,
+    images: str,
+    storage: Storage,
+    settings: LabelSettings | None = None,
+    *,
+    min_positives: int,
+) -> FoundPosters:
+    """The posters of a CSV (its bytes, and its name `labels`) whose image is found; the log says how it was read.
+
+    Raises `UsageError`, also where many posters would be left out and the settings do not allow it.
+    """
+    source, settings = resolve(labels), settings or LabelSettings()
+    labelled, report = read_labels(content, source, settings, min_positives=min_positives)
     for line in report.lines():
         logger.info(line)
     inventory = read_inventory(images, storage)
     columns = (inventory[name].to_pylist() for name in ("poster_id", "uri", "etag", "size"))
-    stored = {poster: StoredImage(*image) for poster, *image in zip(*columns, strict=True)}
-    labelled, missing = keep_existing(labelled, stored)
-    if missing:
-        logger.warning("%d labelled posters have no image, such as %s", len(missing), one_line(", ".join(missing[:3])))
-    if not len(labelled):
-        raise UsageError(f"no id in {source} is the name of an image in {images}: an id is a file's name less .jpg")
-    return FoundPosters(labelled, stored)
+    stored = images_by_id((id, StoredImage(*image)) for id, *image in zip(*columns, strict=True))
+    matched = match_images(labelled, stored, storage)
+    for line in matched.lines():
+        logger.info(line)
+    matched.require_posters(source, allow_left_out=settings.allow_left_out)
+    return FoundPosters(matched.labelled, matched.images)

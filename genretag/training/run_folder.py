@@ -10,18 +10,21 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 from uuid import uuid4
 
 from genretag.errors import UsageError
+from genretag.label_csv.settings import LabelSettings
 from genretag.storage import Storage, StorageError, join
 from genretag.training.labelled_posters import LabelledPosters
 from genretag.training.settings import TrainSettings
 
 NOTE, RUN = "training-run.json", "run"
-# where and how fast, not what comes of it
-FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures", "summary"}
+# where and how fast, not what comes of it; and how the CSV is read, as the posters' fingerprints tell what came of that
+FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures", "summary"} | {
+    setting.name for setting in fields(LabelSettings)
+}
 
 logger = logging.getLogger(__name__)
 

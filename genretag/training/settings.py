@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from genretag.errors import UsageError, quoted
+from genretag.label_csv.settings import LabelSettings
 
 if TYPE_CHECKING:
     from genretag.images import ImageRule
@@ -18,7 +19,7 @@ MEMORY, NO_CACHE = "memory", "none"
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(LabelSettings):
     """How to train. Defaults: fine-tuning all of EfficientNet-Lite0 but its depthwise kernels."""
 
     backbone: str = "lite0"

@@ -5,6 +5,7 @@ reads it.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,8 +41,13 @@ def read_training_ids(location: str, facts: dict[str, Any], storage: Storage) ->
 
 
 def among(ids: Iterable[str], hashes: np.ndarray) -> np.ndarray:
-    """Which of the ids are in the file: bool (ids,)."""
-    return np.isin(_hashes(ids), hashes)
+    """Return which of the ids are in the file: bool (ids,).
+
+    Ids are composed (NFC); a bundle from before that may have learnt from the same ids decomposed.
+    """
+    ids = list(ids)
+    decomposed = (unicodedata.normalize("NFD", id) for id in ids)
+    return np.isin(_hashes(ids), hashes) | np.isin(_hashes(decomposed), hashes)
 
 
 def _hashes(ids: Iterable[str]) -> np.ndarray:

@@ -30,6 +30,7 @@ class Dialect:
     days_between: str  # whole days from {first} to {last}
     array_length: str = ""
     array_contains: str = ""  # of {label}
+    is_nan: str = "is_nan({column})"  # a comparison would not do: statistics of files leave NaN out, and it skips files
     schemes: tuple[str, ...] = ("s3://",)
     schema: str = "genretag"
     name_parts: tuple[int, int] = (1, 2)  # at least and at most, of a schema's name
@@ -78,10 +79,12 @@ def _types(text: str, texts: str, truth: str, real: str, double: str, ints: tupl
     }
 
 
+NAN_AS_TEXT = "lower(cast({column} as varchar)) = 'nan'"  # where there is no function for it
 _INTS = ("integer", "bigint")
 _ALL = (
     Dialect(
         name="duckdb",
+        is_nan="isnan({column} + 0 * random())",  # it answers isnan(column) by the statistics; for this it has none
         types=_types("varchar", "varchar[]", "boolean", "float", "double", _INTS, "timestamptz"),
         array_length="len(p.genres)",
         array_contains="list_contains(p.genres, {label})",
@@ -119,6 +122,7 @@ _ALL = (
     ),
     Dialect(
         name="snowflake",
+        is_nan=NAN_AS_TEXT,
         types=_types("varchar", "array", "boolean", "float", "double", _INTS, "timestamp_ntz"),
         array_length="array_size(p.genres)",
         array_contains="array_contains({label}::variant, p.genres)",
@@ -128,6 +132,7 @@ _ALL = (
     ),
     Dialect(
         name="redshift",
+        is_nan=NAN_AS_TEXT,
         # cut to size without a word where longer: an S3 key has at most 1,024 bytes
         types=_types(
             "varchar(4096)", "array<varchar(4096)>", "boolean", "real", "double precision", _INTS, "timestamp"
@@ -143,6 +148,7 @@ _ALL = (
     ),
     Dialect(
         name="databricks",
+        is_nan="isnan({column})",
         types=_types("string", "array<string>", "boolean", "float", "double", ("int", "bigint"), "timestamp"),
         array_length="size(p.genres)",
         array_contains="array_contains(p.genres, {label})",

@@ -11,6 +11,8 @@ from genretag.warehouse.dialects import LOCAL, PLAIN, Dialect, Sql
 
 # No quote, backslash, wildcard, percent, dollar or brace: SQL, globs or URIs would take them for something else.
 IN_LOCATION = re.compile(r"[\w!.()=+@:,~ /-]+")
+# DuckDB takes a local path as we write it for it, but reads a backslash as a slash.
+IN_LOCAL_DUCKDB = re.compile(r"[^\\]+")
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that not every warehouse takes in a literal
 
 
@@ -26,7 +28,9 @@ def checked_location(location: str, dialect: Dialect) -> str:
         if scheme is None or not place.removeprefix(scheme).strip("/"):
             forms = " or ".join(f"{scheme}BUCKET/PREFIX" for scheme in dialect.schemes if scheme != LOCAL)
             raise UsageError(f"{dialect.name} cannot read {quoted(location)}: write {forms}")
-    wrong = IN_LOCATION.sub("", place)
+    local = dialect.name == "duckdb" and place.startswith(LOCAL)
+    wrong = (IN_LOCAL_DUCKDB if local else IN_LOCATION).sub("", place)
+    wrong += "".join(letter for letter in place if unicodedata.category(letter) in NO_TEXT)
     if wrong:
         raise UsageError(
             f"the location {quoted(location)} has {wrong[0]!r} in it, which warehouses take for something else: "

@@ -22,6 +22,7 @@ DONE, RETRY, ACT, HELD = 0, 1, 2, 3
 IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S, REQUEST_S = 10.0, 30.0
 SILENCE_S = 600.0  # so long the API may be away while we wait
+ENDED = ("Complete", "Failed")  # of KubeRay's states, next to ValidationFailed: from those it takes no further step
 EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")  # so Ray's job server words it
 
 
@@ -79,10 +80,12 @@ def of_tonight(pattern: dict[str, Any], name: str, job: str, uid: str) -> dict[s
 
 
 def exit_code(status: dict[str, Any]) -> int | None:
-    """What a RayJob's status says: none while it runs."""
+    """What a RayJob's status says: none while it runs, waits or is suspended."""
     if status.get("jobStatus") == "SUCCEEDED":
         return DONE
-    if status.get("jobDeploymentStatus") != "Failed" and status.get("jobStatus") not in ("FAILED", "STOPPED"):
+    if status.get("jobDeploymentStatus") == "ValidationFailed":
+        return ACT
+    if status.get("jobDeploymentStatus") not in ENDED and status.get("jobStatus") not in ("FAILED", "STOPPED"):
         return None
     said = EXIT_CODE.search(status.get("message", ""))
     return int(said[1]) if said and int(said[1]) in (ACT, HELD) else RETRY

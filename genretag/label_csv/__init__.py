@@ -1,0 +1,1 @@
+"""A CSV of labels: how it is read, and what is said about it."""

@@ -1,0 +1,1 @@
+"""Other thresholds for what is stored: new genres from old probabilities."""

@@ -1,0 +1,141 @@
+"""A path in SQL, in a glob and in a URI is read back there as just that path, whatever folders are called."""
+
+import glob
+import itertools
+import sqlite3
+import string
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import duckdb
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from genretag.errors import UsageError
+from genretag.iceberg.catalog import is_new_database
+from genretag.iceberg.settings import TableSettings
+from genretag.path_syntax import glob_pattern, parquet_rows, sql_name, sql_text, sqlite_file, sqlite_uri
+from genretag.tagging.database import open_database
+
+WORDS = [
+    "dt=2001-01-01",
+    "uri=x",
+    "%20",
+    "%",
+    "%25",
+    "?",
+    "#",
+    "*",
+    "**",
+    "[a]",
+    "[!a]",
+    "]",
+    "'",
+    "''",
+    '"',
+    ";",
+    "\\",
+]
+MORE = ["file:", "s3:", "~", "$HOME", "${x}", "{a,b}", "a:b@c", "&", "+", " ", "\t", "\n", "é", "e\u0301", "映", "😀"]
+FOLDERS = st.lists(st.sampled_from([*WORDS, *MORE, *string.ascii_letters[:4]]), min_size=1, max_size=6).map("".join)
+NUMBERS = itertools.count()
+
+any_folder = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def in_folder(base, name):
+    """A folder of that name, and next to it some that must not be met in its place."""
+    place = base / str(next(NUMBERS))
+    for other in {name, "a", "b", "aa", "x", "20", "dt=2001-01-01"}:
+        (place / other).mkdir(parents=True)
+        (place / other / "x").touch()
+        pyarrow.parquet.write_table(pa.table({"uri": [other]}), place / other / "x.parquet")
+    return place / name
+
+
+@any_folder
+@given(FOLDERS.filter(lambda name: "\\" not in name))  # which DuckDB reads as a slash: `open_database` refuses it
+def test_duckdb_reads_the_one_file_and_its_own_columns(tmp_path, name):
+    file = in_folder(tmp_path, name) / "x.parquet"
+
+    assert duckdb.sql(f"select * from {parquet_rows(file)}").to_arrow_table().to_pydict() == {"uri": [name]}
+
+
+@any_folder
+@given(FOLDERS)
+def test_a_pattern_matches_the_one_file(tmp_path, name):
+    file = in_folder(tmp_path, name) / "x"
+
+    assert glob.glob(glob_pattern(file), include_hidden=True) == [str(file)]  # noqa: PTH207 - of a pattern
+    assert fsspec.filesystem("file").glob(glob_pattern(file)) == [str(file)]
+
+
+@any_folder
+@given(FOLDERS)
+def test_sqlite_keeps_the_catalogue_in_the_file(tmp_path, name):
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    file = in_folder(tmp_path, name) / "catalogue.db"
+
+    with sqlalchemy.create_engine(sqlite_uri(str(file))).begin() as connection:
+        connection.exec_driver_sql("create table t (x)")
+
+    assert sqlite3.connect(file).execute("select name from sqlite_master").fetchall() == [("t",)]
+    assert sqlite_file(sqlite_uri(str(file))) == file
+
+
+@given(FOLDERS.filter(str.isprintable))
+def test_another_parser_of_uris_reads_the_same_path(name):
+    pytest.importorskip("sqlalchemy")
+
+    parts = urlsplit(sqlite_uri(f"/films/{name}/c.db"))
+
+    assert (parts.scheme, unquote(parts.path), parts.query, parts.fragment) == (
+        "sqlite",
+        f"//films/{name}/c.db",
+        "",
+        "",
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_text_and_names_in_sql(text):
+    assert duckdb.sql(f"select {sql_text(text)} as {sql_name(text)}").to_arrow_table().to_pydict() == {text: [text]}
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////films/c.db", "/films/c.db"),
+        ("sqlite:///here.db", "here.db"),
+        ("sqlite+pysqlite:////films/a%3Fb%20c.db?timeout=5", "/films/a?b c.db"),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("postgresql://user@host/db", None),
+    ],
+)
+def test_the_file_of_a_catalogue_s_uri(uri, file):
+    pytest.importorskip("sqlalchemy")
+
+    assert sqlite_file(uri) == (file and Path(file))
+
+
+def test_a_catalogue_that_a_user_names_is_looked_for_where_it_will_be(tmp_path):
+    pytest.importorskip("sqlalchemy")
+    (tmp_path / "what?").mkdir()
+    named = TableSettings("films.genres", f"sqlite:///{tmp_path}/what%3F/c.db")
+
+    assert is_new_database(named, "s3://films/genres")
+    (tmp_path / "what?" / "c.db").touch()
+    assert not is_new_database(named, "s3://films/genres")
+
+
+@pytest.mark.parametrize("name", ["what?", "back\\slash"])
+def test_a_temporary_folder_that_duckdb_cannot_use(tmp_path, name):
+    (tmp_path / name).mkdir()
+
+    with pytest.raises(UsageError, match=r"it has [?\\] in its path; set another TMPDIR"):
+        open_database(tmp_path / name)

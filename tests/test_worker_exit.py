@@ -1,0 +1,77 @@
+"""No worker process outlives its job: one that hangs while it exits is ended, and those of older runs are named."""
+
+import ctypes
+import os
+import subprocess
+import time
+from contextlib import contextmanager
+
+import psutil
+import ray
+
+from genretag.worker_exit import leftovers, warn_of_leftovers
+
+DEADLINE_S = 60  # the limit is 5 s, on a machine that has time
+
+
+class Hanging:
+    """An actor whose process waits for ever once Python has ended, in an exit handler of the C library."""
+
+    def prepare(self):
+        library = ctypes.CDLL(None)
+        library["__cxa_atexit"](library.pause, None, None)
+        return os.getpid()
+
+
+def process_number():
+    return os.getpid()
+
+
+@contextmanager
+def a_worker_without_its_raylet():
+    """A process that is called as Ray calls its workers, and whose raylet has ended."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    environment = os.environ | {"RAY_RAYLET_PID": str(ended.pid)}
+    process = subprocess.Popen(["bash", "-c", "exec -a ray::MapWorker sleep 600"], env=environment)
+    try:
+        while not "".join(psutil.Process(process.pid).cmdline()[:1]).startswith("ray::"):
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_actor_that_hangs_while_it_exits_is_ended(ray_cluster):
+    actor = ray.remote(num_cpus=0)(Hanging).remote()
+    process = psutil.Process(ray.get(actor.prepare.remote()))
+
+    del actor
+
+    process.wait(DEADLINE_S)  # or TimeoutExpired
+
+
+def test_a_worker_whose_ray_has_ended_is_named(caplog):
+    with a_worker_without_its_raylet() as worker:
+        found = leftovers()
+        warn_of_leftovers(found)
+
+    assert worker.pid in [process.pid for process in found]
+    assert f" {worker.pid}" in caplog.text
+    assert "1 worker" in caplog.text or len(found) > 1
+
+
+def test_workers_of_a_ray_that_runs_are_none_of_them(ray_cluster):
+    busy = ray.get(ray.remote(num_cpus=0)(process_number).remote())
+
+    assert busy not in [process.pid for process in leftovers()]
+
+
+def test_a_worker_that_ends_meanwhile_is_not_named(caplog):
+    with a_worker_without_its_raylet():
+        found = [process for process in leftovers() if process.ppid() == os.getpid()]
+    warn_of_leftovers(found)
+
+    assert found
+    assert not caplog.text
