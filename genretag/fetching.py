@@ -91,6 +91,14 @@ class PosterReader:
             self._fetched_bytes += len(fetched.data)
         return Fetched(fetched.data, etag_key(fetched.etag))
 
+    def _decode(self, uri: str, fetched: Fetched) -> Poster | Failure:
+        try:
+            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
+                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
+        except BadImage as error:
+            reason = OTHER_FILE if is_other_content(uri, error.reason, fetched.data) else error.reason
+            return Failure("decode", reason, error.message, fetched.etag)
+
     def _not_fetched(self, uri: str, error: StorageError) -> Failure:
         """Tells why; what is too large and does not begin like a picture either is no poster."""
         if error.reason == "too_many_bytes" and not is_called_an_image(uri):
@@ -102,14 +110,6 @@ class PosterReader:
             if head and not is_picture(head):
                 return Failure("decode", OTHER_FILE, f"{error}, and it does not begin like a picture")
         return Failure("fetch", error.reason, str(error))
-
-    def _decode(self, uri: str, fetched: Fetched) -> Poster | Failure:
-        try:
-            with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
-                return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
-        except BadImage as error:
-            reason = OTHER_FILE if is_other_content(uri, error.reason, fetched.data) else error.reason
-            return Failure("decode", reason, error.message, fetched.etag)
 
     def take_fetched_bytes(self) -> int:
         """How many bytes were fetched since this was last asked."""

@@ -14,9 +14,10 @@ import pytest
 from dying import DEATHS, STEPS, dying_at
 from nights import a_night, write_night
 
-from genretag.compaction import journal, merging
+from genretag.compaction import job, journal, merging
 from genretag.compaction.job import Compacted, compact
 from genretag.compaction.journal import finish_compaction
+from genretag.compaction.merging import concatenate
 from genretag.compaction.settings import CompactSettings
 from genretag.errors import OutputHeldError, UsageError
 from genretag.iceberg.catalog import load_table, open_catalog
@@ -405,13 +406,12 @@ def test_a_merge_that_lost_its_output_plans_nothing(output, monkeypatch):
     """Suspended before the plan: the run that took over has removed what was merged, and merges the files itself."""
     before = write_night(output, a_night())
 
-    def write_merged_and_lose_the_output(*arguments):
-        write_whole(*arguments)
+    def concatenate_and_lose_the_output(*arguments, **options):
+        concatenate(*arguments, **options)
         STORAGE.delete(join(output, LOCK))
         finish_compaction(output, STORAGE)
 
-    write_whole = merging.write_whole
-    monkeypatch.setattr(merging, "write_whole", write_merged_and_lose_the_output)
+    monkeypatch.setattr(job, "concatenate", concatenate_and_lose_the_output)
     with pytest.raises(OutputHeldError, match="was taken over"):
         merge(output)
 

@@ -77,6 +77,21 @@ def test_a_parquet_manifest_with_etags_is_believed(tmp_path):
     assert inventory.select(["poster_id", "etag"]).to_pylist() == [{"poster_id": "a", "etag": "1"}]
 
 
+def test_etags_of_a_manifest_have_one_form_and_missing_ones_are_asked_of_the_store(few_posters, tmp_path):
+    first, second = sorted(few_posters.iterdir())[:2]
+    listed = ['W/"1"', None, "", '"ABCDEF0123456789ABCDEF0123456789"', None]
+    uris = [str(first), str(first), str(second), "/gone/a.jpg", "/gone/b.jpg"]
+    pyarrow.parquet.write_table(pa.table({"uri": uris, "etag": listed}), tmp_path / "manifest.parquet")
+
+    inventory = read_inventory(str(tmp_path / "manifest.parquet"), Storage())
+
+    asked = [Storage().stat(str(file)) for file in (first, second)]
+    assert inventory["etag"].to_pylist() == [
+        "1", asked[0].etag, asked[1].etag, "abcdef0123456789abcdef0123456789", "",
+    ]  # fmt: skip
+    assert inventory["size"].to_pylist() == [None, asked[0].size_bytes, asked[1].size_bytes, None, None]
+
+
 def test_a_manifest_in_a_bucket_is_read(bucket, storage):
     storage.put(f"{bucket}/lists/tonight.csv", b"uri,etag\n../a b.jpg,1\ns3://other/c.jpg,2\n")
 

@@ -174,6 +174,100 @@ def test_a_worker_learns_that_its_run_has_been_replaced(output):
         require_held(output, "second", Storage())
 
 
+# A run that was suspended, and goes on after another has taken its place
+
+
+def take_over(output, run_id="second"):
+    """Puts the lock of a living run in the place of the one that is there."""
+    Storage().delete(join(output, LOCK))
+    leave_lock(output, run_id=run_id)
+
+
+def publish(output, run_id):
+    Storage().put(join(output, "runs", run_id, "run.json"), b"{}")
+
+
+def parts(output):
+    return [info.uri for page in Storage().list(output) for info in page if info.uri.endswith(".parquet")]
+
+
+def test_whatever_goes_wrong_after_the_loss_is_explained_by_it(output):
+    with pytest.raises(OutputHeldError, match="taken over by run second, this run stops"):  # noqa: SIM117
+        with only_writer(output, "first", Storage()):
+            take_over(output)
+            raise FileNotFoundError("a shard that the second run has removed")
+
+
+def test_an_error_of_a_run_that_holds_its_output_stays_what_it_is(output):
+    with pytest.raises(FileNotFoundError), only_writer(output, "first", Storage()):
+        raise FileNotFoundError("a shard")
+
+
+def test_who_took_over_is_told_though_that_run_has_ended(output):
+    with hold(output, "20261101T010000Z-aaaa"):
+        Storage().delete(join(output, LOCK))
+        for run_id in ("20261031T010000Z-eeee", "20261101T010203Z-bbbb", "20261102T010000Z-cccc"):
+            publish(output, run_id)
+
+        with pytest.raises(OutputHeldError, match="by run 20261101T010203Z-bbbb, which has ended since, this run"):
+            require_held(output, "20261101T010000Z-aaaa", Storage())
+
+
+def test_a_run_learns_of_the_loss_though_the_other_has_let_go_of_the_output(output):
+    told = []
+    heard = threading.Event()
+
+    def on_lost(why):
+        told.append(why)
+        heard.set()
+
+    with hold(output, "first", lease_s=0.6, on_lost=on_lost):
+        Storage().delete(join(output, LOCK))
+        assert heard.wait(20)
+    assert told == [f"{output} was taken over and let go of, this run stops; what it had finished is kept"]
+
+
+class Suspended(Storage):
+    """Loses the output in the moment in which a part file is written: before it is there, or when it has long been."""
+
+    def __init__(self, output, *, before):
+        super().__init__()
+        self.output, self.before = output, before
+
+    def put(self, uri, data):
+        is_part = uri.endswith(".parquet")
+        if is_part and self.before:
+            take_over(self.output)
+        super().put(uri, data)
+        if is_part and not self.before:
+            take_over(self.output)
+
+
+@pytest.mark.parametrize(("before", "kept"), [(True, 0), (False, 1)], ids=["late", "in time"])
+def test_a_part_file_that_comes_after_the_loss_is_taken_back(output, monkeypatch, before, kept):
+    if not before:  # the store's clock goes on while the run is suspended
+        monkeypatch.setattr(part_files, "SETTLE_S", -60.0)
+    night = a_night()
+    table = pa.table({"uri": ["s3://films/a.jpg"]})
+    with (
+        pytest.raises(OutputHeldError, match="taken over by run second"),
+        only_writer(output, night.run_id, Storage()),
+    ):
+        PartFiles(output, Suspended(output, before=before), night, 500)._put("predictions", 0, table)
+
+    assert len(parts(output)) == kept
+
+
+def test_a_run_that_lost_its_output_removes_no_file_of_the_other(output):
+    night = a_night()
+    with pytest.raises(OutputHeldError), only_writer(output, night.run_id, Storage()):
+        take_over(output)
+        Storage().put(join(output, "predictions", "dt=2026-11-02", "part-second-00000.parquet"), b"PAR1")
+        remove_late_parts(output, night.run_id, frozenset(), Storage())
+
+    assert len(parts(output)) == 1
+
+
 # Stores that do not keep to conditional writes
 
 
@@ -413,97 +507,3 @@ def test_a_user_without_name_and_home_may_ask_a_cluster():
     if "unshare" in ended.stderr:
         pytest.skip("no user namespace can be made here")
     assert ended.stdout.strip() == "shown", ended.stderr
-
-
-# A run that was suspended, and goes on after another has taken its place
-
-
-def take_over(output, run_id="second"):
-    """Puts the lock of a living run in the place of the one that is there."""
-    Storage().delete(join(output, LOCK))
-    leave_lock(output, run_id=run_id)
-
-
-def publish(output, run_id):
-    Storage().put(join(output, "runs", run_id, "run.json"), b"{}")
-
-
-def parts(output):
-    return [info.uri for page in Storage().list(output) for info in page if info.uri.endswith(".parquet")]
-
-
-def test_whatever_goes_wrong_after_the_loss_is_explained_by_it(output):
-    with pytest.raises(OutputHeldError, match="taken over by run second, this run stops"):  # noqa: SIM117
-        with only_writer(output, "first", Storage()):
-            take_over(output)
-            raise FileNotFoundError("a shard that the second run has removed")
-
-
-def test_an_error_of_a_run_that_holds_its_output_stays_what_it_is(output):
-    with pytest.raises(FileNotFoundError), only_writer(output, "first", Storage()):
-        raise FileNotFoundError("a shard")
-
-
-def test_who_took_over_is_told_though_that_run_has_ended(output):
-    with hold(output, "20261101T010000Z-aaaa"):
-        Storage().delete(join(output, LOCK))
-        for run_id in ("20261031T010000Z-eeee", "20261101T010203Z-bbbb", "20261102T010000Z-cccc"):
-            publish(output, run_id)
-
-        with pytest.raises(OutputHeldError, match="by run 20261101T010203Z-bbbb, which has ended since, this run"):
-            require_held(output, "20261101T010000Z-aaaa", Storage())
-
-
-def test_a_run_learns_of_the_loss_though_the_other_has_let_go_of_the_output(output):
-    told = []
-    heard = threading.Event()
-
-    def on_lost(why):
-        told.append(why)
-        heard.set()
-
-    with hold(output, "first", lease_s=0.6, on_lost=on_lost):
-        Storage().delete(join(output, LOCK))
-        assert heard.wait(20)
-    assert told == [f"{output} was taken over and let go of, this run stops; what it had finished is kept"]
-
-
-class Suspended(Storage):
-    """Loses the output in the moment in which a part file is written: before it is there, or when it has long been."""
-
-    def __init__(self, output, *, before):
-        super().__init__()
-        self.output, self.before = output, before
-
-    def put(self, uri, data):
-        is_part = uri.endswith(".parquet")
-        if is_part and self.before:
-            take_over(self.output)
-        super().put(uri, data)
-        if is_part and not self.before:
-            take_over(self.output)
-
-
-@pytest.mark.parametrize(("before", "kept"), [(True, 0), (False, 1)], ids=["late", "in time"])
-def test_a_part_file_that_comes_after_the_loss_is_taken_back(output, monkeypatch, before, kept):
-    if not before:  # the store's clock goes on while the run is suspended
-        monkeypatch.setattr(part_files, "SETTLE_S", -60.0)
-    night = a_night()
-    table = pa.table({"uri": ["s3://films/a.jpg"]})
-    with (
-        pytest.raises(OutputHeldError, match="taken over by run second"),
-        only_writer(output, night.run_id, Storage()),
-    ):
-        PartFiles(output, Suspended(output, before=before), night, 500)._put("predictions", 0, table)
-
-    assert len(parts(output)) == kept
-
-
-def test_a_run_that_lost_its_output_removes_no_file_of_the_other(output):
-    night = a_night()
-    with pytest.raises(OutputHeldError), only_writer(output, night.run_id, Storage()):
-        take_over(output)
-        Storage().put(join(output, "predictions", "dt=2026-11-02", "part-second-00000.parquet"), b"PAR1")
-        remove_late_parts(output, night.run_id, frozenset(), Storage())
-
-    assert len(parts(output)) == 1

@@ -360,6 +360,10 @@ def test_one_poster_that_never_comes_is_one_failure_and_holds_up_nobody(
     failed = rows(output, "failures")
     assert [(row["uri"], row["stage"], row["reason"]) for row in failed] == [(never, "fetch", "timeout")]
 
+    assert process("tag", join(bucket, "posters"), output).returncode == 0, "the next night the store is well"
+    assert sorted(row["uri"] for row in rows(output)) == sorted(posters_in_bucket)
+    assert rows(output, "failures") == failed
+
 
 def test_archived_posters_have_a_reason_of_their_own(ray_cluster, small_bundle, bucket, posters_in_bucket, s3_server):
     output, archived = join(bucket, "genres"), set(sorted(posters_in_bucket)[:3])

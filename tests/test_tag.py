@@ -266,6 +266,7 @@ def test_both_engines_give_the_same_answers(run, few_posters, tmp_path):
     [
         ({"profile": "prudent"}, "no threshold profile 'prudent'"),
         ({"engine": "theano"}, "no engine 'theano': choose from"),
+        ({"retries": -1}, "retries must be at least 0, not -1"),
     ],
 )
 def test_settings_that_cannot_work_say_so_before_anything_is_written(run, few_posters, tmp_path, settings, says):

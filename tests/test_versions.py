@@ -137,9 +137,13 @@ class Shelf:
 def night(ray_cluster):
     """Runs the parts of a night on many manifests at once and in this process: so without the start of Ray's actors."""
     storage, bundle = Storage(), load_bundle(str(DEFAULT_BUNDLE), Storage())
-    ledger, plan, version = open_ledger(), plan_actors(ray_cluster, TagSettings(), bundle), bundle.model_version
+    ledger, plan, version = (
+        open_ledger(1_000_000),
+        plan_actors(ray_cluster, TagSettings(), bundle),
+        bundle.model_version,
+    )
     fetch = (storage, bundle.rule, FetchOptions(threads=4, decode_timeout_s=60.0, one_bucket=False), ledger)
-    actor = FetchDecodePredict(fetch, (plan, ray.put(bundle), ledger, 1_000_000))
+    actor = FetchDecodePredict(fetch, (plan, ray.put(bundle), ledger))
 
     def night(manifests, output, day):
         started = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=day)

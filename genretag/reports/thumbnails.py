@@ -15,6 +15,7 @@ from genretag.fetching import DECODE_BYTES
 from genretag.images import BadImage, ImageLimits, ImageRule, decode
 from genretag.images.memory import DecodeMemory
 from genretag.storage import Storage, StorageError
+from genretag.storage.etags import etag_key
 
 HEIGHT, WIDTH = 180, 120  # pixels, at most: a card of the gallery, sharp enough to know a film by
 QUALITY = 60
@@ -56,7 +57,7 @@ def thumbnails(
         nonlocal done
         try:
             fetched = storage.get(picture.uri, limits.max_bytes)
-            if fetched.etag != picture.etag:
+            if etag_key(fetched.etag) != etag_key(picture.etag):
                 return None
             return _webp(fetched.data, picture.rule, limits, memory)
         except (StorageError, BadImage) as error:

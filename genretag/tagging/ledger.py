@@ -15,7 +15,7 @@ from typing import Any
 from genretag.errors import Failure
 from genretag.progress import LAST_WORDS_TIMEOUT_S, Board
 from genretag.ray_session import actor_here
-from genretag.tagging.outcomes import Outcome
+from genretag.tagging.outcomes import COUNTS, Outcome
 
 DEATHS_AT_MOST = 2  # one may be chance: a node taken away just then
 REASONS = {
@@ -108,11 +108,8 @@ def _replaced(total: Outcome, before: Outcome, after: Outcome) -> Outcome:
     failures = Counter(total.failures)
     failures.subtract(before.failures)
     failures.update(after.failures)
-    scored, already_scored, already_failed = (
-        getattr(total, name) - getattr(before, name) + getattr(after, name)
-        for name in ("scored", "already_scored", "already_failed")
-    )
-    return Outcome(scored, {name: n for name, n in failures.items() if n}, already_scored, already_failed)
+    counts = {name: getattr(total, name) - getattr(before, name) + getattr(after, name) for name in COUNTS}
+    return Outcome(failures={name: n for name, n in failures.items() if n}, **counts)
 
 
 def open_ledger(allowed_failures: int) -> Any:

@@ -246,9 +246,9 @@ def _score(
                 dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
         except Exception as error:
             raise _explained(error, ledger, output) from error
-    require_held(output, night.run_id, storage)
     words = last_words(ledger)
     _require_not_stopped(words, ledger, settings, posters, output)
+    require_held(output, night.run_id, storage)
     remove_shards(output, storage)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}

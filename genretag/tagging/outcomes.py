@@ -9,6 +9,8 @@ import pyarrow as pa
 from genretag.other_files import OTHER_FILE
 from genretag.tagging.versions import ALREADY, FAILED, SCORED
 
+COUNTS = ("scored", "already_scored", "already_failed")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -19,7 +21,7 @@ class Outcome:
 
     scored: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
-    already_scored: int = 0
+    already_scored: int = 0  # posters of which the output holds the version that was there, though not as listed
     already_failed: int = 0
 
     @property
@@ -39,7 +41,7 @@ class Outcome:
 
 
 def outcome_of(rows: pa.Table) -> Outcome:
-    """Count rows that have `stage`, `reason` and `already`; if all are null, the poster was scored."""
+    """Count rows that have `stage`, `reason` and `already`; a poster for which both are null was scored."""
     pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     failures = Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None)
     already = Counter(rows[ALREADY].drop_null().to_pylist())
@@ -49,10 +51,8 @@ def outcome_of(rows: pa.Table) -> Outcome:
 
 def sum_outcomes(outcomes: Iterable[Outcome]) -> Outcome:
     """Return the outcome of all of them together, the commonest failure first."""
-    parts, failures = list(outcomes), Counter[str]()
-    for outcome in parts:
+    counts, failures = Counter[str](), Counter[str]()
+    for outcome in outcomes:
+        counts.update({name: getattr(outcome, name) for name in COUNTS})
         failures.update(outcome.failures)
-    scored, already_scored, already_failed = (
-        sum(getattr(outcome, name) for outcome in parts) for name in ("scored", "already_scored", "already_failed")
-    )
-    return Outcome(scored, dict(failures.most_common()), already_scored, already_failed)
+    return Outcome(failures=dict(failures.most_common()), **{name: counts[name] for name in COUNTS})

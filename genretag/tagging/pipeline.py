@@ -55,9 +55,10 @@ def scored_dataset(
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
     """Shows how many posters of the dataset are done, as its ledger says, and were `before` it in this phase."""
-    scored, failed, others, already = (values.get(name, 0) for name in ("scored", "failed", "other_files", "already"))
+    scored, failed, others = (values.get(name, 0) for name in ("scored", "failed", "other_files"))
+    done = scored + values.get("already", 0) + failed + others
     note = f"{failed:,} failed" + (f", {others:,} other files" if others else "")
-    display.count(before + scored + failed + others + already, note)
+    display.count(before + done, note)
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:

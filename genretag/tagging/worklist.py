@@ -95,7 +95,7 @@ def make_worklist(
         unscored = _count_objects(database, "unscored", inventory)
         _subtract_held(database, "unscored", "failed", "untried")
         to_score = _count_objects(database, "untried", inventory)
-        already_other = _count_other_files(database, inventory)
+        already_other = _count_other_files(database)
         file = folder / "worklist.parquet"
         schema = inventory.schema
         for name in (LISTED, *HELD.values()):
@@ -163,11 +163,12 @@ def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, re
     database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
 
 
-def _count_other_files(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> int:
+def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
     """Return how many of the objects that failed before are no posters."""
-    others = f"(from tried where reason = '{OTHER_FILE}')"
-    given_up = f"(from unscored semi join {others} as others using (uri)) as other anti join untried using (uri)"
-    return _count_objects(database, given_up, inventory)
+    other = f"(from tried where reason = '{OTHER_FILE}')"
+    failed = "unscored anti join untried using (uri)"
+    query = f"select count(distinct uri) from {failed} semi join {other} as other using (uri)"  # noqa: S608
+    return int(database.execute(query).fetchall()[0][0])
 
 
 def _worklist_of(rows: str, *, may_repeat: bool) -> str:
