@@ -176,9 +176,7 @@ def test_the_command_says_what_it_did(command, tmp_path, model):
     assert command(*retag)[1].startswith("0 rows in 0 files got the profile top-1, 12 rows had it already\n")
 
 
-def test_tag_says_that_rows_keep_another_profile_until_they_are_retagged(
-    command, few_posters, tmp_path, model, caplog
-):
+def test_tag_says_that_rows_keep_another_profile_until_they_are_retagged(command, few_posters, tmp_path, model, caplog):
     out, posters = tmp_path / "out", sorted(few_posters.iterdir())
     write_tagged(out, random_probabilities(posters), night=night_of("balanced"))
     tag = ("tag", few_posters, out, "--model", model, "--profile", "top-1", "--no-report")
