@@ -12,7 +12,12 @@ from genretag import noise
 from genretag.cpus import cpus_here
 from genretag.errors import JobError, UsageError, one_line
 from genretag.ray_folder import ray_folder
-from genretag.ray_token import is_a_refused_token, refused_token, show_a_token_where_there_is_one
+from genretag.ray_token import (
+    is_a_refused_token,
+    make_a_token_where_none_can_be_kept,
+    refused_token,
+    show_a_token_where_there_is_one,
+)
 from genretag.redaction import redact
 from genretag.session import Session
 from genretag.stopping import keeping_sigterm
@@ -96,6 +101,7 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
     if address:
         _require_answer(address)
     else:
+        make_a_token_where_none_can_be_kept()
         for name, value in QUIET_RAY.items():
             os.environ.setdefault(name, value)
         options = {

@@ -4,6 +4,7 @@ Its value is Ray's business alone, and is never logged.
 """
 
 import os
+import secrets
 from pathlib import Path
 
 from genretag.errors import UsageError
@@ -14,9 +15,36 @@ def show_a_token_where_there_is_one() -> None:
 
     RAY_AUTH_MODE stays as it is where it is set.
     """
-    token_file = Path(os.path.expanduser("~/.ray/auth_token"))  # noqa: PTH111 - Path raises where there is no home
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_file.exists():
+    if _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def make_a_token_where_none_can_be_kept() -> None:
+    """Call this before a Ray of our own starts: Ray makes a token for it, and keeps it in the home folder.
+
+    A user whose home is missing or cannot be written (OpenShift) gets one for this process and its children alone.
+    """
+    if _has_token() or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    folder = _in_home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        can_be_kept = os.access(folder, os.W_OK)
+    except OSError:
+        can_be_kept = False
+    if not can_be_kept:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or (_in_home() / "auth_token").exists()
+
+
+def _in_home() -> Path:
+    """Ray's folder in the home folder; `/dev/null/.ray`, where nothing is, for a user without a home."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises where there is none
+    return Path("/dev/null" if home == "~" else home) / ".ray"
 
 
 def is_a_refused_token(error: BaseException) -> bool:

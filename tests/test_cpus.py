@@ -95,8 +95,8 @@ def test_threads_of_engine_and_decoder_follow_the_quota(monkeypatch):
     assert PosterReader(Storage(), bundle.rule, threads=16)._decoding._value == 2
 
 
-def test_a_ray_of_our_own_has_the_cpus_of_the_kernels_quota_and_sockets_below_a_long_tmpdir(tmp_path):
-    """Both in one process, as it starts a Ray; the control group is made here where we may."""
+def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_name_and_home(tmp_path):
+    """All in one process, as it starts a Ray; control group and user namespace are made here where we may."""
     limits = {"cpu.cfs_quota_us": "100000", "cpu.max": "100000 100000"}
     group = Path(f"/sys/fs/cgroup/cpu/genretag-test-{os.getpid()}")
     enter = "true"
@@ -117,9 +117,13 @@ def test_a_ray_of_our_own_has_the_cpus_of_the_kernels_quota_and_sockets_below_a_
         "with ray_session(Session(quiet=True)) as cluster:\n"
         "    print(cluster.cpus, ray.cluster_resources()['CPU'])\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | {"TMPDIR": str(long)}
+    without = ("RAY_TMPDIR", "HOME", "USER", "LOGNAME")
+    environment = {name: value for name, value in os.environ.items() if name not in without} | {"TMPDIR": str(long)}
+    nobody = "unshare --user --map-user=54321"
+    if subprocess.run([*nobody.split(), "true"], capture_output=True).returncode:
+        nobody = ""
     try:
-        line = ["sh", "-c", f"{enter} && exec {sys.executable} {script}"]
+        line = ["sh", "-c", f"{enter} && exec {nobody} {sys.executable} {script}"]
         ended = subprocess.run(line, capture_output=True, text=True, env=environment)
     finally:
         if enter != "true":

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from threading import Event, Lock, Thread
 
 import pytest
+from colour_profiles import rgb_profile
 from image_corpus import encode, png_promising, scene
 from image_decoding import RULE, failure
 
@@ -89,6 +90,14 @@ def test_decoding_reserves_what_the_header_promises_and_gives_it_back() -> None:
     small, large = memory.reserved_bytes
     assert small < 7_000_000 < 4 * 2000 * 3000 < large < 8 * 2000 * 3000
     assert memory.open == 0
+
+
+def test_a_picture_that_is_converted_before_its_resize_reserves_memory_for_that() -> None:
+    memory, image = _Recorder(), scene(1000, 1500)
+    for profile in (None, rgb_profile("Display P3"), rgb_profile("sRGB", gamma=1.0)):
+        decode(encode(image, "PNG", compress_level=1, icc_profile=profile), RULE, memory=memory)
+    plain, small_first, whole_first = memory.reserved_bytes
+    assert plain < small_first < whole_first - 4 * 1000 * 1500
 
 
 def test_what_is_refused_by_its_header_reserves_nothing() -> None:

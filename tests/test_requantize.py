@@ -122,7 +122,15 @@ def test_other_posters_than_it_was_trained_with_are_refused(older, command, post
     (tmp_path / "some.csv").write_text("\n".join(lines[:-20]))
 
     code, _, err = command(
-        "requantize", place, "--labels", tmp_path / "some.csv", "--images", poster_folder, "--output", tmp_path / "anew"
+        "requantize",
+        place,
+        "--quiet",
+        "--labels",
+        tmp_path / "some.csv",
+        "--images",
+        poster_folder,
+        "--output",
+        tmp_path / "anew",
     )
 
     assert (code, err.count("\n")) == (2, 1), err

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from genretag.evaluation.measuring import Said, compare, interval, measure, null_profiles
+from genretag.evaluation.measuring import Said, compare, interval, label_figures, measure, null_profiles
 from genretag.evaluation.resampling import LABEL_APS, Ranking, Resampler, draws
 from genretag.modeling.metrics import average_precisions, figures
 from genretag.profiles import Profile
@@ -26,8 +27,8 @@ def test_average_precision_and_area_by_hand():
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]]).T
 
     assert ranking.average_precision(weights) == pytest.approx([(1 + 2 / 3) / 2, 1.0])
-    assert ranking.roc_auc(weights)[0] == pytest.approx(0.5)
-    assert np.isnan(ranking.roc_auc(weights)[1]), "no false one was drawn"
+    assert ranking.precision_and_area(weights)[1][0] == pytest.approx(0.5)
+    assert np.isnan(ranking.precision_and_area(weights)[1][1]), "no false one was drawn"
 
 
 def test_equal_scores_share_a_place_whatever_their_order():
@@ -35,7 +36,7 @@ def test_equal_scores_share_a_place_whatever_their_order():
 
     for truth in ([1, 0], [0, 1]):
         ranking = Ranking(np.array(truth), np.array([0.5, 0.5]))
-        assert (ranking.average_precision(weights), ranking.roc_auc(weights)) == ([0.5], [0.5])
+        assert [values.tolist() for values in ranking.precision_and_area(weights)] == [[0.5], [0.5]]
 
 
 @pytest.mark.parametrize(("seed", "levels"), [(0, None), (1, None), (2, 7), (3, 3), (4, 1)])
@@ -46,14 +47,24 @@ def test_each_draw_has_the_figures_that_scikit_learn_finds_in_it(seed, levels):
 
     found = Resampler(truth, scores, PROFILES).figures(weights)
 
+    means = {"macro_map", "macro_map_frequent", "macro_roc_auc"}  # below
     for draw in range(5):
         posters = np.repeat(np.arange(len(truth)), weights[:, draw].astype(int))
         expected = figures(truth[posters], scores[posters], PROFILES)
-        assert {name: values[draw] for name, values in found.items() if name != LABEL_APS} == pytest.approx(
-            expected, abs=1e-9
-        )
+        for name in expected.keys() - means - {"ece"}:
+            assert found[name][draw] == pytest.approx(expected[name], abs=1e-9), name
         of_labels = average_precisions(truth[posters], scores[posters])
         np.testing.assert_allclose(found[LABEL_APS][draw], of_labels, atol=1e-9)
+        known = np.where(np.isnan(of_labels), average_precisions(truth, scores), of_labels)
+        assert found["macro_map"][draw] == pytest.approx(np.nanmean(known)), "who is not drawn stays as it was"
+        assert found["macro_map_frequent"][draw] == pytest.approx(known[truth.sum(axis=0) >= 10].mean())
+        areas = [
+            roc_auc_score(truth[posters, i], scores[posters, i])
+            for i in range(4)
+            if 0 < truth[posters, i].sum() < len(posters)
+        ]
+        if len(areas) == 4:
+            assert found["macro_roc_auc"][draw] == pytest.approx(np.mean(areas))
 
 
 def test_draws_are_the_same_for_the_same_seed_in_chunks_of_any_size():
@@ -99,3 +110,47 @@ def test_the_null_model_chooses_its_threshold_by_what_its_prevalence_expects():
 
 def test_an_interval_of_nothing_known_is_not_a_number():
     assert np.isnan(interval(np.array([np.nan, np.nan]))).all()
+
+
+def test_the_estimate_stands_within_its_interval_and_unbiased_figures_are_as_measured():
+    truth, scores = drawn(0, posters=400)
+    measured = measure(Said(truth, scores, PROFILES), truth.mean(axis=0), 200, 0)
+
+    for name, figure in measured.figures.items():
+        assert figure.low <= figure.estimate <= figure.high, name
+        if name.partition(":")[0] not in ("macro_map", "macro_map_frequent", "ece"):
+            assert figure.estimate == figure.value, name
+    assert measured.figures["macro_map"].estimate < measured.figures["macro_map"].value
+    assert measured.figures["ece"].estimate < measured.figures["ece"].value
+
+
+def test_a_label_that_few_have_does_not_make_macro_f1_certain():
+    """Two posters have the second label and neither is found: no draw finds one, but other posters like these may."""
+    truth = np.zeros((100, 2), dtype=np.uint8)
+    truth[:50, 0], truth[:2, 1] = 1, 1
+    scores = np.full((100, 2), 0.1)
+    scores[:50, 0], scores[50:53, 1] = 0.9, 0.9
+
+    figure = measure(Said(truth, scores, {"half": Profile((0.5, 0.5))}), truth.mean(axis=0), 200, 0).figures
+
+    assert figure["macro_f1:half"].value == 0.5
+    assert figure["macro_f1:half"].high > 0.55
+
+
+@pytest.mark.parametrize("posters", [1, 2, 3])
+@pytest.mark.parametrize("positives", [0, 1])
+def test_few_posters_and_labels_without_positives_have_figures_or_none(posters, positives):
+    """No warning, and nothing out of bounds; a mean over no labels is none."""
+    truth = np.zeros((posters, 2), dtype=np.uint8)
+    truth[:positives, 0] = 1
+    said = Said(truth, np.linspace(0.9, 0.2, 2 * posters).reshape(posters, 2), {"half": Profile((0.5, 0.5))})
+
+    measured = measure(said, np.array([0.5, 0.1]), 30, 0)
+
+    assert np.isnan(measured.figures["macro_map_frequent"].estimate), "no label has ten posters"
+    for name, figure in measured.figures.items():
+        known = [end for end in (figure.low, figure.high) if np.isfinite(end)]
+        assert all(end >= 0 for end in known), name
+    rows = label_figures(["a", "b"], said, said.profiles["half"], measured)
+    assert np.isnan(rows[1].estimate) and np.isnan(rows[1].low)
+    assert (0 <= rows[0].low <= rows[0].high <= 1) if positives else np.isnan(rows[0].estimate)

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from dying import DEATHS, STEPS, dying_at
 from nights import LABELS, a_night, write_night
+from tagged_output import random_probabilities, write_tagged
 
 from genretag.bundle import Bundle, write_bundle
 from genretag.compaction.journal import JOURNAL
@@ -173,6 +174,20 @@ def test_the_command_says_what_it_did(command, tmp_path, model):
     ]
     assert command(*retag)[1].startswith("12 rows in 3 files got the profile top-1, 0 rows had it already\n")
     assert command(*retag)[1].startswith("0 rows in 0 files got the profile top-1, 12 rows had it already\n")
+
+
+def test_tag_says_that_rows_keep_another_profile_until_they_are_retagged(command, few_posters, tmp_path, model, caplog):
+    out, posters = tmp_path / "out", sorted(few_posters.iterdir())
+    write_tagged(out, random_probabilities(posters), night=night_of("balanced"))
+    tag = ("tag", few_posters, out, "--model", model, "--profile", "top-1", "--no-report")
+
+    assert command(*tag)[0] == 0
+    assert f"12 rows in {out} keep the genres of the profile balanced: genretag retag {out}" in caplog.text
+
+    assert command("retag", out, "--model", model, "--profile", "top-1")[0] == 0
+    caplog.clear()
+    assert command(*tag)[0] == 0
+    assert "profile" not in caplog.text
 
 
 @pytest.mark.parametrize("held", [None, "another"])

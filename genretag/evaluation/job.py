@@ -21,7 +21,6 @@ from genretag.evaluation.measuring import (
     label_figures,
     measure,
 )
-from genretag.evaluation.resampling import LABEL_APS
 from genretag.evaluation.settings import EvaluateSettings
 from genretag.evaluation.slices import slices
 from genretag.label_csv.reading import read_column
@@ -148,7 +147,7 @@ def measured(
         resamples=settings.bootstrap,
         null_from=null_from,
         figures=found[0].figures,
-        by_label=label_figures(labels, said[0], profile, found[0].draws[LABEL_APS]),
+        by_label=label_figures(labels, said[0], profile, found[0]),
         against=_opponent(candidates, found),
         slices={
             name: {value: _slice(mask, said, of) for value, mask in values.items()} for name, values in masks.items()

@@ -1,16 +1,23 @@
-"""Figures with intervals beside the null model's, and the difference of two bundles on the same draws of posters."""
+"""Figures with intervals beside the null model's, and the difference of two bundles on the same draws of posters.
+
+An interval is for the figure of all posters of the same kind. It has the spread of the draws, moved so that their mean
+is the estimate of that figure: draws with replacement have the sample's bias once more, so their place says nothing.
+`docs/evaluation.md` has the method, its sources and how often its intervals hold.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from genretag.evaluation.resampling import Resampler
-from genretag.modeling.metrics import LOWER_IS_BETTER, average_precisions, figures, null_probabilities
+from genretag.evaluation.estimates import population_average_precisions
+from genretag.evaluation.resampling import CALIBRATED, IMAGINED, LABEL_APS, Resampler
+from genretag.modeling.metrics import FREQUENT, LOWER_IS_BETTER, average_precisions, null_probabilities
 from genretag.modeling.thresholds import BETAS, expected_threshold
 from genretag.profiles import Profile
 
 INTERVAL = (2.5, 97.5)  # percentiles
+MOVED = ("macro_map", "macro_map_frequent", "ece", "macro_f1")  # figures whose draws are moved to the estimate
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, the ends of its 95 % percentile bootstrap interval over posters, and what the null model gets."""
+    """A figure of these posters, and what it says of all posters of the kind.
+
+    `value` is what everybody computes on these posters, `null` what the null model gets on them. `estimate` is the
+    figure of all posters of the kind, without the bias of a small sample; it differs from `value` for mean average
+    precisions and the calibration error. `low` and `high` are the ends of the estimate's 95 % interval.
+    """
 
     value: float
+    estimate: float
     low: float
     high: float
     null: float
@@ -38,9 +51,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure less another bundle's, with its interval over paired draws, and the share of them where it is better.
+    """An estimate less another bundle's, with its interval over paired draws, and the share of them where it is better.
 
-    `better_in` is none for what has no better side. A draw where both are equal is not better.
+    The draws are moved as those of a figure are. `better_in` is none for what has no better side. A draw where both
+    are equal is not better. At least .975 means that the interval does not hold 0, apart from such draws.
     """
 
     value: float
@@ -51,12 +65,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One label: its positives, and how it is found. The null's average precision is the prevalence."""
+    """One label: its positives, and how it is found. The null's average precision is the prevalence.
+
+    `average_precision` is that of these posters, `estimate` that of all posters of the kind with its interval.
+    """
 
     label: str
     support: int
     prevalence: float
     average_precision: float
+    estimate: float
     low: float
     high: float
     threshold: float
@@ -67,9 +85,13 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of one set of posters; `draws` has each figure in each draw."""
+    """What was found of one set of posters: figures, the labels' average precisions as estimated, float64 (L,).
+
+    `draws` has each figure in each draw.
+    """
 
     figures: dict[str, Figure]
+    label_estimates: np.ndarray
     draws: dict[str, np.ndarray]
 
 
@@ -81,13 +103,44 @@ def measure(
     progress: Callable[[int], None] = lambda _draws: None,
 ) -> Measured:
     """Every figure of `genretag.modeling.metrics.figures`; `prevalence`, float (L,), is what the null model says."""
-    points = figures(said.truth, said.probabilities, said.profiles)
-    null = figures(
-        said.truth, null_probabilities(prevalence, len(said.truth)), null_profiles(said.profiles, prevalence)
-    )
-    drawn = Resampler(said.truth, said.probabilities, said.profiles).bootstrap(resamples, seed, progress)
-    found = {name: Figure(value, *interval(drawn[name]), null[name]) for name, value in points.items()}
-    return Measured(found, drawn)
+    null_says = null_probabilities(prevalence, len(said.truth))
+    null, _ = _figures(Resampler(said.truth, null_says, null_profiles(said.profiles, prevalence)))
+    resampler = Resampler(said.truth, said.probabilities, said.profiles)
+    points, corrected_ece = _figures(resampler)
+    precisions = population_average_precisions(said.truth, said.probabilities)
+    frequent = precisions[said.truth.sum(axis=0) >= FREQUENT]
+    estimates = points | {
+        "macro_map": _mean(precisions, none=0.0),
+        "macro_map_frequent": _mean(frequent, none=float("nan")),
+        "ece": max(corrected_ece, 0.0),
+    }
+    drawn = resampler.bootstrap(resamples, seed, progress)
+    found = {}
+    for name, value in points.items():
+        low, high = _interval_of(name, estimates[name], drawn)
+        if name == "ece" and value <= np.percentile(drawn[CALIBRATED], INTERVAL[1]):
+            low = 0.0  # chance alone gives as much
+        found[name] = Figure(value, estimates[name], low, high, null[name])
+    return Measured(found, precisions, drawn)
+
+
+def _figures(resampler: Resampler) -> tuple[dict[str, float], float]:
+    """The figures of all posters, as `genretag.modeling.metrics` has them, and the calibration error corrected."""
+    found = {name: float(values[0]) for name, values in resampler.of_all().items() if name != LABEL_APS}
+    return found | {"ece": resampler.calibration_error}, found["ece"]
+
+
+def _mean(values: np.ndarray, none: float) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else none
+
+
+def _interval_of(name: str, estimate: float, drawn: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    is_moved = name.partition(":")[0] in MOVED
+    low, high = interval(drawn.get(IMAGINED + name, drawn[name]), estimate if is_moved else None)
+    if is_moved or IMAGINED + name in drawn:  # a share that may leave its bounds
+        low, high = float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return low, high
 
 
 def null_profiles(profiles: Mapping[str, Profile], prevalence: np.ndarray) -> dict[str, Profile]:
@@ -108,26 +161,31 @@ def compare(one: Measured, other: Measured) -> dict[str, Difference]:
 
 def _difference(name: str, one: Measured, other: Measured) -> Difference:
     differences = one.draws[name] - other.draws[name]
+    value = one.figures[name].estimate - other.figures[name].estimate
+    if name.partition(":")[0] in MOVED:
+        differences = moved(differences, value)
     better: float | None = None
     if not name.startswith("labels:"):
         gains = -differences if name in LOWER_IS_BETTER else differences
         better = float(np.mean(gains > 0))
-    return Difference(one.figures[name].value - other.figures[name].value, *interval(differences), better)
+    return Difference(value, *interval(differences), better)
 
 
-def label_figures(labels: Sequence[str], said: Said, profile: Profile, drawn: np.ndarray) -> list[LabelFigures]:
-    """A row for each label; `drawn` are the labels' average precisions in each draw, float64 (resamples, L)."""
+def label_figures(labels: Sequence[str], said: Said, profile: Profile, measured: Measured) -> list[LabelFigures]:
+    """A row for each label; `measured` are the same posters."""
     predicted, true = profile.predicted(said.probabilities), said.truth.astype(bool)
     hits, said_so, support = ((what).sum(axis=0) for what in (predicted & true, predicted, true))
-    precisions = average_precisions(said.truth, said.probabilities)
+    precisions, drawn = average_precisions(said.truth, said.probabilities), measured.draws[LABEL_APS]
+    ends = [interval(drawn[:, i], estimate) for i, estimate in enumerate(measured.label_estimates)]
     return [
         LabelFigures(
             label=label,
             support=int(support[i]),
             prevalence=float(support[i] / len(true)),
             average_precision=float(precisions[i]),
-            low=interval(drawn[:, i])[0],
-            high=interval(drawn[:, i])[1],
+            estimate=float(measured.label_estimates[i]),
+            low=max(ends[i][0], 0.0),
+            high=min(ends[i][1], 1.0),
             threshold=profile.thresholds[i],
             precision=float(hits[i] / said_so[i]) if said_so[i] else float("nan"),
             recall=float(hits[i] / support[i]) if support[i] else float("nan"),
@@ -137,10 +195,19 @@ def label_figures(labels: Sequence[str], said: Said, profile: Profile, drawn: np
     ]
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of a figure's draws, float64 (resamples,), of those that have a value."""
+def interval(values: np.ndarray, middle: float | None = None) -> tuple[float, float]:
+    """The 95 % percentile interval of a figure's draws, float64 (resamples,), of those that have a value.
+
+    With `middle` the draws are moved so that it is their mean. NaN where no draw has a value.
+    """
     known = values[np.isfinite(values)]
     if not len(known):
         return float("nan"), float("nan")
-    low, high = np.percentile(known, INTERVAL)
+    low, high = np.percentile(known if middle is None else moved(known, middle), INTERVAL)
     return float(low), float(high)
+
+
+def moved(values: np.ndarray, middle: float) -> np.ndarray:
+    """The draws, moved so that `middle` is the mean of those that have a value."""
+    known = values[np.isfinite(values)]
+    return np.asarray(values - known.mean() + middle) if len(known) else values

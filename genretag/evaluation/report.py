@@ -7,14 +7,15 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from genretag.evaluation.job import Evaluation, Opponent
-from genretag.evaluation.measuring import Difference, Figure
-from genretag.modeling.metrics import ECE_BINS, LOWER_IS_BETTER
+from genretag.evaluation.measuring import Difference, Figure, LabelFigures
+from genretag.modeling.metrics import ECE_BINS, FREQUENT, LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 NAMES = {
     "macro_map": "macro mAP",
+    "macro_map_frequent": f"macro mAP, labels of at least {FREQUENT} posters",
     "micro_ap": "micro AP",
     "macro_roc_auc": "macro ROC AUC",
     "hit_at_1": "hit@1",
@@ -48,8 +49,10 @@ def print_report(found: Evaluation) -> None:
     console.print(f"{escape(found.bundle)} (model {found.model_version}): {found.posters:,} {posters}")
     if found.split == "validation":
         console.print("its calibration and thresholds were chosen on these posters: figures are a little kind")
-    console.print(f"in parentheses: 95 % bootstrap interval over posters, {found.resamples:,} draws")
     console.print(f"null: a model that never looks, and says the prevalence of {found.null_from}")
+    console.print("measured: on these posters, as scikit-learn computes it")
+    console.print("estimate: for all posters like these, without the bias of small samples (average precision, ECE)")
+    console.print(f"in parentheses: the estimate's 95 % interval, from {found.resamples:,} bootstrap draws of posters")
     console.print(_figures_table(found))
     if found.against:
         console.print(f"against {escape(found.against.bundle)} (model {found.against.model_version})")
@@ -64,19 +67,20 @@ def print_report(found: Evaluation) -> None:
 
 
 def _figures_table(found: Evaluation) -> "Table":
-    table = _table("", "null", "model")
+    table = _table("", "null", "measured", "estimate")
     for name, figure in found.figures.items():
         sign = " (less is better)" if name in LOWER_IS_BETTER else ""
-        table.add_row(figure_name(name) + sign, _precise(figure.null), _with_interval(figure, _precise))
+        cells = (_precise(figure.null), _precise(figure.value), _with_interval(figure, _precise))
+        table.add_row(figure_name(name) + sign, *cells)
     return table
 
 
 def _differences_table(found: Evaluation, other: Opponent) -> "Table":
-    """Both bundles' figures, the difference, and in which share of the draws it is for the better."""
-    table = _table("", "other", "model", "difference", "better in")
+    """Both bundles' estimates, the difference, and in which share of the draws it is for the better."""
+    table = _table("estimates", "other", "model", "difference", "better in")
     for name, difference in other.differences.items():
         better = "" if difference.better_in is None else f"{difference.better_in:.1%}"
-        both = (_precise(figures[name].value) for figures in (other.figures, found.figures))
+        both = (_precise(figures[name].estimate) for figures in (other.figures, found.figures))
         table.add_row(figure_name(name), *both, _signed(difference), better)
     return table
 
@@ -84,12 +88,12 @@ def _differences_table(found: Evaluation, other: Opponent) -> "Table":
 def _labels_table(found: Evaluation) -> "Table":
     from rich.markup import escape
 
-    columns = ("posters", "null's AP", "AP", "threshold", "precision", "recall", "F1")
+    columns = ("posters", "null's AP", "AP", "AP, estimate", "threshold", "precision", "recall", "F1")
     table = _table(f"label ({found.profile})", *columns)
     for row in found.by_label:
-        precision = f"{_short(row.average_precision)} ({_short(row.low)}–{_short(row.high)})"
+        precision = (_short(row.average_precision), _with_interval(row, _short))
         rest = map(_short, (row.threshold, row.precision, row.recall, row.f1))
-        table.add_row(escape(row.label), f"{row.support:,}", _short(row.prevalence), precision, *rest)
+        table.add_row(escape(row.label), f"{row.support:,}", _short(row.prevalence), *precision, *rest)
     return table
 
 
@@ -112,8 +116,8 @@ def figure_name(figure: str) -> str:
     return f"{NAMES[name]}, {profile}" if profile else NAMES[name]
 
 
-def _with_interval(figure: Figure, form: Callable[[float], str]) -> str:
-    return f"{form(figure.value)} ({form(figure.low)}–{form(figure.high)})"
+def _with_interval(figure: Figure | LabelFigures, form: Callable[[float], str]) -> str:
+    return f"{form(figure.estimate)} ({form(figure.low)}–{form(figure.high)})"
 
 
 def _signed(difference: Difference) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from genretag.profiles import DEFAULT_PROFILE, Profile, most_probable
 
 CLIP = 1e-7  # keeps the logarithm of a probability of exactly 0 or 1 finite, as Keras does
+FREQUENT = 10  # positives from which a label counts in the macro mAP of frequent labels
 ECE_BINS = 15  # of equal width, over all pairs of poster and label (Guo et al. 2017)
 LOWER_IS_BETTER = frozenset(("ranking_loss", "coverage_error", "bce", "ece"))
 
@@ -26,6 +27,7 @@ def figures(truth: np.ndarray, probabilities: np.ndarray, profiles: Mapping[str,
 
     found = {
         "macro_map": macro_map(truth, probabilities),
+        "macro_map_frequent": macro_map_frequent(truth, probabilities),
         "micro_ap": float(average_precision_score(truth.ravel(), probabilities.ravel())),
         "macro_roc_auc": macro_roc_auc(truth, probabilities),
         "hit_at_1": hit_at(1, truth, probabilities),
@@ -44,9 +46,10 @@ def figures(truth: np.ndarray, probabilities: np.ndarray, profiles: Mapping[str,
 
 
 def summary(truth: np.ndarray, probabilities: np.ndarray, profile: Profile) -> dict[str, Any]:
-    """The figures that stand in a bundle; `profile` decides the F1 scores."""
+    """The figures that stand in a bundle, but for those without a value; `profile` decides the F1 scores."""
     found = figures(truth, probabilities, {DEFAULT_PROFILE: profile})
-    return {"posters": len(truth)} | {name.partition(":")[0]: round(value, 4) for name, value in found.items()}
+    known = {name.partition(":")[0]: round(value, 4) for name, value in found.items() if np.isfinite(value)}
+    return {"posters": len(truth)} | known
 
 
 def average_precisions(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -65,6 +68,12 @@ def macro_map(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of the labels' average precisions; labels with no positives are left out of the mean."""
     precisions = average_precisions(truth, probabilities)
     return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else 0.0
+
+
+def macro_map_frequent(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean average precision of the labels with at least `FREQUENT` positives; NaN if there is none."""
+    columns = truth.sum(axis=0) >= FREQUENT
+    return macro_map(truth[:, columns], probabilities[:, columns]) if columns.any() else float("nan")
 
 
 def macro_roc_auc(truth: np.ndarray, probabilities: np.ndarray) -> float:

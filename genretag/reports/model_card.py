@@ -27,7 +27,8 @@ from genretag.storage import Storage, StorageError, join
 REPORT = "report.html"
 TRAINING_NOTE = "training.json"
 DEADLINE_S = 30.0  # for the pictures
-SHARES = ("macro_map", "micro_ap", "macro_roc_auc", "hit_at_1", "hit_at_3", "micro_f1", "macro_f1")  # from 0 to 1
+MEANS = ("macro_map", "macro_map_frequent", "micro_ap", "macro_roc_auc")
+SHARES = (*MEANS, "hit_at_1", "hit_at_3", "micro_f1", "macro_f1")  # from 0 to 1
 FEW = 20  # positives, below which a label's figures say little
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One figure beside the null model's, and beside the opponent's if there is one."""
+    """One figure beside the null model's, and beside the opponent's estimate if there is one."""
 
     name: str
     is_share: bool  # can be drawn on a line from 0 to 1
     lower_is_better: bool
     value: float
+    estimate: float
     low: float
     high: float
     null: float
@@ -129,10 +131,11 @@ def _figure_rows(found: Evaluation) -> list[FigureRow]:
             is_share=name.partition(":")[0] in SHARES,
             lower_is_better=name in LOWER_IS_BETTER,
             value=figure.value,
+            estimate=figure.estimate,
             low=figure.low,
             high=figure.high,
             null=figure.null,
-            other=other.figures[name].value if other and name in other.figures else None,
+            other=other.figures[name].estimate if other and name in other.figures else None,
             difference=other.differences.get(name) if other else None,
         )
         for name, figure in found.figures.items()

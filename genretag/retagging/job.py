@@ -33,7 +33,7 @@ from genretag.session import Session
 from genretag.storage import Storage, StorageError, join, resolve
 from genretag.tagging.held_files import held_files
 from genretag.tagging.only_writer import only_writer
-from genretag.tagging.schema import MODEL_KEY, PROFILE_KEYS, profile_held, profile_metadata, tag_columns
+from genretag.tagging.schema import PROFILE_KEYS, is_of_model, profile_held, profile_metadata, tag_columns
 
 FOOTERS_AT_ONCE = 16
 WRITERS_AT_MOST = 8  # each holds a part file and a row group of it
@@ -95,7 +95,7 @@ def _sort(
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
         footers = partial(read_footer, filesystem=filesystem)
         parts = list(threads.map(footers, held_files(join(output, "predictions"), storage)))
-    ours = [part for part in parts if _is_of(part, bundle)]
+    ours = [part for part in parts if is_of_model(part.schema, bundle.model_version)]
     if not ours:
         held = f"no predictions of the model {bundle.model_version}" if parts else "no predictions"
         raise UsageError(f"{output} holds {held}: name what `genretag tag` wrote, and with --model the bundle it used")
@@ -151,10 +151,6 @@ def _write(
                 yield pa.table([columns[field.name] for field in schema], schema=schema)
 
     write_whole(tables(), schema, part.rows, target, filesystem)
-
-
-def _is_of(part: PartFile, bundle: Bundle) -> bool:
-    return (part.schema.metadata or {}).get(MODEL_KEY) == bundle.model_version.encode()
 
 
 def _rows(parts: Iterable[PartFile]) -> int:

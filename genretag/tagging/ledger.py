@@ -95,7 +95,7 @@ class Ledger(Board):
         return self._outcome
 
     def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
-        """Adds `scored`, `failed` and `other_files` to what a board says, once a step has ended."""
+        """Adds `scored`, `failed`, `other_files` and `already` to what a board says, once a step has ended."""
         values, events = super().read(events_seen)
         if self._outcomes:
             outcome = self._outcome

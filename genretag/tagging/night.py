@@ -1,9 +1,10 @@
 """One night, from the inventory to the published run record."""
 
 import logging
+import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -22,7 +23,7 @@ from genretag.engines.processors import engines_on
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.table import commit_parts, require_table
-from genretag.other_files import OTHER_FILE
+from genretag.profiles import Profile
 from genretag.progress import last_words, peak_memory_bytes
 from genretag.ray_session import ray_session
 from genretag.reports.morning_report import write_report
@@ -30,19 +31,19 @@ from genretag.reports.writing import draw_if_possible
 from genretag.run_id import new_run_id
 from genretag.session import Session
 from genretag.storage import Storage, StorageError, resolve
+from genretag.tagging.budget import require_not_stopped, require_success, stopped
 from genretag.tagging.carrying import carried_fields
 from genretag.tagging.inventory import CARRIED, Inventory, take_inventory
-from genretag.tagging.ledger import last_outcome, open_ledger
+from genretag.tagging.ledger import open_ledger
 from genretag.tagging.lock import require_held
 from genretag.tagging.lost_room import waiting_explained
 from genretag.tagging.manifests import is_manifest
 from genretag.tagging.only_writer import only_writer
-from genretag.tagging.outcomes import Outcome
 from genretag.tagging.part_files import Part, PartFiles, list_parts, remove_late_parts
 from genretag.tagging.pipeline import scored_dataset, show_scored
 from genretag.tagging.resources import WRITE_CPU, ActorPlan, plan_actors
 from genretag.tagging.run_record import RunRecord, make_record, publish
-from genretag.tagging.schema import Night, predictions_schema, require_columns_free
+from genretag.tagging.schema import PROFILE_KEY, Night, predictions_schema, profile_metadata, require_columns_free
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.shards import remove_shards, write_shards
 from genretag.tagging.worklist import Worklist, held_schema, make_worklist
@@ -98,6 +99,7 @@ def tag(
             with clock.phase("worklist"):
                 known = list_parts(output, storage)
                 worklist = _worklist(inventory, output, night, settings, storage)
+            _tell_of_other_profiles(worklist, night, output)
             parts: list[Part] = []
             cost: dict[str, Any] = {}
             plan = None
@@ -113,7 +115,7 @@ def tag(
                 display.phase("publishing")
                 remove_late_parts(output, night.run_id, known, storage)
             record = make_record(night, (images, output), worklist, parts, settings, plan, started, clock.seconds)
-            _require_success(record, worklist, settings)
+            require_success(record, worklist, settings)
             require_held(output, night.run_id, storage)
             snapshot_id = commit_parts(table, output, night.run_id, night.model_version, storage)
             record = replace(record, table=table.table, snapshot_id=snapshot_id, **cost)
@@ -192,6 +194,23 @@ def _worklist(inventory: Inventory, output: str, night: Night, settings: TagSett
     return worklist
 
 
+def _tell_of_other_profiles(worklist: Worklist, night: Night, output: str) -> None:
+    """Log a warning if rows that the output holds have genres by other thresholds: `tag` leaves those as they are."""
+    tonight = profile_metadata(night.profile, Profile(night.thresholds, night.at_most))
+    others = {
+        dict(held)[PROFILE_KEY].decode(): rows for held, rows in worklist.profiles.items() if dict(held) != tonight
+    }
+    if others:
+        logger.warning(
+            "%d rows in %s keep the genres of the profile %s: genretag retag %s --profile %s changes them",
+            sum(others.values()),
+            output,
+            one_line(", ".join(sorted(others)), 60),
+            shlex.quote(output),
+            night.profile,
+        )
+
+
 def _score(
     worklist: Worklist,
     images: str,
@@ -227,7 +246,7 @@ def _score(
         except Exception as error:
             raise _explained(error, ledger, output) from error
     words = last_words(ledger)
-    _require_not_stopped(words, ledger, settings, posters, output)
+    require_not_stopped(words, ledger, settings, posters, output)
     require_held(output, night.run_id, storage)
     remove_shards(output, storage)
     memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
@@ -242,7 +261,7 @@ def _explained(error: Exception, ledger: Any, output: str) -> Exception:
 
     counts = last_words(ledger)
     if "fatal" in counts:
-        return _stopped(counts["fatal"], output)
+        return stopped(counts["fatal"], output)
     cause = getattr(error, "cause", None)
     if isinstance(cause, OutputHeldError):
         return cause
@@ -255,63 +274,6 @@ def _explained(error: Exception, ledger: Any, output: str) -> Exception:
             "run the same command again, with -v for Ray's own messages"
         )
     return error
-
-
-def _require_not_stopped(
-    words: Mapping[str, Any], ledger: Any, settings: TagSettings, posters: int, output: str
-) -> None:
-    """Raises what ended the job early: the steps that were left then gave no rows."""
-    if "fatal" in words:
-        raise _stopped(words["fatal"], output)
-    outcome = last_outcome(ledger)
-    if outcome.against_budget > settings.allowed_failures(posters):
-        raise _too_many_failures(outcome, posters, output)
-
-
-def _stopped(why: str, output: str) -> UsageError:
-    return UsageError(f"{why}; what was finished is in {output}, run the same command again after that")
-
-
-def _require_success(record: RunRecord, worklist: Worklist, settings: TagSettings) -> None:
-    """Raises `JobError` if too many posters failed, or in a small table most of them, on this night or before.
-
-    Raises `UsageError` if no file is a poster. That the same command runs again must not turn a table in which nothing
-    works into a success.
-    """
-    outcome = Outcome(record.scored, record.failures)
-    if outcome.against_budget > settings.allowed_failures(worklist.to_score):
-        raise _too_many_failures(outcome, worklist.to_score, record.output)
-    posters = worklist.listed - outcome.other_files - worklist.already_other
-    if not posters:
-        raise UsageError(
-            f"none of the {worklist.listed} files at {record.images} is a poster: name a folder, an s3:// prefix or a "
-            f"manifest with images; {record.output}/failures says what the files are"
-        )
-    failed = outcome.against_budget + worklist.already_failed - worklist.already_other
-    if failed > settings.allowed_of_all(posters):
-        raise _most_failed(outcome, failed, posters, record.output)
-
-
-def _too_many_failures(outcome: Outcome, posters: int, output: str) -> JobError:
-    return JobError(
-        f"{outcome.against_budget} of {posters} posters failed, more than the error budget allows, "
-        f"{_commonest(outcome)}: fix the cause or raise --error-budget, and run the same command again; "
-        f"what was finished is in {output}"
-    )
-
-
-def _most_failed(outcome: Outcome, failed: int, posters: int, output: str) -> JobError:
-    tonight = f", {_commonest(outcome)}" if outcome.against_budget else ", all on earlier runs"
-    return JobError(
-        f"{failed} of all {posters} posters failed{tonight}: {output}/failures says why; fix the cause and run the "
-        "same command again with --retry-failed, or allow them with --error-budget"
-    )
-
-
-def _commonest(outcome: Outcome) -> str:
-    reasons = {name: count for name, count in outcome.failures.items() if not name.endswith(OTHER_FILE)}
-    most = max(reasons, key=lambda name: reasons[name])
-    return f"{reasons[most]} of them by {most}"
 
 
 def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:

@@ -14,7 +14,10 @@ COUNTS = ("scored", "already_scored", "already_failed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many posters of a step, a part file or a night were scored, and how many failed, by `stage: reason`."""
+    """How many posters of a step, a part file or a night were scored, and how many failed, by `stage: reason`.
+
+    Of some the output holds the version that was there, though another was listed: a prediction or a failure.
+    """
 
     scored: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)

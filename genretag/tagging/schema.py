@@ -18,7 +18,8 @@ from genretag.tagging.versions import LISTED
 
 LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
 MODEL_KEY = b"genretag.model_version"
-PROFILE_KEYS = (b"genretag.thresholds", b"genretag.profile", b"genretag.at_most")
+PROFILE_KEY = b"genretag.profile"  # the name of the thresholds
+PROFILE_KEYS = (b"genretag.thresholds", PROFILE_KEY, b"genretag.at_most")
 
 FAILURES = pa.schema(
     [
@@ -90,7 +91,7 @@ def predictions_schema(night: Night) -> pa.Schema:
 
 def profile_metadata(name: str, profile: Profile) -> dict[bytes, bytes]:
     """Return the key-value metadata that says which thresholds decided the genres of a part file."""
-    metadata = {b"genretag.thresholds": json.dumps(profile.thresholds).encode(), b"genretag.profile": name.encode()}
+    metadata = {b"genretag.thresholds": json.dumps(profile.thresholds).encode(), PROFILE_KEY: name.encode()}
     if profile.at_most is not None:
         metadata[b"genretag.at_most"] = str(profile.at_most).encode()
     return metadata
@@ -100,6 +101,11 @@ def profile_held(schema: pa.Schema) -> dict[bytes, bytes]:
     """Return the `profile_metadata` that a part file of predictions was written with."""
     metadata = schema.metadata or {}
     return {key: metadata[key] for key in PROFILE_KEYS if key in metadata}
+
+
+def is_of_model(schema: pa.Schema, model_version: str) -> bool:
+    """Return whether the rows of a part file are of this model."""
+    return (schema.metadata or {}).get(MODEL_KEY) == model_version.encode()
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:

@@ -8,10 +8,10 @@ What the output holds of an object are the versions in its rows, and those that 
 A failure that may pass counts only once it has come several times.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from genretag.storage.s3_errors import TRANSIENT
 from genretag.tagging.database import open_database
 from genretag.tagging.held_files import held_files
 from genretag.tagging.inventory import Inventory
+from genretag.tagging.schema import is_of_model, profile_held
 from genretag.tagging.settings import RETRIES
 from genretag.tagging.versions import HELD, LIST, LISTED
 
@@ -38,6 +39,7 @@ TABLES = {  # what is read of each kind of part file, and the table that it beco
 }
 MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # failures of the store, not of the poster
 READS_AT_ONCE = 16
+Profile = tuple[tuple[bytes, bytes], ...]  # `profile_held` of a part file, as a key
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Worklist:
     already_scored: int
     already_failed: int
     already_other: int = 0  # of these: files that are no posters
+    profiles: Mapping[Profile, int] = field(default_factory=dict)  # rows of this model in the output, by profile
 
     def table(self) -> pa.Table:
         """All posters at once, for those who know that they are few."""
@@ -78,8 +81,11 @@ def make_worklist(
     try:
         _load_objects(database, inventory)
         listed = _count_objects(database, "objects", inventory)
+        profiles: Counter[Profile] = Counter()
         for kind, (table, columns) in TABLES.items():
-            _load(database, table, columns, join(output, kind), model_version, storage)
+            for schema, rows in _load(database, table, columns, join(output, kind), model_version, storage):
+                if (profile := profile_held(schema)) and is_of_model(schema, model_version):
+                    profiles[tuple(profile.items())] += rows
         given_up = "false" if retry_failed else f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
         failed = f"select uri, etag from tried group by uri, etag having {given_up}"  # noqa: S608
         database.execute(f"create table failed as {failed}")
@@ -105,6 +111,7 @@ def make_worklist(
         already_scored=listed - unscored,
         already_failed=unscored - to_score,
         already_other=already_other,
+        profiles=profiles,
     )
 
 
@@ -134,8 +141,8 @@ def _load(
     location: str,
     model_version: str,
     storage: Storage,
-) -> None:
-    """Makes a table of a model version's rows in all part files below a location."""
+) -> Iterator[tuple[pa.Schema, int]]:
+    """Makes a table of a model version's rows in all part files below a location; yields each one's schema and rows."""
     kept = [name for name in columns if name != "model_version"]
     database.execute(f"create table {table} ({', '.join(f'{name} varchar' for name in kept)})")
     insert = f"insert into {table} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
@@ -143,6 +150,7 @@ def _load(
         database.register("part", part)
         database.execute(insert, [model_version])
         database.unregister("part")
+        yield part.schema, len(part)
 
 
 def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:

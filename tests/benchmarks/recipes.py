@@ -56,8 +56,8 @@ def _measured(recipe: str, bundle: Path, data: list[str], options: list[str]) ->
 
 def _figure(found: dict, name: str) -> str:
     figure = found["figures"][name]
-    value, low, high = (_short(figure[part], name) for part in ("value", "low", "high"))
-    return f"{value} ({low}–{high})"
+    value, estimate, low, high = (_short(figure[part], name) for part in ("value", "estimate", "low", "high"))
+    return f"{value} ({low}–{high})" if estimate == value else f"{value}; estimate {estimate} ({low}–{high})"
 
 
 def _null(found: dict, name: str) -> str:

@@ -1,4 +1,4 @@
-"""How many rows a second `genretag retag` gives other genres: part files of the default model's labels in a local folder.
+"""How many rows a second `genretag retag` gives other genres: part files of the default model's labels in a folder.
 
     python tests/benchmarks/retag.py [--rows 3000000] [--rounds 3]
 
