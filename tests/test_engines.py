@@ -186,7 +186,7 @@ def test_an_engine_that_sees_no_gpu_is_told_of(small_bundle, ray_cluster):
 
     ledger = SimpleNamespace(say=SimpleNamespace(remote=told.append), set=SimpleNamespace(remote=facts.update))
 
-    Predict(plan, ray.put(bundle), ledger, 0)
+    Predict(plan, ray.put(bundle), ledger)
 
     assert told == ["the tensorflow engine sees no GPU, so CPUs predict: install its package for GPUs"]
     assert [(engine["on_gpu"], engine["precision"]) for engine in facts.values()] == [(False, "float32")]

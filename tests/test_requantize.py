@@ -75,7 +75,7 @@ def test_a_night_with_an_older_model_is_warned_once(older, ray_cluster, monkeypa
     told, facts = [], {}
     ledger = SimpleNamespace(say=SimpleNamespace(remote=told.append), set=SimpleNamespace(remote=facts.update))
 
-    Predict(plan_actors(Cluster(1, 0), TagSettings(), bundle), ray.put(bundle), ledger, 0)
+    Predict(plan_actors(Cluster(1, 0), TagSettings(), bundle), ray.put(bundle), ledger)
 
     (line,) = told
     assert SAYS in line

@@ -100,7 +100,8 @@ class Ledger(Board):
         if self._outcomes:
             outcome = self._outcome
             values |= {"scored": outcome.scored, "failed": outcome.against_budget, "other_files": outcome.other_files}
-            values["already"] = outcome.already_scored + outcome.already_failed
+            if already := outcome.already_scored + outcome.already_failed:
+                values["already"] = already
         return values, events
 
 

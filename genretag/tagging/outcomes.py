@@ -44,7 +44,7 @@ def outcome_of(rows: pa.Table) -> Outcome:
     """Count rows that have `stage`, `reason` and `already`; a poster for which both are null was scored."""
     pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     failures = Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None)
-    already = Counter(rows[ALREADY].drop_null().to_pylist())
+    already = Counter(rows[ALREADY].drop_null().to_pylist() if ALREADY in rows.column_names else ())
     scored = len(rows) - failures.total() - already.total()
     return Outcome(scored, dict(failures.most_common()), already[SCORED], already[FAILED])
 
