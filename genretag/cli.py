@@ -5,6 +5,7 @@ output, 130 interrupted (Ctrl-C), 143 told to end (SIGTERM).
 """
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -491,9 +492,16 @@ def _print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
     Console().print(table)
 
 
+def _have_a_home() -> None:
+    """Sets HOME to / for a user who has none, as Docker does: libraries (OpenVINO, Ray) ask for it and fail without."""
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home raises where there is none
+        os.environ["HOME"] = "/"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line (the process's own when not given) and exits with its code where it is not 0."""
     end_on_sigterm()
+    _have_a_home()
     try:
         app.meta(arguments)
     except (CycloptsError, UsageError) as error:

@@ -1,5 +1,6 @@
 """Every mistake gets one clear line, exit code 2 and no traceback, and nothing is left half-written."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,20 @@ def test_a_misspelt_setting_is_an_error_beside_them_too(refused, monkeypatch, tm
     line = refused("tag", tmp_path / "nothing", tmp_path / "out")
 
     assert line.startswith("unknown setting GENRETAG_TAG_SERVICE_PORTS in the environment")
+
+
+def test_a_user_without_a_home_can_predict(few_posters):
+    """OpenVINO asks for the home folder."""
+    line = ["unshare", "--user", "--map-user=54321"]
+    if subprocess.run([*line, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespace can be made here")
+    poster = next(few_posters.iterdir())
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+
+    line += [sys.executable, "-m", "genretag.cli", "predict", str(poster)]
+    ended = subprocess.run(line, capture_output=True, text=True, env=environment)
+
+    assert (ended.returncode, ended.stdout.startswith(f"{poster}: ")) == (0, True), ended.stderr
 
 
 @pytest.mark.parametrize("given", ["variable", "flag"])
