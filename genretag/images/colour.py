@@ -19,7 +19,7 @@ MAX_CONVERSIONS = 16  # of ICC profiles that are kept in this process; each take
 ROWS = 16  # that are converted at a time where the whole picture is, to bound the memory
 _SAME = 2  # levels of 255: a conversion that changes no colour by more is none
 # Levels of 255 by which the middle between black and white may differ if the two are mixed before the conversion
-# instead of after. Adobe RGB, Display P3 and printing presses differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
+# instead of after. Adobe RGB and Display P3 differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
 _MIX = 24
 _GREY = ("1", "L", "LA", "La", "I;16", "I", "F")
 
@@ -133,10 +133,10 @@ def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Con
         grid = np.array(list(product(range(0, 256, 15), repeat=bands)), np.uint8)
         if np.abs(_colours(convert, grid, channels) - grid).max() <= _SAME:
             return None
-    black, white = ([0, 0, 0, 255], [0] * 4) if channels == "CMYK" else ([0] * bands, [255] * bands)
-    steps = np.array([black, white, np.add(black, white) // 2], np.uint8)
-    dark, light, mixed = _colours(convert, steps, channels)
-    return Conversion(convert, bool(np.abs(mixed - (dark + light) / 2).max() <= _MIX))
+        steps = np.array([[0] * bands, [255] * bands, [127] * bands], np.uint8)
+        dark, light, mixed = _colours(convert, steps, channels)
+        return Conversion(convert, bool(np.abs(mixed - (dark + light) / 2).max() <= _MIX))
+    return Conversion(convert, mixes=False)  # inks print darker than light mixes, by up to 50 levels
 
 
 def _colours(convert: Callable[[Image.Image], Image.Image], colours: np.ndarray, channels: str) -> np.ndarray:
