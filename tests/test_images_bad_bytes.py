@@ -83,6 +83,14 @@ def test_the_pixels_of_a_jpeg_without_an_end_count_towards_the_limits() -> None:
     assert failure(data, ImageLimits(max_pixels=600_000)).reason == "too_many_pixels"
 
 
+def test_a_jpeg_without_an_end_that_promises_more_than_its_bytes_can_hold_is_not_decoded_to_find_out() -> None:
+    data = bytearray(encode(scene(), "JPEG")[:-2])
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (9000).to_bytes(2) * 2
+    bad = failure(bytes(data))
+    assert (bad.reason, "cannot hold" in bad.message) == ("truncated", True)
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 def test_a_truncated_file_of_another_format_is_named_truncated(image_format: str, part: float) -> None:

@@ -146,6 +146,12 @@ def test_a_palette_has_the_profiles_colours() -> None:
     assert colour(image, "PNG", icc_profile=P3) == colour(image.convert("RGB"), "PNG", icc_profile=P3)
 
 
+def test_lab_needs_no_profile() -> None:
+    red = np.full((60, 40, 3), [136, 80, 67], np.uint8)
+    plain, named = (tiff(red, 8, 8, tags=tags) for tags in ({}, {34675: ("B", list(P3))}))
+    np.testing.assert_array_equal(decode(named, RULE).pixels, decode(plain, RULE).pixels)
+
+
 def test_transparency_is_no_colour() -> None:
     clear = Image.new("RGBA", (40, 60), (200, 30, 60, 0))
     assert colour(clear, "PNG", icc_profile=P3) == [255, 255, 255]

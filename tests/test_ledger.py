@@ -12,6 +12,7 @@ from genretag.tagging.outcomes import Outcome
 from genretag.tagging.resources import plan_actors
 from genretag.tagging.settings import TagSettings
 from genretag.tagging.stages import DECODED_AT, Predict
+from genretag.tagging.versions import ALREADY
 
 
 def test_a_new_step_is_done_all_at_once():
@@ -106,6 +107,7 @@ def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bun
         .append_column("stage", pa.array(["decode"] * 3 + [None] * 5))
         .append_column("reason", pa.array(["empty"] * 3 + [None] * 5))
         .append_column(DECODED_AT, pa.array([0.0] * posters))
+        .append_column(ALREADY, pa.nulls(posters, pa.string()))
     )
     ledger = open_ledger(allowed_failures=4)
     plan = plan_actors(ray_cluster, TagSettings(engine="openvino"), bundle)

@@ -164,11 +164,19 @@ def _difference(name: str, one: Measured, other: Measured) -> Difference:
     value = one.figures[name].estimate - other.figures[name].estimate
     if name.partition(":")[0] in MOVED:
         differences = moved(differences, value)
+    if IMAGINED + name in one.draws:
+        differences = value + (differences - value) * max(_widened(name, one), _widened(name, other))
     better: float | None = None
     if not name.startswith("labels:"):
         gains = -differences if name in LOWER_IS_BETTER else differences
         better = float(np.mean(gains > 0))
     return Difference(value, *interval(differences), better)
+
+
+def _widened(name: str, measured: Measured) -> float:
+    """By how much posters that were not seen widen the draws of a figure; 1 where the draws are all alike."""
+    plain, wide = (float(np.std(measured.draws[what])) for what in (name, IMAGINED + name))
+    return max(wide / plain, 1.0) if plain > 0 else 1.0
 
 
 def label_figures(labels: Sequence[str], said: Said, profile: Profile, measured: Measured) -> list[LabelFigures]:

@@ -223,7 +223,8 @@ def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: 
     Then no pixel depends on what would have followed. Libjpeg paints what it misses, and does not say so.
     """
     body = encoded.rstrip(b"\xff")
-    _refuse("truncated", missing_scans(body, jpeg))
+    _open(body + _END, limits)  # a reason that the header gives comes first
+    _refuse("truncated", lost_pixels(encoded, jpeg) or missing_scans(body, jpeg))
     digests = []
     for following in (b"", _ANY_BITS):
         opened = _open(body + following + _END, limits)

@@ -87,7 +87,7 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
     if points and points[2] == 0:  # PNG has no other matrix than RGB's own
         return _coded(from_code_points(points[0], points[1], bool(points[3]), is_video=True))
     profile = image.info.get("icc_profile")
-    if isinstance(profile, bytes) and len(profile) <= icc.MAX_PROFILE_BYTES:
+    if isinstance(profile, bytes) and len(profile) <= icc.MAX_PROFILE_BYTES and image.mode != "LAB":
         channels = "L" if image.mode in _GREY else "CMYK" if image.mode == "CMYK" else "RGB"
         is_usable, conversion = _profiled(_Profile(hashlib.sha256(profile).digest(), profile), channels)
         if is_usable:
