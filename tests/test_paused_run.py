@@ -6,16 +6,32 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
 from outputs import rows
 
 from genretag.errors import OutputHeldError
+from genretag.storage import Storage, join
 from genretag.tagging import lock, night
 
 POSTERS = 1500
+HOLDER = """
+import functools, sys, time
+from genretag.errors import OutputHeldError
+from genretag.storage import Storage
+from genretag.tagging import only_writer
+
+only_writer.output_lock = functools.partial(only_writer.output_lock, lease_s=1.2)
+try:
+    with only_writer.only_writer(sys.argv[1], "20261101T000000Z-aaaa", Storage()):
+        print("held", flush=True)
+        while True:
+            time.sleep(0.1)
+except OutputHeldError as lost:
+    print(lost)
+"""
 
 
 @pytest.fixture
@@ -69,6 +85,24 @@ def test_it_ends_with_3_and_names_the_run_that_took_over(run, many_posters, smal
     assert set(Counter(row["uri"] for row in rows(output)).values()) == {1}
     assert len(rows(output)) == record.listed == POSTERS
     assert [file.parent.name for file in output.glob("runs/*/run.json")] == [record.run_id]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["still at work", "done"])
+def test_who_took_over_is_known_while_that_run_works_and_when_it_is_done(tmp_path, ended):
+    output, successor = str(tmp_path / "out"), "20261101T000500Z-bbbb"
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, output], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    first.send_signal(signal.SIGSTOP)
+    with ExitStack() as second:
+        second.enter_context(lock.output_lock(output, successor, Storage(), pytest.fail, break_lock=True))
+        Storage().put(join(output, "runs", successor, "run.json"), b"{}")
+        if ended:
+            second.close()
+        first.send_signal(signal.SIGCONT)
+        line, _ = first.communicate(timeout=120)
+
+    by = f"{successor}, which has ended since" if ended else successor
+    assert line == f"{output} was taken over by run {by}, this run stops; what it had finished is kept\n"
 
 
 def test_it_publishes_nothing_though_all_its_files_were_written(run, few_posters, tmp_path, monkeypatch):
