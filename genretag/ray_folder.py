@@ -1,6 +1,10 @@
-"""Where a Ray of our own keeps its sockets: the path of a socket has at most 107 bytes, whatever TMPDIR is called."""
+"""Where a Ray of our own keeps its files, whatever TMPDIR is called.
+
+The path of a socket has at most 107 bytes, and Ray's node does not start where a path has a quote.
+"""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,19 +15,20 @@ from genretag.errors import UsageError, one_line
 
 LONGEST_SOCKET = 107  # sun_path of Linux, less the zero at its end
 SOCKET = "/session_2026-11-27_10-15-53_123456_1234567/sockets/plasma_store"  # what Ray appends to its folder
+PLAIN = re.compile(r"[\w/.,:=@+-]*")
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - for a folder of our own with a name at random
 
 
 @contextmanager
 def ray_folder() -> Iterator[str | None]:
-    """Yield the folder for Ray's `_temp_dir`; none where Ray's own choice, of RAY_TMPDIR and TMPDIR, is short enough.
+    """Yield the folder for Ray's `_temp_dir`; none where Ray's own choice, of RAY_TMPDIR and TMPDIR, does.
 
-    A long one gets a short name, by a link that is there for the block: logs and spilled objects still go to the
-    place that TMPDIR names. Raises `UsageError` where no link can be made.
+    A long one, or one with odd characters, gets a short name by a link that is there for the block: logs and spilled
+    objects still go to the place that TMPDIR names. Raises `UsageError` where no link can be made.
     """
     chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
     folder = os.path.abspath(os.path.join(chosen, "ray"))  # noqa: PTH100, PTH118 - as Ray has it
-    if len(os.fsencode(folder + SOCKET)) <= LONGEST_SOCKET:
+    if len(os.fsencode(folder + SOCKET)) <= LONGEST_SOCKET and PLAIN.fullmatch(folder):
         yield None
         return
     short = _short_folder()

@@ -108,7 +108,7 @@ def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_nam
         enter = f"echo $$ > {group}/cgroup.procs"
     except (OSError, StopIteration):
         pass  # no root, or no such tree: what is left to see is the long path
-    long = tmp_path / ("long" * 20)
+    long = tmp_path / ("it's long" * 10)
     long.mkdir()
     script = tmp_path / "script.py"
     script.write_text(
