@@ -18,7 +18,7 @@ from genretag.profiles import Profile
 LABEL_APS = "label_aps"  # the name of the labels' average precisions among the figures
 CALIBRATED = "ece_if_calibrated"  # what the calibration error would be if no probability were wrong
 IMAGINED = "imagined:"  # before the name of a figure whose draws also have what posters that were not seen may change
-HALF = 0.5
+IMAGINED_POSTERS = 0.25  # of each label, in draws for intervals of macro F1
 CHUNK_ELEMENTS = 2**20  # pairs of poster and label times draws that are in work together: they should fit in a cache
 
 
@@ -168,7 +168,7 @@ class Resampler:
         return (predicted * self._truth).T @ weights, (predicted + self._truth).T @ weights
 
     def _imagined(self, weights: np.ndarray, chances: np.ndarray) -> dict[str, np.ndarray]:
-        """Macro F1 with half a poster more for each label, found or not by `chances`, float64 (L, B) from 0 to 1.
+        """Macro F1 with a quarter of a poster more for each label, found or not by `chances`, float64 (L, B) from 0 to 1.
 
         A draw can only repeat what was found. A label that was predicted twice and never right would have F1 0 in
         every draw, as if that were certain. How often the imagined poster is found is what all labels together say.
@@ -176,8 +176,8 @@ class Resampler:
         found = {}
         for name, predicted in self._predicted.items():
             hits, either = self._counts(predicted, weights)
-            more = np.where(chances < self._overlaps[name], HALF, 0.0)
-            found[f"{IMAGINED}macro_f1:{name}"] = _f1(hits + more, either + HALF + more).mean(axis=0)
+            more = np.where(chances < self._overlaps[name], IMAGINED_POSTERS, 0.0)
+            found[f"{IMAGINED}macro_f1:{name}"] = _f1(hits + more, either + IMAGINED_POSTERS + more).mean(axis=0)
         return found
 
 
