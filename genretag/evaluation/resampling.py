@@ -168,7 +168,7 @@ class Resampler:
         return (predicted * self._truth).T @ weights, (predicted + self._truth).T @ weights
 
     def _imagined(self, weights: np.ndarray, chances: np.ndarray) -> dict[str, np.ndarray]:
-        """Macro F1 with a quarter of a poster more for each label, found or not by `chances`, float64 (L, B) from 0 to 1.
+        """Macro F1 with a quarter of a poster more per label, found or not by `chances`, float64 (L, B) from 0 to 1.
 
         A draw can only repeat what was found. A label that was predicted twice and never right would have F1 0 in
         every draw, as if that were certain. How often the imagined poster is found is what all labels together say.
