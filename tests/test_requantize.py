@@ -58,15 +58,15 @@ def posters_of(poster_folder):
 
 @pytest.mark.parametrize(("cap", "warned"), [("AVX2", True), ("", this_processor(cap="").saturates_in_int8)])
 def test_an_older_model_is_a_warning_where_it_says_something_else(
-    older, command, few_posters, monkeypatch, cap, warned
+    older, command, few_posters, monkeypatch, caplog, cap, warned
 ):
     monkeypatch.setenv(CAP, cap)
     _, place = older
 
-    code, out, err = command("predict", *few_posters.iterdir(), "--model", place)
+    code, out, _ = command("predict", *few_posters.iterdir(), "--model", place)
 
     assert (code, len(out.splitlines())) == (0, 12)
-    assert err.count(SAYS) == warned
+    assert caplog.text.count(SAYS) == warned
 
 
 def test_a_night_with_an_older_model_is_warned_once(older, ray_cluster, monkeypatch):
