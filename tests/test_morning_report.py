@@ -33,7 +33,7 @@ def test_a_night_leaves_its_page(run, few_posters, tmp_path):
     assert record.run_id in page
     (engines,) = record.processors
     assert (engines["cpu"], engines["precision"]) == (this_processor().model, "int8")
-    assert engines["engines"] == record.actors["predict_actors"]
+    assert 1 <= engines["engines"] <= record.actors["predict_actors"]  # no more than there are blocks of posters
     assert f"in int8 on {engines['cpu']}" in page
     assert "broken&lt;b&gt;.jpg" in page
     assert page.count("data:image/webp") == 3 * 12
