@@ -14,19 +14,6 @@ from genretag.worker_exit import leftovers, warn_of_leftovers
 DEADLINE_S = 60  # the limit is 5 s, on a machine that has time
 
 
-class Hanging:
-    """An actor whose process waits for ever once Python has ended, in an exit handler of the C library."""
-
-    def prepare(self):
-        library = ctypes.CDLL(None)
-        library["__cxa_atexit"](library.pause, None, None)
-        return os.getpid()
-
-
-def process_number():
-    return os.getpid()
-
-
 @contextmanager
 def a_worker_without_its_raylet():
     """A process that is called as Ray calls its workers, and whose raylet has ended."""
@@ -44,6 +31,13 @@ def a_worker_without_its_raylet():
 
 
 def test_an_actor_that_hangs_while_it_exits_is_ended(ray_cluster):
+    class Hanging:  # in here, so that it travels to the worker, which cannot import this file
+        def prepare(self):
+            """Makes this process wait for ever once Python has ended, in an exit handler of the C library."""
+            library = ctypes.CDLL(None)
+            library["__cxa_atexit"](library.pause, None, None)
+            return os.getpid()
+
     actor = ray.remote(num_cpus=0)(Hanging).remote()
     process = psutil.Process(ray.get(actor.prepare.remote()))
 
@@ -63,7 +57,7 @@ def test_a_worker_whose_ray_has_ended_is_named(caplog):
 
 
 def test_workers_of_a_ray_that_runs_are_none_of_them(ray_cluster):
-    busy = ray.get(ray.remote(num_cpus=0)(process_number).remote())
+    busy = ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())
 
     assert busy not in [process.pid for process in leftovers()]
 
