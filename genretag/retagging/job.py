@@ -4,7 +4,6 @@ Each part file of the model is written again whole and exchanged as `genretag co
 that dies loses nothing, and run again it goes on with the files that still have the old profile.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.compaction.journal import finish_compaction
 from genretag.compaction.merging import PartFile, read_footer, write_whole
 from genretag.compaction.replacing import Replacement, replace_files
+from genretag.cpus import cpus_here
 from genretag.errors import JobError, UsageError, one_line
 from genretag.iceberg.settings import NO_TABLE, TableSettings
 from genretag.iceberg.switch import files_of_table
@@ -77,7 +77,7 @@ def retag(
             finish_compaction(output, storage, table)
             replacements, found = _sort(output, bundle, metadata, storage, table)
             write = partial(_write, bundle.labels, profile, metadata, storage=storage, filesystem=filesystem)
-            at_once = min(os.cpu_count() or 1, WRITERS_AT_MOST)
+            at_once = min(cpus_here(), WRITERS_AT_MOST)
             deque(replace_files(replacements, write, run_id, output, storage, table, at_once), maxlen=0)
             return found
     except StorageError as error:
