@@ -100,6 +100,11 @@ def _kinds() -> list[HostileFile]:
         HostileFile(
             "tiff-unknown-compression.tif", _strip(8, 8, bytes(64), (COMPRESSION, SHORT, 1, 9999)), "unsupported_format"
         ),
+        HostileFile(
+            "tiff-two-photometrics.tif",
+            _strip(8, 8, bytes(64), (262, SHORT, 2, 0x1_0001), (COMPRESSION, SHORT, 1, 9999)),
+            "unsupported_format",
+        ),
         HostileFile("tiff-64-bits.tif", _strip(8, 8, bytes(512), (BITS, SHORT, 1, 64)), "unsupported_format"),
     ]
 

@@ -18,7 +18,11 @@ def test_ten_seconds_of_accidents_bring_nothing_but_the_errors_that_are_promised
     assert fuzz(target, seconds=10, seed=1) > 100
 
 
-def test_what_once_failed_does_not_fail_again() -> None:
-    for file in REGRESSIONS:
-        check, _ = TARGETS[file.name.partition("-")[0]]
-        check(file.read_bytes())
+@pytest.mark.parametrize("file", REGRESSIONS, ids=lambda file: file.name)
+def test_what_once_failed_does_not_fail_again(file: Path) -> None:
+    check, _ = TARGETS[file.name.partition("-")[0]]
+    check(file.read_bytes())
+
+
+def test_the_inputs_that_once_failed_are_here() -> None:
+    assert REGRESSIONS

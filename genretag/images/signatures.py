@@ -105,4 +105,5 @@ def _tiff_samples(encoded: bytes) -> str:
         file.seek(directory.next)
         directory.load(file)  # Pillow has just read it in the same way
     tags = {"photometric": 262, "bits": 258, "format": 339, "extra": 338, "planar": 284, "compression": 259}
-    return "samples of " + ", ".join(f"{word} {directory[tag]}" for word, tag in tags.items() if tag in directory)
+    values = {word: directory.get(tag) for word, tag in tags.items()}  # None also where the file says no value
+    return "samples of " + ", ".join(f"{word} {value}" for word, value in values.items() if value is not None)
