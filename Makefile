@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test browser lint format lock clean
+.PHONY: setup demo test test-quick browser lint format docs lock clean
 
 setup: .venv/.dev  ## what development needs
 
@@ -13,20 +13,28 @@ demo: .venv/.demo  ## tag drawn posters in a bucket of an embedded object store
 test: .venv/.dev browser  ## every test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+test-quick: .venv/.dev  ## the tests that need no cluster, no store, no browser and no training
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
 browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && echo "installing Chromium for the tests of the pages" && \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
 	  echo "no Chromium here: the tests of the pages are skipped"
 
-lint: .venv/.dev  ## style and types
+lint: .venv/.dev  ## style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: .venv/.dev  ## the site in build/site; a broken link stops the build
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/zensical build --clean --strict
 
 lock: .venv/.dev  ## write the versions that are installed now to constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt

@@ -1,1 +1,1 @@
-"""Tag images at scale: a multi-label classifier trained and run on Ray, images in a bucket, answers in Parquet."""
+"""Tag images at scale: train and run a multi-label classifier on Ray, from images in a bucket to Parquet files."""

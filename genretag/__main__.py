@@ -1,4 +1,4 @@
-"""`python -m genretag` is the `genretag` command, for places where only the Python of a cluster is known."""
+"""Run the `genretag` command as `python -m genretag`, for a cluster that has a known Python but no script path."""
 
 from genretag.cli import main
 

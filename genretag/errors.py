@@ -1,25 +1,40 @@
-"""What can go wrong, by who has to act: one poster's failure is a value, the job's is an exception."""
+"""Errors by who has to act: the failure of one poster is a value, the failure of the job is an exception.
 
+Each exception stands for one exit code. `redact` removes secrets from everything that is printed or logged.
+"""
+
+import os
+import re
 from dataclasses import dataclass
 
 
 class UsageError(Exception):
-    """A person must act: the message is one line that says what to do. The command exits with code 2."""
+    """Error that a person must fix, such as a wrong option, refused credentials or a missing bucket.
+
+    The message is one line that says what to do. The command exits with code 2.
+    """
 
 
 class JobError(Exception):
-    """The job failed though its input was right; a retry may help. The command exits with code 1."""
+    """Failure of a job whose input was right, such as a store that stopped answering. A retry may help.
+
+    The command exits with code 1.
+    """
 
 
 class OutputHeldError(Exception):
-    """Another run writes to the output: the message says which and since when. The command exits with code 3."""
+    """Error of a run that cannot write to an output, because another run holds the output or took it over.
+
+    The message names the other run if it is known. The command exits with code 3.
+    """
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one poster could not be scored. `stage` is list, fetch, decode or predict; `reason` a stable name.
+    """The reason why one poster could not be scored.
 
-    `etag` is the version that was read, empty where none was.
+    `stage` is fetch or decode. `reason` is a stable name, such as `not_found`, and `message` is for people. `etag` is
+    the version that was read, or empty if nothing was read.
     """
 
     stage: str
@@ -29,18 +44,59 @@ class Failure:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Makes foreign text fit for one line of a log or a table cell: no control characters, bounded length."""
+    """Return `text`, which may come from anywhere, as one line of at most `limit` characters.
+
+    Control characters, line breaks and repeated spaces become one space. A longer text is cut and ends in an ellipsis.
+    """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def quoted(value: object) -> str:
-    """A value for a message: text is quoted and of bounded length."""
+    """Return a value as text for a message. A string comes in quotes, cut to 40 characters, on one line."""
     return f"'{one_line(value, 40)}'" if isinstance(value, str) else str(value)
 
 
 def unreadable_output(output: str, error: Exception) -> UsageError:
-    """What to raise where an output does not tell what it holds."""
+    """Return the `UsageError` to raise if the existing files of an output cannot be read.
+
+    `output` is the location for the message, and `error` is the cause.
+    """
     return UsageError(
         f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
     )
+
+
+MASK = "***"
+SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
+PLACES = re.compile(r"(FILE|PATH|DIR|URI|URL|EXPIRATION|REGION)$", re.IGNORECASE)  # names of variables without secrets
+SHORTEST = 6  # characters of a secret: a shorter value would mask ordinary words
+IN_URLS = (
+    (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),  # user:password@host
+    (re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|sig|access_token)=[^&\s'\"]+"), rf"\1={MASK}"),
+    (re.compile(r"(?i)\b(Bearer|Basic)\s+[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
+)
+
+
+def redact(text: str) -> str:
+    """Return `text` with `***` in place of secrets.
+
+    Secrets are credentials in URLs and headers, and the values of environment variables with names such as
+    AWS_SECRET_ACCESS_KEY. Variables with values shorter than `SHORTEST` characters are no secrets.
+    """
+    for value in _secrets():
+        text = text.replace(value, MASK)
+    for pattern, replacement in IN_URLS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def has_credentials(url: str) -> bool:
+    """Return whether a URL carries a user name or a password, as in `https://user:password@host`."""
+    return "@" in url.partition("://")[2].partition("/")[0]
+
+
+def _secrets() -> list[str]:
+    """Return the values of environment variables whose names mean secrets, longest first."""
+    named = (v for name, v in os.environ.items() if SECRET_NAMES.search(name) and not PLACES.search(name))
+    return sorted({value for value in named if len(value) >= SHORTEST}, key=len, reverse=True)

@@ -18,17 +18,17 @@ import pytest
 from filelock import FileLock
 
 from genretag import cli
-from genretag.bundle import MANIFEST
+from genretag.commands.tag import tag
+from genretag.commands.train import train
 from genretag.demo.posters import draw_posters, labels_csv
 from genretag.demo.s3_server import running_s3_server
-from genretag.ray_session import ray_session
-from genretag.session import Session
+from genretag.model.bundle import MANIFEST
+from genretag.runtime.ray_session import ray_session
+from genretag.runtime.session import Session
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging.night import tag
-from genretag.tagging.settings import TagSettings
-from genretag.training import finishing
-from genretag.training.job import train
-from genretag.training.settings import TrainSettings
+from genretag.training import make_bundle
+from genretag.training.settings import TrainRunSettings, TrainSettings
 
 REPOSITORY = Path(__file__).parents[1]
 REAL_POSTERS = REPOSITORY.parent / "shared" / "posters"
@@ -36,6 +36,18 @@ SMALL_MODEL = TrainSettings(
     workers=1, height=96, width=64, head_epochs=1, epochs=1, batch_size=16, head_learning_rate=0.01, min_positives=5
 )
 """One worker, two epochs, tiny pictures: trained in half a minute."""
+
+
+SLOW_FIXTURES = frozenset({"ray_cluster", "s3_server", "browser", "process", "real_posters"})
+"""A test that needs one of these is slow, also through another fixture: `small_bundle`, `run`, `bucket`, `page`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark slow tests by what they need, so that `make test-quick` leaves them out."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,7 +107,7 @@ def moto_bucket(moto_url, monkeypatch):
     import boto3
 
     name = f"test-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=name)
+    boto3.Session().client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
 
 
@@ -139,7 +151,8 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
     with FileLock(everyones / "small.lock"):
         if not (output / MANIFEST).exists():
             with _int8_kept():
-                train(str(labels), str(poster_folder), str(output), SMALL_MODEL, Session(quiet=True), overwrite=True)
+                where = str(labels), str(poster_folder), str(output)
+                train(*where, SMALL_MODEL, Session(quiet=True), TrainRunSettings(overwrite=True))
     return str(output)
 
 
@@ -147,8 +160,8 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
 def _int8_kept():
     """Makes training keep the int8 network on every CPU: the small model loses more by 7 bits than a real one does."""
     with (
-        patch.object(finishing, "MAP_IT_MAY_COST", 1.0),
-        patch.object(finishing, "_says_the_same_everywhere", lambda *_: (True, {})),
+        patch.object(make_bundle, "MAP_IT_MAY_COST", 1.0),
+        patch.object(make_bundle, "_says_the_same_everywhere", lambda *_: (True, {})),
     ):
         yield
 

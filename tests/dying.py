@@ -4,7 +4,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from genretag.compaction import journal, merging, replacing
+from genretag.output import compaction as merging
+from genretag.output import compaction as replacing
+from genretag.output import compaction_journal as journal
 from genretag.storage import Storage
 
 

@@ -8,8 +8,8 @@ from hostile_corpus import hostile_files
 from image_decoding import RULE
 from label_reading import read
 
-from genretag.images import REASONS, BadImage, ImageLimits, decode
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
+from genretag.images.decoding import REASONS, BadImage, ImageLimits, decode
 
 LIMITS = ImageLimits(max_pixels=4_000_000, max_decode_bytes=2**28)  # small, so that a second has many tries
 SLOWEST_S = 20

@@ -1,4 +1,4 @@
-"""All kinds of hostile and odd files that the tests know, with what `genretag.images.decode` makes of each."""
+"""All kinds of hostile and odd files that the tests know, with what `genretag.images.decoding.decode` makes of each."""
 
 from functools import cache
 

@@ -5,7 +5,8 @@ import pytest
 from image_corpus import encode
 from PIL import Image
 
-from genretag.images import REASONS, BadImage, ImageLimits, ImageRule, decode
+from genretag.images import ImageRule
+from genretag.images.decoding import REASONS, BadImage, ImageLimits, decode
 
 RULE = ImageRule(height=30, width=20)
 RED, WHITE = (255, 0, 0), (255, 255, 255)

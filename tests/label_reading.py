@@ -1,7 +1,7 @@
 """How the tests read a CSV of labels."""
 
-from genretag.label_csv.reading import read_labels
-from genretag.label_csv.settings import LabelSettings
+from genretag.data.label_csv import read_labels
+from genretag.settings import LabelSettings
 
 
 def read(text, min_positives=1, **settings):

@@ -14,8 +14,7 @@ import pytest
 import ray
 import yaml
 
-from genretag.cli import app
-from genretag.cli_settings import settings_sources
+from genretag.cli import app, settings_sources
 
 REPOSITORY = Path(__file__).parents[1]
 KUBERNETES = REPOSITORY / "cluster" / "kubernetes"

@@ -7,22 +7,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from genretag.output.schema import Run, failures_table, predictions_schema, predictions_table
 from genretag.storage import Storage, join
-from genretag.tagging.schema import Night, failures_table, predictions_schema, predictions_table
 
 LABELS = ("Drama", "Comedy", "Sci-Fi")
 FIRST = date(2026, 11, 1)
 
 
-def a_night(day=0, run="ab12", model="model1"):
+def a_run(day=0, run="ab12", model="model1"):
     """The day-th night of November 2026; its `run_id` looks like a real one."""
     dt = FIRST + timedelta(days=day)
-    return Night(f"{dt:%Y%m%d}T010203Z-{run}", dt, model, LABELS, "balanced", (0.3, 0.5, 0.5))
+    return Run(f"{dt:%Y%m%d}T010203Z-{run}", dt, model, LABELS, "balanced", (0.3, 0.5, 0.5))
 
 
 def columns():
     """The columns of these nights' predictions."""
-    return predictions_schema(a_night())
+    return predictions_schema(a_run())
 
 
 def write_night(output, night, files=3, rows=4, failed=0):

@@ -19,7 +19,7 @@ import ray  # noqa: F401 - brings psutil along
 import psutil
 from network_namespaces import LOOPBACK, Host, Loopback, Network
 
-from genretag.ray_session import QUIET_RAY
+from genretag.runtime.ray_session import QUIET_RAY
 
 STORE_BYTES = 150 << 20  # of one node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"

@@ -12,11 +12,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from genretag.evaluation.measuring import Difference, Figure, LabelFigures, Said, compare, label_figures, measure
-from genretag.evaluation.resampling import LABEL_APS, Ranking, Resampler
-from genretag.modeling.metrics import FREQUENT
-from genretag.modeling.thresholds import threshold_profiles
-from genretag.profiles import Profile
+from genretag.evaluation.measure import Difference, Figure, LabelFigures, ScoredPosters, compare, label_figures, measure
+from genretag.model.bootstrap import LABEL_APS, Ranking, Resampler
+from genretag.model.metrics import FREQUENT
+from genretag.model.thresholds import Profile, threshold_profiles
 
 PREVALENCES = np.concatenate(
     (
@@ -49,9 +48,9 @@ class Population:
     other: np.ndarray  # float32 (N, L)
     profiles: Mapping[str, Profile]
 
-    def said(self, posters: np.ndarray) -> tuple[Said, Said]:
+    def said(self, posters: np.ndarray) -> tuple[ScoredPosters, ScoredPosters]:
         """What the two models say of some posters, int64 (n,)."""
-        one, other = (Said(self.truth[posters], p[posters], self.profiles) for p in (self.model, self.other))
+        one, other = (ScoredPosters(self.truth[posters], p[posters], self.profiles) for p in (self.model, self.other))
         return one, other
 
 
@@ -119,7 +118,7 @@ class Truths:
         }
 
 
-def truths(said: Said) -> Truths:
+def truths(said: ScoredPosters) -> Truths:
     """Measure everybody."""
     weights = np.ones((len(said.truth), 1))
     everybody = Resampler(said.truth, said.probabilities, said.profiles)
@@ -137,7 +136,7 @@ class TestSet:
 
     __test__ = False  # pytest
 
-    said: Said
+    said: ScoredPosters
     figures: Mapping[str, Figure]
     labels: Sequence[LabelFigures]
     differences: Mapping[str, Difference]

@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Said:
+class ScoredPosters:
     """An error as S3 words it."""
 
     status: int
@@ -49,7 +49,7 @@ class Front:
     """Where the server listens, and what it was asked. `answer` gives what it says itself; none passes on."""
 
     url: str = ""
-    answer: Callable[[Request], Said | None] = lambda request: None
+    answer: Callable[[Request], ScoredPosters | None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
 
     def asked(self, method: str, ending: str = "") -> list[Request]:
@@ -59,7 +59,7 @@ class Front:
 @contextmanager
 def store_front(
     upstream: str = "",
-    answer: Callable[[Request], Said | None] = lambda request: None,
+    answer: Callable[[Request], ScoredPosters | None] = lambda request: None,
     leave_out: tuple[str, ...] = (),
     certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[Front]:

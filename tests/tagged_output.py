@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from nights import a_night
+from nights import a_run
 
+from genretag.output.run_record import RunRecord, count_predictions, publish
+from genretag.output.schema import failures_table, predictions_table
 from genretag.storage import Storage, join
-from genretag.tagging.counting import count_predictions
-from genretag.tagging.run_record import RunRecord, publish
-from genretag.tagging.schema import failures_table, predictions_table
 
 LABELS = ("Drama", "Comedy", "Sci-Fi")
 
@@ -23,7 +22,7 @@ def write_tagged(output, posters, *, night=None, labels=LABELS, failed=()):
 
     `posters` has the probabilities of each picture by its path; `failed` are tuples of uri, stage, reason, message.
     """
-    night = replace(night or a_night(), labels=tuple(labels), thresholds=(0.5,) * len(labels))
+    night = replace(night or a_run(), labels=tuple(labels), thresholds=(0.5,) * len(labels))
     scored = predictions_table(_scored(posters, labels), night)
     _put(output, "predictions", night, scored)
     if failed:

@@ -37,7 +37,7 @@ def test_it_tags_a_night_with_settings_that_genretag_has():
 
 
 def test_it_submits_with_options_that_genretag_has():
-    settings = pytest.importorskip("genretag.submission.settings").SubmitSettings
+    settings = pytest.importorskip("genretag.settings").SubmitSettings
     command, *options = _constant("SUBMIT")
 
     assert command in cli.app

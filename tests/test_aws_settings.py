@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
-from store_front import Said, store_front
+from store_front import ScoredPosters, store_front
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join
@@ -115,7 +115,7 @@ def test_a_store_may_want_the_bucket_in_the_host_name(profile, monkeypatch, set_
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with store_front(answer=lambda request: Said(404, "NoSuchKey")) as front:
+    with store_front(answer=lambda request: ScoredPosters(404, "NoSuchKey")) as front:
         monkeypatch.setenv("HTTP_PROXY", front.url)
         monkeypatch.setenv("http_proxy", front.url)
         storage = Storage()
@@ -145,7 +145,7 @@ def test_objects_go_one_by_one_where_the_store_does_not_remove_many_at_once(moto
 
     def answer(request):
         at_once = request.method == "POST" and request.query.startswith("delete")
-        return Said(400, "MissingArgument", "Missing Some Required Arguments.") if at_once else None
+        return ScoredPosters(400, "MissingArgument", "Missing Some Required Arguments.") if at_once else None
 
     with store_front(moto_url, answer) as front:
         storage = Storage(front.url)
@@ -276,8 +276,8 @@ def test_every_write_carries_the_same_encryption(moto_url, moto_bucket, encrypti
 def test_an_iceberg_table_is_encrypted_too(moto_url, moto_bucket, encrypting, tmp_path):
     import pyarrow as pa
 
-    from genretag.iceberg.catalog import create_table, open_catalog
-    from genretag.iceberg.settings import TableSettings
+    from genretag.output.iceberg_catalog import create_table, open_catalog
+    from genretag.settings import TableSettings
 
     settings = TableSettings(table="films.genres", catalog=f"sqlite:///{tmp_path}/catalog.db")
     with store_front(moto_url) as front, open_catalog(settings, moto_bucket, Storage(front.url)) as catalog:

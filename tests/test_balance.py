@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from genretag.labels import LabelledSet
-from genretag.modeling.balance import balanced_rows, label_weights
-from genretag.training.early_stopping import stops_early
-from genretag.training.labelled_posters import LabelledPosters
-from genretag.training.sampling import shown_posters
+from genretag.data.labels import LabelledSet
+from genretag.model.losses import balanced_rows, label_weights
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.training.epoch_order import shown_posters
 from genretag.training.settings import TrainSettings
+from genretag.training.worker import stops_early
 
 # 96 posters: label 0 on 81 of them, label 1 on 16 (one of those has both)
 MULTI_HOT = np.zeros((96, 2), dtype=np.uint8)

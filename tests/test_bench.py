@@ -1,13 +1,16 @@
 """`genretag bench`: its rates are right, its table is whole, and it leaves nothing behind."""
 
 import json
+import logging
 from math import isnan
 
 import pytest
 import ray
 from outputs import ODD
 
-from genretag.bench.rates import measure, steady_rate
+from genretag.commands.bench import _apart
+from genretag.runtime.session import Session
+from genretag.scoring.ceiling import measure, steady_rate
 from genretag.storage import join
 
 
@@ -26,7 +29,7 @@ def test_too_few_batches_have_no_steady_rate(finished):
 
 
 def test_a_stage_is_repeated_and_its_cpu_time_counted(monkeypatch):
-    monkeypatch.setattr("genretag.bench.rates.LONG_ENOUGH_S", 0.05)
+    monkeypatch.setattr("genretag.scoring.ceiling.LONG_ENOUGH_S", 0.05)
     calls = []
 
     rate = measure(lambda: calls.append(sum(range(10_000))) or 10)
@@ -78,3 +81,10 @@ def test_on_a_cluster_the_posters_must_be_named(command, on_the_shared_ray):
 
     assert code == 2
     assert "name IMAGES, and --output" in err
+
+
+def test_the_processes_that_measure_are_as_quiet_as_the_command():
+    level = logging.getLogger("botocore").getEffectiveLevel
+
+    assert _apart(Session(), level) == logging.WARNING
+    assert _apart(Session(verbose=True), level) == logging.INFO

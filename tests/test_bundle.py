@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from genretag.bundle import DEFAULT_BUNDLE, Bundle, load_bundle, write_bundle
 from genretag.errors import UsageError
 from genretag.images import ImageRule
+from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle, write_bundle
 from genretag.storage import Storage, join
 
 BUNDLE = Bundle(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from genretag.modeling import calibration
-from genretag.modeling.metrics import expected_calibration_error
+from genretag.model import calibration
+from genretag.model.metrics import expected_calibration_error
 
 
 def drawn(posters=4000, labels=5, seed=0):

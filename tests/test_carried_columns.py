@@ -10,16 +10,15 @@ import pytest
 from outputs import rows
 
 from genretag.errors import UsageError
+from genretag.scoring.inventory import carried_fields, take_inventory
 from genretag.storage import Storage
-from genretag.tagging.carrying import carried_fields
-from genretag.tagging.inventory import take_inventory
 
 BERLIN = pa.timestamp("ns", "Europe/Berlin")
 PRINTS_TYPES = """
 import sys, tempfile
 from pathlib import Path
 from genretag.storage import Storage
-from genretag.tagging.inventory import take_inventory
+from genretag.scoring.inventory import take_inventory
 with tempfile.TemporaryDirectory() as folder:
     print(*take_inventory(sys.argv[1], Storage(), Path(folder), carry=("seen", "made")).schema.field("carried").type)
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genretag.bundle import DEFAULT_BUNDLE
+from genretag.model.bundle import DEFAULT_BUNDLE
 from genretag.storage import join
 
 

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from genretag import cluster_checks
-from genretag.cluster_checks import Ask, RoomWatch, require_room, require_seen
 from genretag.errors import UsageError
+from genretag.runtime import cluster as cluster_checks
+from genretag.runtime.cluster import Ask, RoomWatch, require_room, require_seen
 
 
 def node(alive=True, **resources):

@@ -12,20 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from dying import DEATHS, STEPS, dying_at
-from nights import a_night, write_night
+from nights import a_run, write_night
 
-from genretag.compaction import job, journal, merging
-from genretag.compaction.job import Compacted, compact
-from genretag.compaction.journal import finish_compaction
-from genretag.compaction.merging import concatenate
-from genretag.compaction.settings import CompactSettings
+from genretag.commands import compact as job
+from genretag.commands.compact import Compacted, compact
 from genretag.errors import OutputHeldError, UsageError
-from genretag.iceberg.catalog import load_table, open_catalog
-from genretag.iceberg.settings import NO_TABLE, TableSettings
-from genretag.iceberg.table import commit_parts
-from genretag.session import Session
+from genretag.output import compaction as merging
+from genretag.output import compaction_journal as journal
+from genretag.output.compaction import concatenate
+from genretag.output.compaction_journal import finish_compaction
+from genretag.output.iceberg_catalog import load_table, open_catalog
+from genretag.output.iceberg_table import commit_parts
+from genretag.output.lock import LOCK, output_lock
+from genretag.runtime.session import Session
+from genretag.settings import NO_TABLE, CompactSettings, TableSettings
 from genretag.storage import Storage, join
-from genretag.tagging.lock import LOCK, output_lock
+
+pytestmark = pytest.mark.slow  # catalogues and an S3 server
 
 STORAGE = Storage()
 
@@ -81,7 +84,7 @@ def table_rows(output, table):
 
 def test_rows_columns_and_metadata_are_as_before(output):
     for day in range(3):
-        write_night(output, a_night(day), files=4, failed=2)
+        write_night(output, a_run(day), files=4, failed=2)
     predictions, failures, schema = counted(output), counted(output, "failures"), table_at(files(output)[0]).schema
 
     done = merge(output)
@@ -94,7 +97,7 @@ def test_rows_columns_and_metadata_are_as_before(output):
 
 
 def test_a_second_merge_finds_nothing(output):
-    write_night(output, a_night())
+    write_night(output, a_run())
     merge(output)
     before = files(output)
 
@@ -103,25 +106,25 @@ def test_a_second_merge_finds_nothing(output):
 
 
 def test_the_current_night_and_later_ones_stay_as_they_are(output):
-    today = (datetime.now(UTC).date() - a_night().dt).days
-    kept = write_night(output, a_night(today)) + write_night(output, a_night(today + 1))
-    write_night(output, a_night(today - 1))
+    today = (datetime.now(UTC).date() - a_run().dt).days
+    kept = write_night(output, a_run(today)) + write_night(output, a_run(today + 1))
+    write_night(output, a_run(today - 1))
 
     assert merge(output).nights == 1
     assert set(kept) < set(files(output))
 
 
 def test_only_nights_before_a_date(output):
-    write_night(output, a_night(0))
-    kept = write_night(output, a_night(1))
+    write_night(output, a_run(0))
+    kept = write_night(output, a_run(1))
 
     assert merge(output, before="2026-11-02").nights == 1
     assert set(kept) < set(files(output))
 
 
 def test_models_are_not_mixed_in_a_file(output):
-    write_night(output, a_night(run="aaaa", model="one"))
-    write_night(output, a_night(run="bbbb", model="two"))
+    write_night(output, a_run(run="aaaa", model="one"))
+    write_night(output, a_run(run="bbbb", model="two"))
 
     assert merge(output).merged == 2
 
@@ -132,9 +135,9 @@ def test_models_are_not_mixed_in_a_file(output):
 
 
 def test_files_grow_to_the_target_and_large_ones_stay(output):
-    small = write_night(output, a_night(), files=10)
+    small = write_night(output, a_run(), files=10)
     size = STORAGE.stat(small[0]).size_bytes
-    (large,) = write_night(output, a_night(run="big0"), files=1, rows=2_000)
+    (large,) = write_night(output, a_run(run="big0"), files=1, rows=2_000)
 
     done = merge(output, target_bytes=4 * size)
 
@@ -145,7 +148,7 @@ def test_files_grow_to_the_target_and_large_ones_stay(output):
 
 def test_a_merge_holds_one_row_group_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(merging, "ROW_GROUP_ROWS", 50)
-    write_night(tmp_path, a_night(), files=10, rows=20)
+    write_night(tmp_path, a_run(), files=10, rows=20)
 
     merge(str(tmp_path))
 
@@ -154,7 +157,7 @@ def test_a_merge_holds_one_row_group_in_memory(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_changes_nothing(output):
-    before = write_night(output, a_night(), failed=1)
+    before = write_night(output, a_run(), failed=1)
 
     assert merge(output, dry_run=True) == Compacted(files=6, merged=2, nights=1, rows=15)
     assert files(output) + files(output, "failures") == sorted(before, key=lambda uri: ("/failures/" in uri, uri))
@@ -162,7 +165,7 @@ def test_a_dry_run_changes_nothing(output):
 
 def test_readers_never_see_a_row_twice(tmp_path):
     for day in range(8):
-        write_night(tmp_path, a_night(day), files=6)
+        write_night(tmp_path, a_run(day), files=6)
     ended, seen = threading.Event(), []
 
     def read():
@@ -193,7 +196,7 @@ def leave_dead(output, step, table=NO_TABLE):
 def test_a_merge_that_died_is_finished_by_the_next(tmp_path, step):
     output = str(tmp_path)
     for day in range(2):
-        write_night(output, a_night(day))
+        write_night(output, a_run(day))
     before = counted(output)
 
     leave_dead(output, step)
@@ -207,8 +210,8 @@ def test_a_merge_that_died_is_finished_by_the_next(tmp_path, step):
 
 @pytest.mark.parametrize("step", DEATHS)
 def test_a_table_reads_each_row_once_wherever_a_merge_died(output, step, table):
-    write_night(output, a_night())
-    commit(output, a_night(), table)
+    write_night(output, a_run())
+    commit(output, a_run(), table)
     before = counted(output)
 
     leave_dead(output, step, table)
@@ -217,7 +220,7 @@ def test_a_table_reads_each_row_once_wherever_a_merge_died(output, step, table):
     assert set(counted(output).values()) <= {1}, "no reader of the files sees a row twice"
     finish_compaction(output, STORAGE, table)
     assert table_rows(output, table) == counted(output) == before
-    assert commit(output, a_night(1), table) is None, "what was merged is not added again"
+    assert commit(output, a_run(1), table) is None, "what was merged is not added again"
     assert not journalled(output)
 
 
@@ -239,8 +242,8 @@ def test_the_next_run_of_tag_finishes_a_merge_and_scores_nothing_again(run, few_
 
 def test_old_snapshots_end_with_their_files(output, table):
     for day in range(3):
-        write_night(output, a_night(day))
-        commit(output, a_night(day), table)
+        write_night(output, a_run(day))
+        commit(output, a_run(day), table)
 
     merge(output, table, before="2026-11-02")
 
@@ -251,8 +254,8 @@ def test_old_snapshots_end_with_their_files(output, table):
 
 def test_snapshots_older_than_the_merged_night_stay(tmp_path, table):
     for day in range(3):
-        write_night(tmp_path, a_night(day))
-        commit(str(tmp_path), a_night(day), table)
+        write_night(tmp_path, a_run(day))
+        commit(str(tmp_path), a_run(day), table)
     first = table_of(str(tmp_path), table).snapshots()[0].snapshot_id
     for uri in files(str(tmp_path)):
         if "dt=2026-11-01" in uri and not uri.endswith("00000.parquet"):
@@ -264,21 +267,21 @@ def test_snapshots_older_than_the_merged_night_stay(tmp_path, table):
 
 
 def test_files_that_the_table_has_not_taken_are_left_alone(output, table):
-    write_night(output, a_night(0))
-    commit(output, a_night(0), table)
-    dead = write_night(output, a_night(0, run="dead"))
+    write_night(output, a_run(0))
+    commit(output, a_run(0), table)
+    dead = write_night(output, a_run(0, run="dead"))
 
     merge(output, table)
 
     assert set(dead) < set(files(output)), "or the table would show half of a night"
     assert len(files(output)) == 1 + len(dead)
-    commit(output, a_night(1), table)
+    commit(output, a_run(1), table)
     assert table_rows(output, table) == counted(output)
 
 
 def test_files_that_feed_a_table_are_not_merged_behind_its_back(tmp_path, table):
-    write_night(tmp_path, a_night())
-    commit(str(tmp_path), a_night(), table)
+    write_night(tmp_path, a_run())
+    commit(str(tmp_path), a_run(), table)
     before = files(str(tmp_path))
 
     with pytest.raises(UsageError, match=r"the table films.genres reads the files .*: add --table films.genres"):
@@ -287,8 +290,8 @@ def test_files_that_feed_a_table_are_not_merged_behind_its_back(tmp_path, table)
 
 
 def test_an_interrupted_merge_of_a_table_is_not_finished_behind_its_back(tmp_path, table):
-    write_night(tmp_path, a_night())
-    commit(str(tmp_path), a_night(), table)
+    write_night(tmp_path, a_run())
+    commit(str(tmp_path), a_run(), table)
     leave_dead(str(tmp_path), "deleting", table)
     before = files(str(tmp_path))
 
@@ -299,8 +302,8 @@ def test_an_interrupted_merge_of_a_table_is_not_finished_behind_its_back(tmp_pat
 
 def test_a_merge_gives_way_to_a_program_that_rewrote_the_tables_files(tmp_path, table):
     output = str(tmp_path)
-    write_night(output, a_night())
-    commit(output, a_night(), table)
+    write_night(output, a_run())
+    commit(output, a_run(), table)
     leave_dead(output, "the table's first change", table)
     table_of(output, table).delete("poster_id = 'scored-2026-11-01-20261101T010203Z-ab12-0-0'")
     left, before = table_rows(output, table), files(output)
@@ -310,13 +313,13 @@ def test_a_merge_gives_way_to_a_program_that_rewrote_the_tables_files(tmp_path, 
     assert table_rows(output, table) == left
     assert files(output) == before
     assert not journalled(output)
-    assert commit(output, a_night(1), table) is None
+    assert commit(output, a_run(1), table) is None
 
 
 def test_a_merge_whose_table_was_dropped_is_given_up(tmp_path, table):
     output = str(tmp_path)
-    write_night(output, a_night())
-    commit(output, a_night(), table)
+    write_night(output, a_run())
+    commit(output, a_run(), table)
     leave_dead(output, "the table's first change", table)
     before = files(output)
     with open_catalog(table, output, STORAGE) as catalog:
@@ -329,8 +332,8 @@ def test_a_merge_whose_table_was_dropped_is_given_up(tmp_path, table):
 
 
 def test_a_tag_of_the_table_keeps_its_files(tmp_path, table):
-    write_night(tmp_path, a_night())
-    commit(str(tmp_path), a_night(), table)
+    write_night(tmp_path, a_run())
+    commit(str(tmp_path), a_run(), table)
     loaded = table_of(str(tmp_path), table)
     loaded.manage_snapshots().create_tag(loaded.current_snapshot().snapshot_id, "audit").commit()
     before = files(str(tmp_path))
@@ -342,7 +345,7 @@ def test_a_tag_of_the_table_keeps_its_files(tmp_path, table):
 
 def test_a_plan_whose_merged_file_is_gone_deletes_nothing(tmp_path):
     output = str(tmp_path)
-    before = write_night(output, a_night())
+    before = write_night(output, a_run())
     leave_dead(output, "the first delete")
     for name in journalled(output):
         if name.endswith(".parquet"):
@@ -354,7 +357,7 @@ def test_a_plan_whose_merged_file_is_gone_deletes_nothing(tmp_path):
 
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path):
-    before = write_night(tmp_path, a_night())
+    before = write_night(tmp_path, a_run())
     (tmp_path / "predictions/dt=2026-11-01/notes.parquet").write_bytes(b"no parquet")
 
     with pytest.raises(UsageError, match=r"dt=2026-11-01/notes.parquet is no part file"):
@@ -363,7 +366,7 @@ def test_a_file_that_is_not_parquet_is_named(tmp_path):
 
 
 def test_a_run_that_holds_the_output_is_not_disturbed(output):
-    before = write_night(output, a_night())
+    before = write_night(output, a_run())
     with output_lock(output, "nightly", STORAGE, pytest.fail), pytest.raises(OutputHeldError, match="run nightly"):
         merge(output)
     assert files(output) == before
@@ -371,7 +374,7 @@ def test_a_run_that_holds_the_output_is_not_disturbed(output):
 
 def test_the_command_says_what_it_did(command, tmp_path):
     for day in range(2):
-        write_night(tmp_path, a_night(day), files=4)
+        write_night(tmp_path, a_run(day), files=4)
 
     assert command("compact", tmp_path, "--dry-run")[:2] == (0, "8 files would become 2 in 2 nights (32 rows)\n")
     assert command("compact", tmp_path, "--quiet")[:2] == (0, "8 files became 2 in 2 nights (32 rows)\n")
@@ -404,7 +407,7 @@ def test_a_folder_that_no_run_has_written_to_is_refused_and_left_as_it_is(comman
 
 def test_a_merge_that_lost_its_output_plans_nothing(output, monkeypatch):
     """Suspended before the plan: the run that took over has removed what was merged, and merges the files itself."""
-    before = write_night(output, a_night())
+    before = write_night(output, a_run())
 
     def concatenate_and_lose_the_output(*arguments, **options):
         concatenate(*arguments, **options)

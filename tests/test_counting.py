@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from genretag.tagging.counting import BINS, Counts, count_predictions, sum_counts
+from genretag.output.run_record import BINS, PredictionCounts, count_predictions, sum_counts
 
 
 def a_table(drama, western):
@@ -30,7 +30,7 @@ def test_a_poster_with_no_label_is_counted_as_such():
 def test_counts_add_up():
     ones, zeros = (1,) * BINS, (0,) * BINS
 
-    assert sum_counts([Counts((1, 2), 3, (ones, zeros)), Counts((0, 5), 1, (ones, ones))], 2) == Counts(
-        (1, 7), 4, ((2,) * BINS, ones)
-    )
-    assert sum_counts([], 2) == Counts((0, 0), 0, (zeros, zeros))
+    assert sum_counts(
+        [PredictionCounts((1, 2), 3, (ones, zeros)), PredictionCounts((0, 5), 1, (ones, ones))], 2
+    ) == PredictionCounts((1, 7), 4, ((2,) * BINS, ones))
+    assert sum_counts([], 2) == PredictionCounts((0, 0), 0, (zeros, zeros))

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from simulated_posters import LABELS, population, test_sets, truths
 
-from genretag.evaluation.measuring import interval
-from genretag.modeling.metrics import FREQUENT
+from genretag.evaluation.measure import interval
+from genretag.model.metrics import FREQUENT
+
+pytestmark = pytest.mark.slow  # thousands of bootstrap draws
 
 PEOPLE = 30_000
 SETS = 60

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from genretag import ray_folder
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.cpus import cpu_quota, cpus_here
-from genretag.engines import open_engine
 from genretag.errors import UsageError
-from genretag.fetching import PosterReader
-from genretag.ray_session import Cluster
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.engines import open_engine
+from genretag.runtime import ray_session as ray_folder
+from genretag.runtime.cpus import cpu_quota, cpus_here
+from genretag.runtime.ray_session import Cluster
+from genretag.scoring.actor_plan import plan_actors
+from genretag.scoring.reader import PosterReader
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging.resources import plan_actors
-from genretag.tagging.settings import TagSettings
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = "31 23 0:27 {top} /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n"
@@ -89,13 +89,14 @@ def test_threads_of_engine_and_decoder_follow_the_quota(monkeypatch):
     plan = plan_actors(Cluster(1.0, 0), TagSettings(), bundle)
     assert (plan.engine_threads, plan.predict_actors) == (1, 1)
 
-    monkeypatch.setattr("genretag.engines.cpus_here", lambda: 1)
-    monkeypatch.setattr("genretag.fetching.cpus_here", lambda: 1)
+    monkeypatch.setattr("genretag.model.engines.cpus_here", lambda: 1)
+    monkeypatch.setattr("genretag.scoring.reader.cpus_here", lambda: 1)
     engine = open_engine("openvino", bundle, batch_size=1, threads=4)
     assert engine._requests[0].get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
     assert PosterReader(Storage(), bundle.rule, threads=16)._decoding._value == 2
 
 
+@pytest.mark.slow
 def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_name_and_home(tmp_path):
     """All in one process, as it starts a Ray; control group and user namespace are made here where we may."""
     limits = {"cpu.cfs_quota_us": "100000", "cpu.max": "100000 100000"}
@@ -113,8 +114,8 @@ def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_nam
     script = tmp_path / "script.py"
     script.write_text(
         "import ray\n"
-        "from genretag.ray_session import ray_session\n"
-        "from genretag.session import Session\n"
+        "from genretag.runtime.ray_session import ray_session\n"
+        "from genretag.runtime.session import Session\n"
         "with ray_session(Session(quiet=True)) as cluster:\n"
         "    print(cluster.cpus, ray.cluster_resources()['CPU'])\n"
     )

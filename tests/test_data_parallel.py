@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from conftest import SMALL_MODEL
 
+from genretag.commands import train as job
 from genretag.errors import JobError
-from genretag.session import Session
+from genretag.runtime.session import Session
 from genretag.storage import Storage, join
-from genretag.training import fitting, job, worker
-from genretag.training.fitting import fit
-from genretag.training.labelled_posters import read_labelled_posters
+from genretag.training import fit as fitting
+from genretag.training import worker
+from genretag.training.fit import fit
+from genretag.training.settings import TrainRunSettings
+from genretag.training.splits import read_labelled_posters
 
 STEPS, EPOCHS, BATCH = 20, 5, 32
 NOTHING_BY_CHANCE = replace(
@@ -45,7 +48,7 @@ def splits(poster_folder):
     splits = read_labelled_posters(
         str(poster_folder.parent / "labels.csv"), str(poster_folder), NOTHING_BY_CHANCE, Storage()
     )
-    assert len(splits["train"]) // BATCH * EPOCHS == STEPS
+    assert len(splits.train) // BATCH * EPOCHS == STEPS
     return splits
 
 
@@ -74,7 +77,7 @@ def test_two_workers_that_die_and_are_replaced_and_resumed_do_what_one_does(
 
     def run(**options):
         where = labels, str(poster_folder), str(tmp_path / "bundle")
-        return job.train(*where, NOTHING_BY_CHANCE, QUIET, checkpoints=checkpoints, **options)
+        return job.train(*where, NOTHING_BY_CHANCE, QUIET, TrainRunSettings(checkpoints=checkpoints, **options))
 
     with pytest.raises(JobError, match="training failed"):
         run()
@@ -102,9 +105,9 @@ def far(weights, others):
 
 
 def untrained(splits):
-    from genretag.modeling import network
+    from genretag.model import networks as network
 
-    labelled, settings = splits["train"].labelled, NOTHING_BY_CHANCE
+    labelled, settings = splits.train.labelled, NOTHING_BY_CHANCE
     start = network.build_network(settings.backbone, len(labelled.labels), settings.height, settings.width)
     network.set_starting_weights(start, settings.backbone, labelled.multi_hot.mean(axis=0))
     return start.get_weights()
@@ -114,7 +117,7 @@ def _dying_worker(folder, epochs):
     """A worker that kills itself, where it is the second, in the second step of each of the epochs; once in each."""
 
     def train(config):
-        from genretag.training import epochs as module
+        from genretag.training import worker as module
 
         batches = module.training_batches
 

@@ -10,8 +10,8 @@ from colour_profiles import rgb_profile
 from image_corpus import encode, png_promising, scene
 from image_decoding import RULE, failure
 
-from genretag.images import BadImage, ImageLimits, decode
-from genretag.images.memory import DecodeMemory
+from genretag.images.decode_cost import DecodeMemory
+from genretag.images.decoding import BadImage, ImageLimits, decode
 
 
 def test_no_more_than_the_limit_is_reserved_at_a_time() -> None:

@@ -1,17 +1,22 @@
 """Decoded posters as workers get them: the pixels of scoring through each cache, and none but readable ones."""
 
+import sys
+from functools import cache as cache_of_functions
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from genretag.images import ImageRule, decode
-from genretag.labels import LabelledSet
+from genretag.data.labels import LabelledSet
+from genretag.images import ImageRule
+from genretag.images.decoding import decode
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.scoring.step_ledger import open_ledger
 from genretag.storage import Storage, join
-from genretag.training import pixel_files
+from genretag.training import pixels as pixel_files
 from genretag.training.batches import training_batches, validation_batches
-from genretag.training.decoding import decode_posters
-from genretag.training.labelled_posters import LabelledPosters
+from genretag.training.pixels import Guard, decode_posters
 
 RULE = ImageRule(96, 64)
 
@@ -36,8 +41,15 @@ def labelled(folder):
     return LabelledPosters(rows, list(map(str, files)), [Storage().stat(str(file)).etag for file in files])
 
 
-def decoded(posters, cache):
-    return decode_posters(posters, RULE, cache, Storage(), at_once=2)
+def decoded(posters, cache, decode_timeout_s=60):
+    guard = Guard(None, ledger(), decode_timeout_s)
+    return decode_posters(posters, RULE, cache, guard, at_once=2)
+
+
+@cache_of_functions
+def ledger():
+    """One for all: none of these tests looks into it."""
+    return open_ledger(sys.maxsize)
 
 
 def shown(posters, batch_size=4, workers=2):
@@ -53,6 +65,15 @@ def shown(posters, batch_size=4, workers=2):
         for batch in batches
         for image, label in zip(batch.images, batch.labels, strict=True)
     ]
+
+
+@pytest.mark.parametrize("kept", ["memory", "files"])
+def test_a_poster_whose_decoder_hangs_is_left_out_of_training(ray_cluster, few_posters, tmp_path, kept):
+    Image.effect_noise((9_000, 9_000), 60).save(few_posters / "slow.jpg", progressive=True, quality=90)
+
+    found = decoded(labelled(few_posters), str(tmp_path) if kept == "files" else "memory", decode_timeout_s=0.4)
+
+    assert (len(found), found.failures) == (12, {"decode: timeout": 1})
 
 
 def test_training_sees_the_pixels_that_scoring_sees(ray_cluster, posters, cache):

@@ -11,16 +11,16 @@ import ray
 from ray_cluster_faults import until
 from terminal import Terminal
 
-from genretag import display as module
-from genretag.display import Display
-from genretag.session import Session
+from genretag.runtime import display as module
+from genretag.runtime.display import Display
+from genretag.runtime.session import Session
 
 LOG_LINE = re.compile(r"\d\d:\d\d:\d\d ")
 TWO_PHASES = """
 import contextlib, logging, threading
-from genretag import logs
-from genretag.display import Display
-from genretag.session import Session
+from genretag.runtime import logs
+from genretag.runtime.display import Display
+from genretag.runtime.session import Session
 
 logs.start_logging(False, "text")
 with contextlib.suppress(KeyboardInterrupt), Display(Session()) as display:

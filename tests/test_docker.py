@@ -94,6 +94,7 @@ def test_the_images_that_manifests_name_are_targets():
     assert {image.rpartition("-")[2] for image in named if image.startswith("genretag:")} == set(TARGETS)
 
 
+@pytest.mark.slow
 def test_the_scoring_image_s_steps_give_a_genretag_without_tensorflow(tmp_path, few_posters):
     """The one test that installs: half a minute where pip has the wheels."""
     python = _fresh_python(tmp_path / "python")

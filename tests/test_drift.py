@@ -2,7 +2,7 @@
 
 import pytest
 
-from genretag.reports.drift import chi_square_95, drift
+from genretag.reports.run_report import chi_square_95, drift
 
 BEFORE = {"Drama": 5000, "Comedy": 4000, "Western": 1000}
 

@@ -12,20 +12,20 @@ import openvino
 import pytest
 import ray
 
-from genretag import engines
-from genretag.bundle import DEFAULT_BUNDLE, INT8_FILES, load_bundle
-from genretag.engines import open_engine
 from genretag.errors import UsageError
-from genretag.fetching import PosterReader
-from genretag.modeling.metrics import macro_map
-from genretag.ray_session import Cluster
+from genretag.model import engines
+from genretag.model.bundle import DEFAULT_BUNDLE, INT8_FILES, load_bundle
+from genretag.model.engines import open_engine
+from genretag.model.metrics import macro_map
+from genretag.output.schema import genre_lists
+from genretag.runtime.ray_session import Cluster
+from genretag.scoring.actor_plan import plan_actors
+from genretag.scoring.actors import Predict
+from genretag.scoring.reader import PosterReader
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging.resources import plan_actors
-from genretag.tagging.schema import genre_lists
-from genretag.tagging.settings import TagSettings
-from genretag.tagging.stages import Predict
-from genretag.training.labelled_posters import read_labelled_posters
 from genretag.training.settings import TrainSettings
+from genretag.training.splits import read_labelled_posters
 
 FLOAT32 = [("tensorflow", "float32"), ("openvino", "float32")]
 FASTER = [("openvino", "bfloat16", 0.98), ("openvino", "int8", 0.94), ("tensorflow", "bfloat16", 0.98)]
@@ -51,7 +51,7 @@ def real(real_posters):
     splits = read_labelled_posters(
         str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
     )
-    held_out = (splits["validation"], splits["test"])
+    held_out = (splits.validation, splits.test)
     images = pixels([uri for part in held_out for uri in part.uris], bundle.rule)
     truth = np.concatenate([part.labelled.multi_hot for part in held_out])
     return bundle, images, truth, open_engine("keras", bundle, 32, 2, "float32").predict(images)
@@ -141,8 +141,8 @@ def test_a_precision_that_cannot_be_had_says_so(drawn, engine, precision, says):
 
 ALONE = """
 import json, sys, numpy as np
-from genretag.bundle import load_bundle
-from genretag.engines import open_engine
+from genretag.model.bundle import load_bundle
+from genretag.model.engines import open_engine
 from genretag.storage import Storage
 engine, bundle, images = sys.argv[1], load_bundle(sys.argv[2], Storage()), np.load(sys.argv[3])
 print(json.dumps([open_engine(engine, bundle, 8, 2, name).predict(images).tolist() for name in sys.argv[4:]]))

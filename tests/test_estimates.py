@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from genretag.evaluation.estimates import population_average_precision, without_folding
+from genretag.model.metrics import population_average_precision, without_folding
 
 SAMPLES = 300
 

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretag.bundle import Bundle, load_bundle, write_bundle
+from genretag.data.labels import LabelledSet
+from genretag.data.splits import StoredImage, split_of
 from genretag.errors import UsageError
-from genretag.evaluation.choosing import Candidate, choose_posters
-from genretag.evaluation.settings import EvaluateSettings
+from genretag.evaluation.select_posters import choose_posters
 from genretag.images import ImageRule
-from genretag.labels import LabelledSet
-from genretag.splits import split_of
+from genretag.model.bundle import Bundle, load_bundle, write_bundle
+from genretag.scoring.labelled_posters import FoundPosters
+from genretag.scoring.training_ids import TRAINING_IDS, Candidate, training_ids_facts, training_ids_file
+from genretag.settings import EvaluateSettings
 from genretag.storage import Storage
-from genretag.training.identical import StoredImage
-from genretag.training.labelled_posters import FoundPosters
-from genretag.training.training_ids import TRAINING_IDS, training_ids_facts, training_ids_file
 
 IDS = tuple(f"tt{number}" for number in range(200))
 EARLIER = {"training": {"seed": 0, "validation_share": 0.1, "test_share": 0.1}}  # what the first bundles said

@@ -4,13 +4,13 @@ import json
 import re
 
 import pytest
-from nights import a_night
+from nights import a_run
 from outputs import ODD
 from tagged_output import random_probabilities, write_tagged
 
 from genretag.errors import UsageError
-from genretag.reports.gallery_settings import GallerySettings
-from genretag.reports.picking import pick
+from genretag.reports.gallery import pick
+from genretag.settings import GallerySettings
 from genretag.storage import Storage, join
 
 
@@ -24,7 +24,7 @@ def output(paths, tmp_path):
     """Two nights of one model: forty posters, then twenty."""
     output = tmp_path / ODD
     write_tagged(output, random_probabilities(paths[:40]))
-    write_tagged(output, random_probabilities(paths[40:]), night=a_night(1))
+    write_tagged(output, random_probabilities(paths[40:]), night=a_run(1))
     return output
 
 
@@ -57,14 +57,14 @@ def test_of_too_many_the_same_ones_are_drawn_each_time(output):
 
 def test_of_a_poster_that_was_scored_again_only_the_newest_row_is_shown(paths, tmp_path):
     write_tagged(tmp_path, {paths[0]: [0.1, 0.1, 0.1], paths[1]: [0.2, 0.2, 0.2]})
-    write_tagged(tmp_path, {paths[0]: [0.9, 0.9, 0.9]}, night=a_night(1))
+    write_tagged(tmp_path, {paths[0]: [0.9, 0.9, 0.9]}, night=a_run(1))
 
     assert len(picked(tmp_path).posters) == 2
 
 
 def test_only_the_newest_model_speaks(paths, tmp_path):
     write_tagged(tmp_path, random_probabilities(paths[:5]))
-    write_tagged(tmp_path, random_probabilities(paths[5:8]), night=a_night(1, model="model2"))
+    write_tagged(tmp_path, random_probabilities(paths[5:8]), night=a_run(1, model="model2"))
 
     assert (picked(tmp_path).model.version, len(picked(tmp_path).posters)) == ("model2", 3)
 

@@ -3,14 +3,14 @@
 import csv
 
 import pytest
-from nights import a_night
+from nights import a_run
 from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, opened, without_markup
 from tagged_output import LABELS, random_probabilities, write_tagged
 
-from genretag.label_csv.reading import read_labels
+from genretag.data.label_csv import read_labels
 from genretag.reports.gallery import gallery
-from genretag.reports.gallery_settings import GallerySettings
-from genretag.session import Session
+from genretag.runtime.session import Session
+from genretag.settings import GallerySettings
 
 POSTERS = 150
 
@@ -168,7 +168,7 @@ def test_printed_it_shows_posters_and_no_tools(page):
 def test_hostile_names_stay_text(browser, tmp_path, poster_folder, policy):
     path = hostile_path(tmp_path, sorted(poster_folder.rglob("*.*"))[0])
     labels = (*LABELS, HOSTILE_LABEL)
-    write_tagged(tmp_path / "out", {path: [0.1, 0.2, 0.3, 0.9]}, night=a_night(), labels=labels)
+    write_tagged(tmp_path / "out", {path: [0.1, 0.2, 0.3, 0.9]}, night=a_run(), labels=labels)
     (tmp_path / "labels.csv").write_text(f'id,labels\n"{path.stem}","[""{HOSTILE_LABEL}""]"\n')
     settings = GallerySettings(labels=str(tmp_path / "labels.csv"))
     gallery(str(tmp_path / "out"), settings, Session(quiet=True))

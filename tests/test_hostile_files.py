@@ -8,9 +8,9 @@ from image_corpus import encode, scene
 from image_decoding import RULE, failure, mean_difference, odd_metadata_is_silent
 from outputs import rows
 
-from genretag.images import REASONS, ImageLimits, decode
+from genretag.images.decoding import REASONS, ImageLimits, decode
 
-MEMORY_PER_FETCH_ACTOR = 4 * 2**30  # what the README states
+MEMORY_PER_FETCH_ACTOR = 4 * 2**30  # what docs/guarantees.md states
 
 pytestmark = odd_metadata_is_silent
 

@@ -12,13 +12,15 @@ from fault_proxy import Faults, fault_proxy
 from manifests import REPOSITORY
 from moto.iam.access_control import IAMPolicy, PermissionResult
 
-from genretag.compaction.job import compact
-from genretag.compaction.settings import CompactSettings
-from genretag.session import Session
+from genretag.commands.compact import compact
+from genretag.commands.tag import tag
+from genretag.commands.train import train
+from genretag.runtime.session import Session
+from genretag.settings import CompactSettings, TagSettings
 from genretag.storage import Storage
-from genretag.tagging.night import tag
-from genretag.tagging.settings import TagSettings
-from genretag.training.job import train
+from genretag.training.settings import TrainRunSettings
+
+pytestmark = pytest.mark.slow  # three runs behind a proxy
 
 IAM = REPOSITORY / "cluster" / "iam"
 IN_THE_BODY = {"test-iam": "genres", "test-iam-training": "checkpoints"}  # below what a job removes many at once
@@ -89,7 +91,7 @@ def training(ray_cluster, s3_server, drawn_posters, poster_folder):
             f"{place}/models/1",
             ONE_EPOCH,
             session,
-            checkpoints=f"{place}/checkpoints/1",
+            TrainRunSettings(checkpoints=f"{place}/checkpoints/1"),
         )
         filesystem, checkpoints = session.storage.filesystem(f"{place}/checkpoints/1")
         large = filesystem.open(f"{checkpoints}/run/large.npz", "wb")

@@ -6,19 +6,20 @@ import uuid
 import duckdb
 import pyarrow as pa
 import pytest
-from nights import a_night, columns, write_night
+from nights import a_run, columns, write_night
 from outputs import ODD, rows
 
-from genretag.compaction.job import compact
-from genretag.compaction.settings import CompactSettings
+from genretag.commands.compact import compact
 from genretag.demo.s3_server import running_s3_server
 from genretag.errors import JobError, UsageError
-from genretag.iceberg.catalog import is_new_database, load_table, open_catalog
-from genretag.iceberg.settings import TableSettings
-from genretag.iceberg.table import commit_parts, entries, marked_table, require_table
-from genretag.session import Session
+from genretag.output import parquet_files
+from genretag.output.iceberg_catalog import is_new_database, load_table, open_catalog
+from genretag.output.iceberg_table import commit_parts, entries, marked_table, require_table
+from genretag.runtime.session import Session
+from genretag.settings import CompactSettings, TableSettings
 from genretag.storage import Storage, join
-from genretag.tagging.held_files import held_files
+
+pytestmark = pytest.mark.slow  # catalogues and an S3 server
 
 pytest.importorskip("pyiceberg")
 TABLE = "films.genres"
@@ -69,25 +70,25 @@ def file_rows(output):
 
 
 def test_the_table_holds_what_the_files_hold(place):
-    write_night(place[0], a_night())
+    write_night(place[0], a_run())
 
-    snapshot_id = commit(place, a_night())
+    snapshot_id = commit(place, a_run())
 
     table = table_of(place)
     assert table_rows(table) == file_rows(place[0])
     assert table.current_snapshot().snapshot_id == snapshot_id
     properties = table.current_snapshot().summary.additional_properties
-    assert properties["genretag.run_id"] == a_night().run_id
+    assert properties["genretag.run_id"] == a_run().run_id
     assert properties["genretag.model_version"] == "model1"
 
 
 @pytest.mark.parametrize("name", ["Movie%20Posters", "O Brother, Where Art Thou?", "my genres #1", "uri=x"])
 def test_the_catalogue_of_a_folder_stands_in_it(tmp_path, name):
     place = str(tmp_path / name), TableSettings(TABLE)
-    write_night(place[0], a_night())
+    write_night(place[0], a_run())
 
     assert is_new_database(place[1], place[0])
-    commit(place, a_night())
+    commit(place, a_run())
 
     assert (tmp_path / name / "_catalog.db").is_file()
     assert not is_new_database(place[1], place[0])
@@ -96,14 +97,14 @@ def test_the_catalogue_of_a_folder_stands_in_it(tmp_path, name):
 
 
 def test_each_night_is_one_snapshot_that_readers_see_whole_or_not_at_all(place):
-    write_night(place[0], a_night(0))
-    commit(place, a_night(0))
+    write_night(place[0], a_run(0))
+    commit(place, a_run(0))
     before = table_of(place)
     seen = table_rows(before)
-    write_night(place[0], a_night(1), files=5)
+    write_night(place[0], a_run(1), files=5)
     assert table_rows(table_of(place)) == seen, "part files alone are not in the table"
 
-    commit(place, a_night(1))
+    commit(place, a_run(1))
 
     assert table_rows(before) == seen, "who began to read before the commit reads what was there then"
     after = table_of(place)
@@ -112,18 +113,18 @@ def test_each_night_is_one_snapshot_that_readers_see_whole_or_not_at_all(place):
 
 
 def test_a_second_commit_of_the_same_night_adds_nothing(place):
-    write_night(place[0], a_night())
-    commit(place, a_night())
+    write_night(place[0], a_run())
+    commit(place, a_run())
 
-    assert commit(place, a_night()) is None
+    assert commit(place, a_run()) is None
     assert len(table_of(place).snapshots()) == 1
 
 
 def test_files_of_a_run_that_died_before_its_commit_come_with_the_next_run_in_one_snapshot(place):
-    write_night(place[0], a_night(0, run="dead"))
-    write_night(place[0], a_night(0, run="next"))
+    write_night(place[0], a_run(0, run="dead"))
+    write_night(place[0], a_run(0, run="next"))
 
-    commit(place, a_night(0, run="next"))
+    commit(place, a_run(0, run="next"))
 
     table = table_of(place)
     assert table_rows(table) == file_rows(place[0])
@@ -131,30 +132,30 @@ def test_files_of_a_run_that_died_before_its_commit_come_with_the_next_run_in_on
 
 
 def test_a_run_that_died_after_its_commit_is_not_committed_again(place):
-    write_night(place[0], a_night(0, run="dead"))
-    commit(place, a_night(0, run="dead"))
-    write_night(place[0], a_night(0, run="next"))
+    write_night(place[0], a_run(0, run="dead"))
+    commit(place, a_run(0, run="dead"))
+    write_night(place[0], a_run(0, run="next"))
 
-    commit(place, a_night(0, run="next"))
+    commit(place, a_run(0, run="next"))
 
     assert table_rows(table_of(place)) == file_rows(place[0])
 
 
 def test_rows_that_others_removed_from_the_table_do_not_come_back(place):
-    write_night(place[0], a_night(0))
-    commit(place, a_night(0))
+    write_night(place[0], a_run(0))
+    commit(place, a_run(0))
     table_of(place).delete("poster_id = 'scored-2026-11-01-20261101T010203Z-ab12-0-0'")
     left = table_rows(table_of(place))
-    write_night(place[0], a_night(1))
+    write_night(place[0], a_run(1))
 
-    commit(place, a_night(1))
+    commit(place, a_run(1))
 
     assert len(left) == 11
     assert len(table_rows(table_of(place))) == 11 + 12
 
 
 def test_an_output_that_holds_nothing_makes_no_table(place):
-    assert commit(place, a_night()) is None
+    assert commit(place, a_run()) is None
 
     assert is_new_database(place[1], place[0]) or table_of(place) is None
 
@@ -162,76 +163,76 @@ def test_an_output_that_holds_nothing_makes_no_table(place):
 def test_another_writer_between_our_look_and_our_commit_makes_us_look_again(place, monkeypatch):
     from pyiceberg.table import Transaction
 
-    write_night(place[0], a_night(0))
-    commit(place, a_night(0))
-    write_night(place[0], a_night(1))
+    write_night(place[0], a_run(0))
+    commit(place, a_run(0))
+    write_night(place[0], a_run(1))
     add_files = Transaction.add_files
 
     def add_after_another(self, *arguments, **options):
         monkeypatch.setattr(Transaction, "add_files", add_files)
-        commit(place, a_night(1, run="rival"))  # a run that lost the output's lock and has not noticed
+        commit(place, a_run(1, run="rival"))  # a run that lost the output's lock and has not noticed
         add_files(self, *arguments, **options)
 
     monkeypatch.setattr(Transaction, "add_files", add_after_another)
-    assert commit(place, a_night(1)) is None
+    assert commit(place, a_run(1)) is None
 
     assert table_rows(table_of(place)) == file_rows(place[0]), "nothing is in the table twice"
 
 
 def test_merged_files_take_the_place_of_small_ones_in_one_step(place):
     for day in range(2):
-        write_night(place[0], a_night(day))
-        commit(place, a_night(day))
+        write_night(place[0], a_run(day))
+        commit(place, a_run(day))
     before = table_rows(table_of(place))
 
     done = compact(place[0], CompactSettings(), Session(quiet=True), place[1])
 
     assert (done.files, done.merged) == (6, 2)
     assert table_rows(table_of(place)) == file_rows(place[0]) == before
-    files = [info.uri for info in held_files(join(place[0], "predictions"), Storage())]
+    files = [info.uri for info in parquet_files(join(place[0], "predictions"), Storage())]
     assert sorted(entries(table_of(place))) == sorted(files)
-    assert commit(place, a_night(2)) is None
+    assert commit(place, a_run(2)) is None
 
 
 def test_a_commit_that_always_comes_too_late_fails_and_leaves_the_table_as_it_was(place, monkeypatch):
     from pyiceberg.exceptions import CommitFailedException
     from pyiceberg.table import Table
 
-    write_night(place[0], a_night(0))
-    commit(place, a_night(0))
+    write_night(place[0], a_run(0))
+    commit(place, a_run(0))
     before = table_rows(table_of(place))
-    write_night(place[0], a_night(1))
+    write_night(place[0], a_run(1))
 
     def too_late(*arguments, **options):
         raise CommitFailedException("branch main has changed")
 
     with monkeypatch.context() as rivals:
         rivals.setattr(Table, "_do_commit", too_late)
-        rivals.setattr("genretag.iceberg.table.WAIT_S", 0)
+        rivals.setattr("genretag.output.iceberg_table.WAIT_S", 0)
         with pytest.raises(JobError, match=r"branch main has changed; .* run the same command again"):
-            commit(place, a_night(1))
+            commit(place, a_run(1))
 
     assert table_rows(table_of(place)) == before
-    commit(place, a_night(1))
+    commit(place, a_run(1))
     assert table_rows(table_of(place)) == file_rows(place[0])
 
 
 def test_a_catalogue_that_is_gone_at_the_commit_loses_nothing(tmp_path):
     place = str(tmp_path / "out"), TableSettings(TABLE)
-    write_night(place[0], a_night())
+    write_night(place[0], a_run())
 
     with pytest.raises(
         JobError, match=r"cannot commit to the table films.genres of http://127.0.0.1:9: .*run the same"
     ):
-        commit(place, a_night(), TableSettings(TABLE, "http://127.0.0.1:9"))
+        commit(place, a_run(), TableSettings(TABLE, "http://127.0.0.1:9"))
 
-    commit(place, a_night())
+    commit(place, a_run())
     assert table_rows(table_of(place)) == file_rows(place[0])
 
 
 def test_duckdb_queries_the_table(place):
-    write_night(place[0], a_night())
-    commit(place, a_night())
+    write_night(place[0], a_run())
+    commit(place, a_run())
 
     genres = table_of(place).scan(selected_fields=("genres", "is_drama")).to_arrow()  # noqa: F841 - DuckDB reads it
     found = duckdb.sql("select count(*), count_if(list_contains(genres, 'Drama') = is_drama) from genres").fetchall()
@@ -240,8 +241,8 @@ def test_duckdb_queries_the_table(place):
 
 def test_the_table_is_checked_before_anything_is_scored(place):
     require_table(place[1], place[0], columns(), Storage())
-    write_night(place[0], a_night())
-    commit(place, a_night())
+    write_night(place[0], a_run())
+    commit(place, a_run())
 
     require_table(place[1], place[0], columns(), Storage())
 
@@ -254,10 +255,10 @@ def test_the_check_writes_nothing(tmp_path):
 
 
 def test_without_a_table_nothing_happens(tmp_path):
-    write_night(tmp_path / "out", a_night())
+    write_night(tmp_path / "out", a_run())
 
     require_table(TableSettings(), str(tmp_path / "out"), columns(), Storage())
-    assert commit((str(tmp_path / "out"), TableSettings()), a_night()) is None
+    assert commit((str(tmp_path / "out"), TableSettings()), a_run()) is None
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions"]
 
 
@@ -270,8 +271,8 @@ def test_without_a_table_nothing_happens(tmp_path):
     ],
 )
 def test_a_table_with_other_columns_is_refused(tmp_path, changed, named):
-    write_night(tmp_path / "out", a_night())
-    commit((str(tmp_path / "out"), TableSettings(TABLE)), a_night())
+    write_night(tmp_path / "out", a_run())
+    commit((str(tmp_path / "out"), TableSettings(TABLE)), a_run())
 
     with pytest.raises(UsageError, match=rf"films.genres has other columns than this night: {named}; name another"):
         require_table(TableSettings(TABLE), str(tmp_path / "out"), changed, Storage())
@@ -286,23 +287,23 @@ def test_a_type_that_iceberg_has_not_is_told_before_the_first_night(tmp_path):
 
 def test_a_table_with_a_column_more_that_may_be_empty_is_fine(tmp_path):
     place = str(tmp_path / "out"), TableSettings(TABLE)
-    write_night(place[0], a_night(0))
-    commit(place, a_night(0))
+    write_night(place[0], a_run(0))
+    commit(place, a_run(0))
     with table_of(place).update_schema() as change:
         from pyiceberg.types import StringType
 
         change.add_column("checked_by", StringType())
-    write_night(place[0], a_night(1))
+    write_night(place[0], a_run(1))
 
     require_table(place[1], place[0], columns(), Storage())
-    commit(place, a_night(1))
+    commit(place, a_run(1))
     assert len(table_rows(table_of(place))) == 24
 
 
 def test_a_partitioned_table_is_refused(tmp_path):
     place = str(tmp_path / "out"), TableSettings(TABLE)
-    write_night(place[0], a_night())
-    commit(place, a_night())
+    write_night(place[0], a_run())
+    commit(place, a_run())
     with table_of(place).update_spec() as change:
         change.add_field("scored_at", "day")
 
@@ -350,11 +351,11 @@ def test_a_table_has_a_namespace_and_a_catalogue_a_table():
 
 def test_an_output_feeds_one_table(tmp_path):
     output = str(tmp_path / "out")
-    write_night(output, a_night())
-    commit((output, TableSettings(TABLE)), a_night())
+    write_night(output, a_run())
+    commit((output, TableSettings(TABLE)), a_run())
 
     assert marked_table(output, Storage()) == TABLE
     with pytest.raises(UsageError, match=r"feeds the table films.genres already"):
         require_table(TableSettings("films.others"), output, columns(), Storage())
     with pytest.raises(UsageError, match=r"feeds the table films.genres already"):
-        commit((output, TableSettings("films.others")), a_night())
+        commit((output, TableSettings("films.others")), a_run())

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from genretag.labels import LabelledSet
-from genretag.splits import SplitRule, split
+from genretag.data.labels import LabelledSet
+from genretag.data.splits import SplitRule, StoredImage, leaders, split
+from genretag.scoring.inventory import read_inventory
+from genretag.scoring.labelled_posters import FoundPosters
 from genretag.storage import Storage, join
-from genretag.tagging.inventory import read_inventory
-from genretag.training.identical import StoredImage, leaders
-from genretag.training.labelled_posters import FoundPosters
 
 PICTURES = {"b": b"one picture", "a": b"one picture", "c": b"two picture", "d": b"one picture and more"}
 
@@ -61,11 +60,11 @@ def test_they_go_together_where_the_smallest_id_belongs(folder):
     together = found.split(SplitRule(), Storage())
     apart = found.split(SplitRule(identical_together=False), Storage())
 
-    assert {name: part.labelled.ids for name, part in together.items()} == {
+    assert {name: part.labelled.ids for name, part in together.parts().items()} == {
         "train": (), "validation": (), "test": ("tt2", "tt0")
     }  # fmt: skip
-    assert together["test"].uris == [str(folder / "b.jpg"), str(folder / "a.jpg")]
-    assert (apart["train"].labelled.ids, apart["test"].labelled.ids) == (("tt2",), ("tt0",))
+    assert together.test.uris == [str(folder / "b.jpg"), str(folder / "a.jpg")]
+    assert (apart.train.labelled.ids, apart.test.labelled.ids) == (("tt2",), ("tt0",))
 
 
 def test_a_leader_decides_the_part():

@@ -8,8 +8,9 @@ from image_corpus import FORMATS, encode, scene, turned
 from image_decoding import RED, RULE, WHITE, colour, mean_difference
 from PIL import Image, JpegImagePlugin
 
-from genretag import images
-from genretag.images import ImageRule, decode
+from genretag.images import ImageRule
+from genretag.images import decoding as images
+from genretag.images.decoding import decode
 
 # -- the array ---------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from image_corpus import FORMATS, NOT_IMAGES, UNSUPPORTED, encode, exif, scene
 from image_decoding import RULE, failure, odd_metadata_is_silent
 from PIL import Image
 
-from genretag import images
-from genretag.images import REASONS, BadImage, DecodedImage, ImageLimits, decode
+from genretag.images import decoding as images
+from genretag.images.decoding import REASONS, BadImage, DecodedImage, ImageLimits, decode
 
 pytestmark = odd_metadata_is_silent
 

@@ -6,7 +6,8 @@ from image_corpus import encode
 from image_decoding import RED, RULE, colour
 from PIL import Image
 
-from genretag.images import ImageRule, decode
+from genretag.images import ImageRule
+from genretag.images.decoding import decode
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from image_corpus import FORMATS, encode, png_promising, scene
 from image_decoding import RULE, failure
 from PIL import Image
 
-from genretag import images
-from genretag.images import ImageLimits, decode
+from genretag.images import decoding as images
+from genretag.images.decoding import ImageLimits, decode
 
 
 def test_too_many_bytes_are_named_before_anything_is_parsed() -> None:

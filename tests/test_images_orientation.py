@@ -9,7 +9,7 @@ from image_corpus import ORIENTATION, encode, exif, png_chunk, scene, turned
 from image_decoding import RULE, mean_difference, odd_metadata_is_silent
 from PIL import Image, TiffImagePlugin
 
-from genretag.images import decode
+from genretag.images.decoding import decode
 
 pytestmark = odd_metadata_is_silent
 
@@ -103,7 +103,7 @@ def test_odd_metadata_does_not_warn() -> None:
     # An EXIF text far behind the end. In a fresh interpreter, as pytest sets warning filters of its own.
     odd = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, ORIENTATION, 2, 255, 255, 0)
     script = (
-        "import sys; from genretag.images import ImageRule, decode;"
+        "import sys; from genretag.images import ImageRule; from genretag.images.decoding import decode;"
         "print(decode(sys.stdin.buffer.read(), ImageRule(8, 8)).width)"
     )
     command = [sys.executable, "-W", "error::UserWarning", "-c", script]

@@ -17,9 +17,10 @@ from picture_variants import SCENE, small
 from PIL import Image, ImageCms
 from variant_files import GREY, RGB, png, tiff
 
-from genretag.images import ImageRule, decode, icc
+from genretag.images import RESIZES, ImageRule
 from genretag.images import colour as colours
-from genretag.images.resizing import RESIZES
+from genretag.images import colour as icc
+from genretag.images.decoding import decode
 
 pytestmark = odd_metadata_is_silent
 

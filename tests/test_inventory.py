@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 
 from genretag.errors import UsageError
+from genretag.scoring.inventory import SCHEMA, poster_ids, read_inventory, take_inventory
 from genretag.storage import Storage
-from genretag.tagging.inventory import SCHEMA, poster_ids, read_inventory, take_inventory
 
 
 def test_a_folder_is_listed_by_its_keys(few_posters):

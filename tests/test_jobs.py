@@ -10,8 +10,8 @@ from conftest import REPOSITORY
 from outputs import rows
 from ray_cluster_faults import until
 
+from genretag.output.lock import output_lock
 from genretag.storage import Storage, join
-from genretag.tagging.lock import output_lock
 
 
 def run_job(name, *arguments, **environment):

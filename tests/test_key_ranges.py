@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from genretag.storage import S3, join
 from genretag.storage.aws_settings import AwsSettings
-from genretag.storage.boto_client import open_client
-from genretag.storage.key_ranges import OutOfOrderError, list_ranges
-from genretag.storage.s3_buckets import Patience
+from genretag.storage.key_ranges import KeySpace, OutOfOrderError, list_ranges
+from genretag.storage.retries import RetryPolicy
+from genretag.storage.s3 import open_client
 from genretag.storage.s3_listing import request_page
-from genretag.storage.split_keys import KeySpace
 
 PREFIX = "posters/"
 
@@ -183,7 +182,7 @@ def test_real_keys_come_once(bucket, storage):
     uris = {join(bucket, PREFIX + key) for key in keys}
     for uri in uris:
         storage.put(uri, b"x")
-    client = open_client(AwsSettings.read(), Patience.of_environment())
+    client = open_client(AwsSettings.read(), RetryPolicy.of_environment())
     requests = []
 
     def list_page(after, token):

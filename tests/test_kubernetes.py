@@ -107,7 +107,7 @@ def test_a_renamed_setting_is_refused(settings):
 def test_training_on_many_nodes_keeps_its_checkpoints_where_all_see_them(settings, overlay):
     _, arguments = as_genretag_reads("genretag train --config x", settings)
 
-    assert arguments["settings"].worker_range == (1, 1) or arguments["checkpoints"].startswith("s3://")
+    assert arguments["settings"].worker_range == (1, 1) or arguments["run"].checkpoints.startswith("s3://")
 
 
 def test_no_worker_is_asked_for_more_cpus_than_it_has(objects, settings):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from label_reading import labels_by_id, read
 
-from genretag.label_csv.reading import read_labels
+from genretag.data.label_csv import read_labels
 
 # The three layouts
 

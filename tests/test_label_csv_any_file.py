@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_reading import read
 
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
 
 cells = st.text(max_size=8) | st.sampled_from(["id", "label", "labels", "War", "0", "1", "", "a|b", "['a']", "x.jpg"])
 tables = st.lists(st.lists(cells, min_size=2, max_size=4), max_size=6)

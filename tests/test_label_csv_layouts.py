@@ -6,7 +6,7 @@ The rows are made up; the layouts are those of the sources that each test names.
 import pytest
 from label_reading import labels_by_id, read
 
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
 
 
 def test_a_cell_may_be_of_any_length():

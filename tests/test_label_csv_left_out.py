@@ -3,7 +3,7 @@
 import pytest
 from label_reading import read
 
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
 
 
 def test_a_duplicate_id_is_kept_once_and_reported_with_its_line():

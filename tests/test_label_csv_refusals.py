@@ -3,8 +3,8 @@
 import pytest
 from label_reading import read
 
+from genretag.data.labels import LabelError
 from genretag.errors import UsageError
-from genretag.labels import LabelError
 
 
 def refusal(text, **options):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_reading import labels_by_id, read
 
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
 
 WEATHER = ["clear", "haze", "road", "water"]
 

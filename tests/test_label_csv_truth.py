@@ -3,7 +3,7 @@
 import pytest
 from label_reading import labels_by_id, read
 
-from genretag.labels import LabelError
+from genretag.data.labels import LabelError
 
 ATTRIBUTES = "image_id,Young,Bald,Hat\n"
 

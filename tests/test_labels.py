@@ -3,7 +3,7 @@
 import pytest
 from label_reading import read
 
-from genretag.labels import LabelError, column_name, column_names, keep_existing, poster_id
+from genretag.data.labels import LabelError, column_name, column_names, keep_existing, poster_id
 
 # Ids
 

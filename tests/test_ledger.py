@@ -1,18 +1,22 @@
 """A poster that hangs or crashes its decoder costs an actor or two, and ends as a failure row."""
 
+import time
+from contextlib import suppress
+
+import psutil
 import pyarrow as pa
 import ray
 from outputs import rows
 from PIL import Image
 
-from genretag.bundle import load_bundle
 from genretag.errors import Failure
-from genretag.tagging.ledger import Ledger, last_outcome, open_ledger
-from genretag.tagging.outcomes import Outcome
-from genretag.tagging.resources import plan_actors
-from genretag.tagging.settings import TagSettings
-from genretag.tagging.stages import DECODED_AT, Predict
-from genretag.tagging.versions import ALREADY
+from genretag.model.bundle import load_bundle
+from genretag.output.run_record import Outcome
+from genretag.output.schema import ALREADY
+from genretag.scoring.actor_plan import plan_actors
+from genretag.scoring.actors import DECODED_AT, Predict
+from genretag.scoring.step_ledger import Ledger, last_outcome, open_ledger
+from genretag.settings import TagSettings
 
 
 def test_a_new_step_is_done_all_at_once():
@@ -118,3 +122,22 @@ def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bun
 
     assert last_outcome(ledger) == Outcome(5, {"decode: empty": 3})
     assert not ray.get(ledger.stopped.remote())
+
+
+def test_its_process_ends_with_the_job(run, few_posters, tmp_path):
+    def ledgers():
+        found = set()
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if "".join(process.cmdline()[:1]).startswith("ray::Ledger"):
+                    found.add(process.pid)
+        return found
+
+    before = ledgers()
+
+    run(few_posters, tmp_path / "out")
+
+    deadline = time.monotonic() + 30
+    while (left := ledgers() - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == set()

@@ -11,16 +11,18 @@ from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
-from nights import a_night
-from store_front import Said, store_front
+from nights import a_run
+from store_front import ScoredPosters, store_front
 
 from genretag.errors import OutputHeldError
-from genretag.storage import Storage, StorageError, conditional, join, local
-from genretag.storage.conditional import TimedStorage, lock_storage
-from genretag.tagging import lock, part_files
-from genretag.tagging.lock import LOCK, Holder, output_lock, require_held
-from genretag.tagging.only_writer import only_writer
-from genretag.tagging.part_files import PartFiles, remove_late_parts
+from genretag.output import lock, part_files
+from genretag.output.lock import LOCK, Holder, holding_output, output_lock, require_held
+from genretag.output.part_files import PartFiles, remove_late_parts
+from genretag.storage import Storage, StorageError, join, local
+from genretag.storage import conditional_writes as conditional
+from genretag.storage.conditional_writes import TimedStorage, lock_storage
+
+pytestmark = pytest.mark.slow  # processes that hold an output
 
 
 @pytest.fixture(autouse=True)
@@ -193,13 +195,13 @@ def parts(output):
 
 def test_whatever_goes_wrong_after_the_loss_is_explained_by_it(output):
     with pytest.raises(OutputHeldError, match="taken over by run second, this run stops"):  # noqa: SIM117
-        with only_writer(output, "first", Storage()):
+        with holding_output(output, "first", Storage()):
             take_over(output)
             raise FileNotFoundError("a shard that the second run has removed")
 
 
 def test_an_error_of_a_run_that_holds_its_output_stays_what_it_is(output):
-    with pytest.raises(FileNotFoundError), only_writer(output, "first", Storage()):
+    with pytest.raises(FileNotFoundError), holding_output(output, "first", Storage()):
         raise FileNotFoundError("a shard")
 
 
@@ -247,11 +249,11 @@ class Suspended(Storage):
 def test_a_part_file_that_comes_after_the_loss_is_taken_back(output, monkeypatch, before, kept):
     if not before:  # the store's clock goes on while the run is suspended
         monkeypatch.setattr(part_files, "SETTLE_S", -60.0)
-    night = a_night()
+    night = a_run()
     table = pa.table({"uri": ["s3://films/a.jpg"]})
     with (
         pytest.raises(OutputHeldError, match="taken over by run second"),
-        only_writer(output, night.run_id, Storage()),
+        holding_output(output, night.run_id, Storage()),
     ):
         PartFiles(output, Suspended(output, before=before), night, 500)._put("predictions", 0, table)
 
@@ -259,8 +261,8 @@ def test_a_part_file_that_comes_after_the_loss_is_taken_back(output, monkeypatch
 
 
 def test_a_run_that_lost_its_output_removes_no_file_of_the_other(output):
-    night = a_night()
-    with pytest.raises(OutputHeldError), only_writer(output, night.run_id, Storage()):
+    night = a_run()
+    with pytest.raises(OutputHeldError), holding_output(output, night.run_id, Storage()):
         take_over(output)
         Storage().put(join(output, "predictions", "dt=2026-11-02", "part-second-00000.parquet"), b"PAR1")
         remove_late_parts(output, night.run_id, frozenset(), Storage())
@@ -298,7 +300,11 @@ def test_a_few_requests_tell_that_a_store_keeps_to_conditional_writes(s3_server,
 
 
 @pytest.mark.parametrize(
-    "refusal", [Said(501, "NotImplemented", "A header you provided"), Said(400, "InvalidArgument", "If-None-Match")]
+    "refusal",
+    [
+        ScoredPosters(501, "NotImplemented", "A header you provided"),
+        ScoredPosters(400, "InvalidArgument", "If-None-Match"),
+    ],
 )
 @pytest.mark.parametrize("conditions", [CONDITIONS, ("if-match",)], ids=["both", "If-Match"])
 def test_a_store_that_refuses_them_is_told_before_anything_is_written(moto_url, moto_bucket, refusal, conditions):
@@ -316,7 +322,7 @@ def test_a_store_that_refuses_them_is_told_before_anything_is_written(moto_url, 
 
 def test_a_store_that_refuses_every_write_says_why_and_nothing_of_conditions(moto_url, moto_bucket):
     def answer(request):
-        return Said(400, "InvalidRequest", "the bucket is read-only") if request.method == "PUT" else None
+        return ScoredPosters(400, "InvalidRequest", "the bucket is read-only") if request.method == "PUT" else None
 
     with store_front(moto_url, answer) as front, pytest.raises(StorageError, match="read-only") as error:
         locking(front, moto_bucket, "run").__enter__()
@@ -391,7 +397,7 @@ def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkey
     monkeypatch.setenv("GENRETAG_STORE_CONDITIONAL_WRITES", "off")
 
     def answer(request):
-        return Said(501, "NotImplemented") if set(CONDITIONS) & set(request.headers) else None
+        return ScoredPosters(501, "NotImplemented") if set(CONDITIONS) & set(request.headers) else None
 
     with store_front(moto_url, answer) as front, locking(front, moto_bucket, "run", lease_s=60):
         assert keys_in(moto_bucket) == [f"{moto_bucket}/out/{LOCK}"]
@@ -407,7 +413,7 @@ def test_each_stores_answer_to_a_condition_that_fails_is_understood(moto_url, mo
 
     def answer(request):
         failed = request.method == "PUT" and set(CONDITIONS) & set(request.headers)
-        return Said(status, "NoSuchKey" if status == 404 else "") if failed else None
+        return ScoredPosters(status, "NoSuchKey" if status == 404 else "") if failed else None
 
     with store_front(moto_url, answer) as front, pytest.raises(StorageError) as error:
         getattr(Storage(front.url), call)(uri, b"theirs", *[etag][: call == "replace"])
@@ -488,7 +494,7 @@ def test_a_user_without_a_name_is_named_by_number(monkeypatch):
     """As a container may run: under a number that /etc/passwd does not have."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    script = "from genretag.tagging.lock import Holder; print(Holder.this_process('run').user)"
+    script = "from genretag.output.lock import Holder; print(Holder.this_process('run').user)"
     line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]
 
     ended = subprocess.run(line, capture_output=True, text=True)
@@ -499,7 +505,7 @@ def test_a_user_without_a_name_is_named_by_number(monkeypatch):
 
 def test_a_user_without_name_and_home_may_ask_a_cluster():
     """Without HOME and without a line in /etc/passwd there is no home: then no token is in it either."""
-    script = "from genretag.ray_token import show_a_token_where_there_is_one as show; show(); print('shown')"
+    script = "from genretag.runtime.ray_session import show_a_token_where_there_is_one as show; show(); print('shown')"
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]
 

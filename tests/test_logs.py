@@ -7,9 +7,9 @@ import os
 import pytest
 import ray
 
-from genretag.logs import JsonFormatter, TextFormatter
-from genretag.redaction import redact
-from genretag.run_id import current_run_id, new_run_id
+from genretag.errors import redact
+from genretag.runtime.logs import JsonFormatter, TextFormatter
+from genretag.runtime.session import current_run_id, new_run_id
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
 

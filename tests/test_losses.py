@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genretag.modeling.losses import LOSSES, build_loss
+from genretag.model.losses import LOSSES, build_loss
 
 TARGETS = np.array([[1, 0]], dtype=np.float32)
 LOGITS = np.array([[0, np.log(3)]], dtype=np.float32)

@@ -7,8 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from genretag.errors import UsageError
+from genretag.scoring.inventory import read_inventory, take_inventory
 from genretag.storage import Storage
-from genretag.tagging.inventory import read_inventory, take_inventory
 
 SOME = ["s3://films/p/Amélie.jpg", "s3://films/p/千と千尋.jpg"]
 

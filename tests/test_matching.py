@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genretag.data.labels import IMAGE_EXTENSIONS, LabelledSet, poster_id
+from genretag.data.splits import StoredImage
 from genretag.errors import UsageError
-from genretag.label_csv.settings import LabelSettings
-from genretag.labels import IMAGE_EXTENSIONS, LabelledSet, poster_id
+from genretag.scoring.labelled_posters import find_posters, images_by_id, match_images
+from genretag.scoring.training_ids import HASH, among, training_ids_file
+from genretag.settings import LabelSettings
 from genretag.storage import Storage, join
-from genretag.training.identical import StoredImage
-from genretag.training.labelled_posters import find_posters
-from genretag.training.matching import images_by_id, match_images
-from genretag.training.training_ids import HASH, among, training_ids_file
 
 NOWHERE = StoredImage("/nowhere.jpg", "", 1)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import coverage_error, label_ranking_loss
 
-from genretag.modeling import metrics
-from genretag.profiles import Profile
+from genretag.model import metrics
+from genretag.model.thresholds import Profile
 
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=np.uint8)
 PROBABILITIES = np.array([[0.9, 0.2, 0.1], [0.8, 0.7, 0.1], [0.3, 0.1, 0.2], [0.85, 0.0, 0.1]])

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretag.bundle import load_bundle
-from genretag.modeling.calibration import logits_of, sigmoid
+from genretag.model.bundle import load_bundle
+from genretag.model.calibration import logits_of, sigmoid
 from genretag.reports.card_figures import reliability, together, uncalibrated
 from genretag.storage import Storage, join
 

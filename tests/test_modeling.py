@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from genretag.modeling import augmentation, network
+from genretag.model import networks as network
+from genretag.training import batches as augmentation
 
 
 def test_calibration_is_folded_into_the_network():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from genretag.telemetry import METRICS
+from genretag.runtime.telemetry import METRICS
 
 MONITORING = REPOSITORY / "cluster" / "monitoring"
 ALERTS = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
@@ -39,7 +39,7 @@ def test_a_query_uses_series_and_labels_that_are_exposed(query):
 
     assert asked, "every query is about genretag"
     for name, labels in asked:
-        assert name in SERIES, f"{name} is not exposed: genretag/telemetry.py has {sorted(SERIES)}"
+        assert name in SERIES, f"{name} is not exposed: genretag/runtime/telemetry.py has {sorted(SERIES)}"
         assert set(labels) <= {*SERIES[name].tags, *FROM_RAY}
     for labels in re.findall(r"\bby \(([^)]*)\)", query):
         known = {tag for name, _ in asked for tag in SERIES[name].tags} | FROM_RAY | {"le"}

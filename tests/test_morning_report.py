@@ -3,12 +3,12 @@
 import logging
 
 import pytest
-from nights import a_night
+from nights import a_run
 from tagged_output import random_probabilities, write_tagged
 
-from genretag.engines.processors import this_processor
-from genretag.reports import morning_report
-from genretag.reports.night_facts import busy_shares, earlier_records, phases, read_record, what_bounded
+from genretag.model.engines.processors import this_processor
+from genretag.reports import run_report as morning_report
+from genretag.reports.run_facts import busy_shares, earlier_records, phases, read_record, what_bounded
 from genretag.storage import Storage, join
 
 
@@ -52,7 +52,7 @@ def test_a_page_that_cannot_be_drawn_is_a_warning(run, few_posters, tmp_path, mo
 
 def test_a_night_that_looks_like_those_before_it_does_not_warn(paths, tmp_path, command):
     for day in range(3):
-        record = write_tagged(tmp_path, random_probabilities(paths, seed=day), night=a_night(day))
+        record = write_tagged(tmp_path, random_probabilities(paths, seed=day), night=a_run(day))
 
     code, out, err = command("report", tmp_path)
 
@@ -63,7 +63,7 @@ def test_a_night_that_looks_like_those_before_it_does_not_warn(paths, tmp_path, 
 
 def test_a_night_of_other_genres_warns(paths, tmp_path, command):
     write_tagged(tmp_path, random_probabilities(paths))
-    record = write_tagged(tmp_path, {path: [0.0, 0.1, 0.9] for path in paths}, night=a_night(1))
+    record = write_tagged(tmp_path, {path: [0.0, 0.1, 0.9] for path in paths}, night=a_run(1))
 
     _, out, _ = command("report", tmp_path, "--run", record.run_id)
     page = page_of(tmp_path, record)
@@ -74,9 +74,9 @@ def test_a_night_of_other_genres_warns(paths, tmp_path, command):
 
 
 def test_only_runs_of_the_same_model_are_compared_with(paths, tmp_path):
-    write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_night(0, model="other"))
-    first = write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_night(1))
-    second = write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_night(2))
+    write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_run(0, model="other"))
+    first = write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_run(1))
+    second = write_tagged(tmp_path, random_probabilities(paths[:5]), night=a_run(2))
 
     assert [r.run_id for r in earlier_records(second, Storage())] == [first.run_id]
 

@@ -20,9 +20,9 @@ from outputs import rows
 from ray_cluster_faults import ray_cluster, until
 from warehouse_rows import opened
 
-from genretag.bundle import load_bundle
+from genretag.model.bundle import load_bundle
+from genretag.runtime.telemetry import METRICS
 from genretag.storage import Storage, StorageError, join
-from genretag.telemetry import METRICS
 
 BUCKET = "s3://cluster-nights"
 POSTERS = 1500

@@ -9,10 +9,10 @@ import pytest
 from outputs import rows
 
 from genretag.errors import JobError, UsageError
-from genretag.fetching import Poster, PosterReader
-from genretag.images import ImageLimits
-from genretag.images.resizing import ImageRule
-from genretag.other_files import kind_by_name
+from genretag.images import ImageRule
+from genretag.images.decoding import ImageLimits
+from genretag.images.file_kinds import kind_by_name
+from genretag.scoring.reader import Poster, PosterReader
 from genretag.storage import Storage, join
 
 MATROSKA = b"\x1aE\xdf\xa3" + bytes(60)

@@ -7,15 +7,15 @@ import re
 
 import pytest
 
+from genretag.reports.gallery import SelectedPosters
 from genretag.reports.page import json_text, number, percent, render, seconds, short, size
-from genretag.reports.picking import Picked
-from genretag.reports.tagged import Model
+from genretag.reports.tagged_posters import Model
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e'\"&"
 
 
 def a_gallery(**values):
-    usual = {"facts": {}, "blocks": [], "picked": Picked(Model("m", ("a",), (0.5,), "balanced"), [], 0)}
+    usual = {"facts": {}, "blocks": [], "picked": SelectedPosters(Model("m", ("a",), (0.5,), "balanced"), [], 0)}
     shown = usual | {"output": "", "chosen": [], "has_truth": False} | values
     return render("gallery.html", styles=("page.css", "gallery.css"), script="gallery.js", **shown).decode()
 

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genretag.errors import UsageError
-from genretag.iceberg.catalog import is_new_database
-from genretag.iceberg.settings import TableSettings
-from genretag.path_syntax import glob_pattern, parquet_rows, sql_name, sql_text, sqlite_file, sqlite_uri
-from genretag.tagging.database import open_database
+from genretag.output.iceberg_catalog import is_new_database
+from genretag.scoring.database import open_database
+from genretag.settings import TableSettings
+from genretag.storage.paths import glob_pattern, parquet_rows, sql_name, sql_text, sqlite_file, sqlite_uri
 
 WORDS = [
     "dt=2001-01-01",

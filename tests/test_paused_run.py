@@ -12,20 +12,21 @@ import psutil
 import pytest
 from outputs import rows
 
+from genretag.commands import tag as night
 from genretag.errors import OutputHeldError
+from genretag.output import lock
 from genretag.storage import Storage, join
-from genretag.tagging import lock, night
 
 POSTERS = 1500
 HOLDER = """
 import functools, sys, time
 from genretag.errors import OutputHeldError
 from genretag.storage import Storage
-from genretag.tagging import only_writer
+from genretag.output import lock
 
-only_writer.output_lock = functools.partial(only_writer.output_lock, lease_s=1.2)
+lock.output_lock = functools.partial(lock.output_lock, lease_s=1.2)
 try:
-    with only_writer.only_writer(sys.argv[1], "20261101T000000Z-aaaa", Storage()):
+    with lock.holding_output(sys.argv[1], "20261101T000000Z-aaaa", Storage()):
         print("held", flush=True)
         while True:
             time.sleep(0.1)

@@ -10,7 +10,7 @@ from image_decoding import RULE, failure, odd_metadata_is_silent
 from picture_variants import Variant, small, variants
 from PIL import Image
 
-from genretag.images import BadImage, decode
+from genretag.images.decoding import BadImage, decode
 
 pytestmark = odd_metadata_is_silent
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.errors import UsageError
-from genretag.profiles import Profile, profile_named
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.thresholds import Profile, profile_named
 from genretag.storage import Storage
 
 PROBABILITIES = np.array([[0.9, 0.2, 0.6, 0.1], [0.3, 0.3, 0.3, 0.3]], dtype=np.float32)

@@ -5,14 +5,16 @@ import re
 import pytest
 from conftest import REPOSITORY
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.evaluation.choosing import Candidate, choose_posters
-from genretag.evaluation.settings import EvaluateSettings
-from genretag.modeling.metrics import macro_map, null_probabilities
+from genretag.evaluation.select_posters import choose_posters
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.metrics import macro_map, null_probabilities
+from genretag.scoring.labelled_posters import find_posters, read_label_file
+from genretag.scoring.pipeline import score_labelled
+from genretag.scoring.training_ids import Candidate
+from genretag.settings import EvaluateSettings
 from genretag.storage import Storage
-from genretag.training.evaluation import score_labelled
-from genretag.training.labelled_posters import find_posters, read_label_file, read_labelled_posters
 from genretag.training.settings import TrainSettings
+from genretag.training.splits import read_labelled_posters
 
 
 def test_the_default_model_is_as_good_as_its_bundle_says(real_posters, ray_cluster):
@@ -38,8 +40,8 @@ def test_one_film_has_the_picture_of_another_and_follows_it_into_the_test_split(
         str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
     )
 
-    assert {name: len(part) for name, part in splits.items()} == {"train": 5747, "validation": 720, "test": 765}
-    assert {"tt0402577", "tt0420286"} <= set(splits["test"].labelled.ids)
+    assert {name: len(part) for name, part in splits.parts().items()} == {"train": 5747, "validation": 720, "test": 765}
+    assert {"tt0402577", "tt0420286"} <= set(splits.test.labelled.ids)
 
 
 def test_the_three_later_posters_get_the_genres_that_the_readme_shows(real_posters, command, monkeypatch):

@@ -2,11 +2,9 @@
 
 import pytest
 
-from genretag.cli import app
-from genretag.cli_settings import settings_sources
+from genretag.cli import app, settings_sources
 from genretag.errors import UsageError
-from genretag.training.recipes import DEFAULT_RECIPE, RECIPES, settings_of
-from genretag.training.settings import TrainSettings
+from genretag.training.settings import DEFAULT_RECIPE, RECIPES, TrainSettings, settings_of
 
 NEEDED = ["train", "--labels", "films.csv", "--images", "posters", "--output", "model"]
 

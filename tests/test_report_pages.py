@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from nights import a_night
+from nights import a_run
 from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, opened, without_markup
 from tagged_output import LABELS, random_probabilities, write_tagged
 
-from genretag.reports.morning_report import report
+from genretag.reports.run_report import report
 from genretag.storage import Storage
 
 
@@ -21,7 +21,7 @@ def night_page(poster_folder, tmp_path_factory):
     paths[0] = hostile_path(folder, paths[0])
     failed = [(str(paths[0]), "decode", "corrupt", FOREIGN)]
     tonight = {path: [0.0, 0.1, 0.2, 0.9] for path in paths}
-    record = write_tagged(folder / "out", tonight, night=a_night(1), labels=labels, failed=failed)
+    record = write_tagged(folder / "out", tonight, night=a_run(1), labels=labels, failed=failed)
     return Path(report(str(folder / "out"), record.run_id, Storage()).place)
 
 

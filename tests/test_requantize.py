@@ -9,15 +9,15 @@ import pytest
 import ray
 from openvino import opset13
 
-from genretag.bundle import INT8_FILES, load_bundle, write_bundle
-from genretag.engines.processors import CAP, this_processor
-from genretag.engines.saturation import LARGEST_WEIGHT, saturating_layers_of
-from genretag.ray_session import Cluster
+from genretag.model.bundle import INT8_FILES, load_bundle, write_bundle
+from genretag.model.engines.openvino_engine import LARGEST_WEIGHT, saturating_layers_of
+from genretag.model.engines.processors import CAP, this_processor
+from genretag.runtime.ray_session import Cluster
+from genretag.scoring.actor_plan import plan_actors
+from genretag.scoring.actors import Predict
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging.resources import plan_actors
-from genretag.tagging.settings import TagSettings
-from genretag.tagging.stages import Predict
-from genretag.training import finishing
+from genretag.training import make_bundle
 
 SAYS = "has no VNNI"
 
@@ -87,7 +87,7 @@ def test_a_night_with_an_older_model_is_warned_once(older, ray_cluster, monkeypa
 
 
 def test_an_older_model_is_quantized_anew(older, command, poster_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(finishing, "MAP_IT_MAY_COST", 0.1)  # the small model loses more by 7 bits than a real one
+    monkeypatch.setattr(make_bundle, "MAP_IT_MAY_COST", 0.1)  # the small model loses more by 7 bits than a real one
     bundle, place = older
 
     code, out, err = command("requantize", place, *posters_of(poster_folder), "--output", tmp_path / "anew")
@@ -106,7 +106,7 @@ def test_an_older_model_is_quantized_anew(older, command, poster_folder, tmp_pat
 def test_a_network_that_saturates_is_not_kept(older, command, poster_folder, tmp_path, monkeypatch, caplog):
     bundle, place = older
     full_range = {name: bundle.files[name] for name in INT8_FILES}
-    monkeypatch.setattr(finishing, "int8_files", lambda *_: full_range)
+    monkeypatch.setattr(make_bundle, "int8_files", lambda *_: full_range)
 
     code, _, err = command("requantize", place, *posters_of(poster_folder), "--output", tmp_path / "anew")
 

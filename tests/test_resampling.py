@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from genretag.evaluation.measuring import Said, compare, interval, label_figures, measure, null_profiles
-from genretag.evaluation.resampling import LABEL_APS, Ranking, Resampler, draws
-from genretag.modeling.metrics import average_precisions, figures
-from genretag.profiles import Profile
+from genretag.evaluation.measure import ScoredPosters, compare, interval, label_figures, measure, null_profiles
+from genretag.model.bootstrap import LABEL_APS, Ranking, Resampler, draws
+from genretag.model.metrics import average_precisions, figures
+from genretag.model.thresholds import Profile
 
 PROFILES = {"balanced": Profile((0.3, 0.4, 0.5, 0.2)), "top-2": Profile((0.0,) * 4, 2)}
 
@@ -79,7 +79,7 @@ def test_the_interval_is_that_of_the_mean_of_coins():
     """hit@1 of a coin in 400 posters: the interval is two standard deviations, .025 each, to either side."""
     truth = np.zeros((400, 2), dtype=np.uint8)
     truth[:200, 0], truth[200:, 1] = 1, 1
-    said = Said(truth, np.tile(np.array([0.6, 0.4], dtype=np.float32), (400, 1)), {})
+    said = ScoredPosters(truth, np.tile(np.array([0.6, 0.4], dtype=np.float32), (400, 1)), {})
 
     figure = measure(said, np.array([0.4, 0.6]), 1_000, seed=0).figures["hit_at_1"]
 
@@ -90,7 +90,7 @@ def test_the_interval_is_that_of_the_mean_of_coins():
 def test_a_bundle_beside_itself_differs_in_nothing_and_a_better_one_is_better_in_all_draws():
     truth, scores = drawn(0)
     better = np.clip(scores + 0.5 * truth, 0, 1)
-    one, other = (measure(Said(truth, said, PROFILES), truth.mean(axis=0), 50, 0) for said in (better, scores))
+    one, other = (measure(ScoredPosters(truth, said, PROFILES), truth.mean(axis=0), 50, 0) for said in (better, scores))
 
     assert all((d.value, d.low, d.high) == (0, 0, 0) for d in compare(other, other).values())
     differences = compare(one, other)
@@ -114,7 +114,7 @@ def test_an_interval_of_nothing_known_is_not_a_number():
 
 def test_the_estimate_stands_within_its_interval_and_unbiased_figures_are_as_measured():
     truth, scores = drawn(0, posters=400)
-    measured = measure(Said(truth, scores, PROFILES), truth.mean(axis=0), 200, 0)
+    measured = measure(ScoredPosters(truth, scores, PROFILES), truth.mean(axis=0), 200, 0)
 
     for name, figure in measured.figures.items():
         assert figure.low <= figure.estimate <= figure.high, name
@@ -131,7 +131,7 @@ def test_a_label_that_few_have_does_not_make_macro_f1_certain():
     scores = np.full((100, 2), 0.1)
     scores[:50, 0], scores[50:53, 1] = 0.9, 0.9
 
-    figure = measure(Said(truth, scores, {"half": Profile((0.5, 0.5))}), truth.mean(axis=0), 200, 0).figures
+    figure = measure(ScoredPosters(truth, scores, {"half": Profile((0.5, 0.5))}), truth.mean(axis=0), 200, 0).figures
 
     assert figure["macro_f1:half"].value == 0.5
     assert figure["macro_f1:half"].high > 0.55
@@ -143,7 +143,7 @@ def test_few_posters_and_labels_without_positives_have_figures_or_none(posters, 
     """No warning, and nothing out of bounds; a mean over no labels is none."""
     truth = np.zeros((posters, 2), dtype=np.uint8)
     truth[:positives, 0] = 1
-    said = Said(truth, np.linspace(0.9, 0.2, 2 * posters).reshape(posters, 2), {"half": Profile((0.5, 0.5))})
+    said = ScoredPosters(truth, np.linspace(0.9, 0.2, 2 * posters).reshape(posters, 2), {"half": Profile((0.5, 0.5))})
 
     measured = measure(said, np.array([0.5, 0.1]), 30, 0)
 

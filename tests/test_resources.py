@@ -2,13 +2,13 @@
 
 import pytest
 
-from genretag import engines
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.ray_session import Cluster
+from genretag.model import engines
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.runtime.ray_session import Cluster
+from genretag.scoring import pipeline as resources
+from genretag.scoring.actor_plan import WRITE_CPU
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging import resources
-from genretag.tagging.resources import WRITE_CPU
-from genretag.tagging.settings import TagSettings
 
 BUNDLE = load_bundle(str(DEFAULT_BUNDLE), Storage())
 

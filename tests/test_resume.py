@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import SMALL_MODEL
 
+from genretag.data.labels import LabelledSet
+from genretag.data.splits import Splits
 from genretag.errors import UsageError
-from genretag.labels import LabelledSet
+from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.storage import Storage, join
-from genretag.training.labelled_posters import LabelledPosters
-from genretag.training.run_folder import NOTE, RUN, opened_run
+from genretag.training.checkpoints import NOTE, RUN, opened_run
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -20,7 +21,7 @@ def checkpoints(request, tmp_path):
 
 @pytest.fixture
 def splits():
-    return {"train": posters("Drama"), "validation": posters("Drama"), "test": posters("Drama")}
+    return Splits(posters("Drama"), posters("Drama"), posters("Drama"))
 
 
 def posters(label):
@@ -75,7 +76,7 @@ def test_other_settings_do_and_the_line_says_which(interrupted, splits):
 def test_other_labels_do(interrupted, splits):
     with (
         pytest.raises(UsageError, match="began with other posters or labels"),
-        opened(interrupted, {**splits, "train": posters("War")}, resume=True),
+        opened(interrupted, replace(splits, train=posters("War")), resume=True),
     ):
         raise AssertionError
 

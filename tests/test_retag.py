@@ -8,20 +8,19 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from dying import DEATHS, STEPS, dying_at
-from nights import LABELS, a_night, write_night
+from nights import LABELS, a_run, write_night
 from tagged_output import random_probabilities, write_tagged
 
-from genretag.bundle import Bundle, write_bundle
-from genretag.compaction.journal import JOURNAL
-from genretag.iceberg.catalog import load_table, open_catalog
-from genretag.iceberg.settings import NO_TABLE, TableSettings
-from genretag.iceberg.table import commit_parts
+from genretag.commands.retag import Retagged, retag
 from genretag.images import ImageRule
-from genretag.retagging.job import Retagged, retag
-from genretag.retagging.settings import RetagSettings
-from genretag.session import Session
+from genretag.model.bundle import Bundle, write_bundle
+from genretag.output.compaction_journal import JOURNAL
+from genretag.output.iceberg_catalog import load_table, open_catalog
+from genretag.output.iceberg_table import commit_parts
+from genretag.output.schema import genre_lists
+from genretag.runtime.session import Session
+from genretag.settings import NO_TABLE, RetagSettings, TableSettings
 from genretag.storage import Storage, join
-from genretag.tagging.schema import genre_lists
 
 STORAGE = Storage()
 BUNDLE = Bundle(LABELS, {"balanced": (0.3, 0.5, 0.5), "precise": (0.6, 0.7, 0.8)}, ImageRule(96, 64), "none", files={})
@@ -47,7 +46,7 @@ def table(tmp_path):
 
 def night_of(profile="balanced", day=0, run="ab12", model=MODEL):
     chosen = BUNDLE.profile(profile)
-    return replace(a_night(day, run, model), profile=profile, thresholds=chosen.thresholds, at_most=chosen.at_most)
+    return replace(a_run(day, run, model), profile=profile, thresholds=chosen.thresholds, at_most=chosen.at_most)
 
 
 def apply(output, profile, model, table=NO_TABLE, **settings):

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from genretag.errors import UsageError
-from genretag.tagging.inventory import read_inventory
+from genretag.scoring.inventory import read_inventory
 
 KEYS = ["posters/a b+c%.jpg", "posters/é/x.jpg", "posters/folder/"]
 WHEN = datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC)

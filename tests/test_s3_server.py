@@ -21,6 +21,7 @@ from obstore.store import S3Store
 from genretag.demo import s3_server
 from genretag.demo.s3_server import S3Server, S3ServerError, running_s3_server
 
+pytestmark = pytest.mark.slow
 BUCKET = "posters"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or needs the kernel's help")
 

@@ -12,14 +12,14 @@ import openvino
 import pytest
 from openvino import opset13
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.engines import open_engine
-from genretag.engines.processors import CAP, Processor, engine_facts, engines_on, this_processor
-from genretag.engines.saturation import saturating_layers, saturating_layers_of
-from genretag.fetching import PosterReader
-from genretag.profiles import Profile
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.engines import open_engine
+from genretag.model.engines.openvino_engine import saturating_layers, saturating_layers_of
+from genretag.model.engines.processors import CAP, Processor, engine_facts, engines_on, this_processor
+from genretag.model.thresholds import Profile
+from genretag.scoring.reader import PosterReader
 from genretag.storage import Storage
-from genretag.training.instruction_sets import ALL, Change, answers_under_each, changes
+from genretag.training.int8 import ALL, Change, answers_under_each, changes
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 CHANNELS = 64
@@ -81,6 +81,7 @@ def test_no_layer_of_a_model_that_was_trained_here_saturates(small_bundle):
     assert saturating_layers_of(load_bundle(small_bundle, Storage()).files) == []
 
 
+@pytest.mark.slow
 def test_drawn_posters_get_the_same_genres_under_every_instruction_set(poster_folder):
     require_the_same(sorted(poster_folder.rglob("*.*"))[:40])
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from genretag.data.label_csv import read_column
 from genretag.errors import UsageError
-from genretag.evaluation.slices import slices
-from genretag.label_csv.reading import read_column
+from genretag.evaluation.results import slices
 
 
 def counts(values):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from genretag.labels import LabelledSet
-from genretag.splits import SplitRule, split, split_of
+from genretag.data.labels import LabelledSet
+from genretag.data.splits import SplitRule, split, split_of
 
 IDS = [f"tt{number:07}" for number in range(10_000)]
 

@@ -9,15 +9,15 @@ import time
 import pytest
 from fault_proxy import KINDS, Faults, fault_proxy
 from outputs import rows
-from store_front import Said, store_front
+from store_front import ScoredPosters, store_front
 
+from genretag.commands.tag import tag
 from genretag.errors import UsageError
-from genretag.session import Session
+from genretag.runtime.session import Session
+from genretag.settings import TagSettings
 from genretag.storage import Storage, StorageError, join, local
-from genretag.storage.s3_buckets import Patience
+from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3_errors import Answer, of_answer, s3_error, words_of
-from genretag.tagging.night import tag
-from genretag.tagging.settings import TagSettings
 
 ONCE = [kind for kind in KINDS if kind != "lost_answer"]
 START_DEADLINE_S = 15
@@ -136,12 +136,12 @@ def test_what_never_gets_well_ends_with_the_precise_reason(bucket, storage, thro
 
 
 def test_pauses_grow_are_drawn_and_end_in_time():
-    pauses = Patience(attempt_s=20, total_s=60).pauses()
+    pauses = RetryPolicy(attempt_s=20, total_s=60).pauses()
 
     drawn = [next(pauses) for _ in range(10)]
     assert all(0.05 * 2**n <= pause <= 0.1 * 2**n for n, pause in enumerate(drawn[:6]))
     assert max(drawn) <= 5
-    assert next(Patience(attempt_s=20, total_s=25).pauses(), None) is None, "another attempt would end too late"
+    assert next(RetryPolicy(attempt_s=20, total_s=25).pauses(), None) is None, "another attempt would end too late"
 
 
 def test_an_unusable_deadline_is_refused(monkeypatch):
@@ -237,7 +237,7 @@ def test_a_stores_words_are_one_short_line_without_secrets(text, kept):
 @pytest.mark.parametrize("key", ["a.jpg", "//odd.jpg"], ids=["obstore", "boto3"])
 def test_both_clients_keep_the_code_and_the_words(moto_url, moto_bucket, key):
     words = "The operation is not valid for the object's storage class"
-    archived = Said(403, "InvalidObjectState", words)
+    archived = ScoredPosters(403, "InvalidObjectState", words)
     with store_front(moto_url, lambda request: archived) as front, pytest.raises(StorageError) as error:
         Storage(front.url).get(f"{moto_bucket}/{key}")
 
@@ -370,7 +370,7 @@ def test_archived_posters_have_a_reason_of_their_own(ray_cluster, small_bundle, 
 
     def answer(request):
         if request.method == "GET" and f"s3:/{request.path}" in archived:
-            return Said(403, "InvalidObjectState", "The operation is not valid for the object's storage class")
+            return ScoredPosters(403, "InvalidObjectState", "The operation is not valid for the object's storage class")
         return None
 
     with store_front(s3_server.endpoint_url, answer) as front:

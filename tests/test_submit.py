@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from genretag.commands.submit import _next, _print_log, exit_code
 from genretag.errors import JobError, UsageError
-from genretag.submission.job import _next, _print_log, exit_code
-from genretag.submission.settings import SubmitSettings
+from genretag.settings import SubmitSettings
 
 TAG = ("tag", "s3://films/posters", "s3://films/genres")
 
@@ -113,6 +113,14 @@ def test_variables_are_sent_by_name_and_never_printed(dry, monkeypatch):
         ((*TAG, "--address", "x"), "write it before the command"),
         ((*TAG, "--model", "model"), "model 'model' is a path of this machine, which the cluster's nodes cannot see"),
         (("tag", "posters", "s3://films/genres"), "images 'posters' is a path of this machine"),
+        (
+            ("train", "--labels", "s3://f/l.csv", "--images", "s3://f/p", "--output", "s3://f/m", "--teacher", "old"),
+            "teacher 'old' is a path of this machine",
+        ),
+        (
+            ("evaluate", "s3://f/m", "--labels", "s3://f/l.csv", "--images", "s3://f/p", "--html", "card.html"),
+            "html 'card.html' is a path of this machine",
+        ),
         (("--env", "NOT_SET", *TAG), "--env 'NOT_SET' is not set here"),
         (("--submission-id", "a b", *TAG), "a submission id is of letters"),
         (("--address", "head:6379", *TAG), "'head:6379' is no job server: write http://HEAD:8265"),
@@ -214,7 +222,7 @@ def test_after_a_broken_connection_the_log_goes_on_where_it_broke_off(capsys, mo
         def info(self, name):
             return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: Server.connections == 2))
 
-    monkeypatch.setattr("genretag.submission.job.LOOK_AGAIN_S", 0)
+    monkeypatch.setattr("genretag.commands.submit.LOOK_AGAIN_S", 0)
     asyncio.run(_print_log(Server(), "night"))
 
     assert capsys.readouterr().out == "one\ntwo\n"

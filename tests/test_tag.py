@@ -18,13 +18,13 @@ import pyarrow.parquet
 import pytest
 from outputs import rows
 
-from genretag.bundle import load_bundle, write_bundle
+from genretag.commands import tag as night
+from genretag.data.labels import column_names
 from genretag.demo.posters import draw_posters
 from genretag.errors import JobError, UsageError
-from genretag.labels import column_names
+from genretag.model.bundle import load_bundle, write_bundle
+from genretag.scoring.worklist import make_worklist
 from genretag.storage import Storage, join
-from genretag.tagging import night
-from genretag.tagging.worklist import make_worklist
 
 BROKEN = {"empty.jpg": b"", "page.jpg": b"<html><body>Not found</body></html>", "notes.txt": b"no picture at all"}
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from conftest import SMALL_MODEL
 
-from genretag.bundle import load_bundle
+from genretag.commands.train import train
 from genretag.errors import UsageError
-from genretag.evaluation.choosing import Candidate
-from genretag.modeling.metrics import macro_map, null_probabilities
-from genretag.session import Session
+from genretag.model.bundle import load_bundle
+from genretag.model.metrics import macro_map, null_probabilities
+from genretag.runtime.session import Session
+from genretag.scoring.pipeline import score_labelled, score_posters
+from genretag.scoring.training_ids import Candidate
 from genretag.storage import Storage
-from genretag.training.evaluation import score_labelled, score_posters
-from genretag.training.job import train
-from genretag.training.labelled_posters import read_labelled_posters
-from genretag.training.teaching import load_teachers, with_targets
+from genretag.training.distillation import load_teachers, with_targets
+from genretag.training.settings import TrainRunSettings
+from genretag.training.splits import read_labelled_posters
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +35,8 @@ def teacher(small_bundle):
 
 
 def test_targets_are_labels_and_the_teacher_s_share(teacher, splits, ray_cluster, tmp_path):
-    some = np.arange(len(splits["train"])) < 20
-    posters = splits["train"].where(some)
+    some = np.arange(len(splits.train)) < 20
+    posters = splits.train.where(some)
     missing = str(tmp_path / "missing.jpg")
     posters = replace(posters, uris=[missing, *posters.uris[1:]])
 
@@ -57,12 +58,12 @@ def test_a_network_learns_from_its_teacher_where_the_labels_are_wrong(
 
     bundle = train(
         str(tmp_path / "wrong.csv"), str(poster_folder), str(tmp_path / "model"),
-        replace(SMALL_MODEL, teacher_share=0.99), Session(quiet=True), teachers=[teacher.location],
+        replace(SMALL_MODEL, teacher_share=0.99), Session(quiet=True), TrainRunSettings(teacher=(teacher.location,)),
     )  # fmt: skip
 
     assert bundle.facts["training"]["teachers"] == [teacher.bundle.model_version]
-    assert bundle.labels == splits["test"].labelled.labels
-    truth, said = score_labelled(splits["train"], bundle, ray_cluster, Storage())
+    assert bundle.labels == splits.test.labelled.labels
+    truth, said = score_labelled(splits.train, bundle, ray_cluster, Storage())
     null = null_probabilities(truth.mean(axis=0), len(truth))
     assert macro_map(truth, said) > macro_map(truth, null) + 0.1
 
@@ -75,8 +76,8 @@ def test_a_teacher_that_has_seen_what_is_to_measure_is_refused(small_bundle, lab
 
 
 def test_a_teacher_without_one_of_the_labels_is_refused(small_bundle, splits):
-    labelled = splits["train"].labelled
-    other = replace(splits["train"], labelled=replace(labelled, labels=("Opera", *labelled.labels[1:])))
+    labelled = splits.train.labelled
+    other = replace(splits.train, labelled=replace(labelled, labels=("Opera", *labelled.labels[1:])))
 
     with pytest.raises(UsageError, match="does not know Opera: choose one that has all the labels"):
         load_teachers([small_bundle], {**splits, "train": other}, Storage())

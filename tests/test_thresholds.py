@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genretag.modeling import thresholds
+from genretag.model import thresholds
 
 
 def drawn(labels=3, posters=3000, seed=1):

@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SMALL_MODEL
 
-from genretag.bundle import KERAS_FILE, load_bundle
+from genretag.commands import train as job
 from genretag.demo.posters import LOOKS
 from genretag.errors import UsageError
 from genretag.images import ImageRule
-from genretag.storage import Storage, join
-from genretag.training.labelled_posters import read_labelled_posters
+from genretag.model.bundle import KERAS_FILE, load_bundle
+from genretag.scoring.training_ids import TRAINING_IDS, among, read_training_ids
+from genretag.storage import Storage, StorageError, join
 from genretag.training.settings import TrainSettings
-from genretag.training.training_ids import TRAINING_IDS, among, read_training_ids
+from genretag.training.splits import read_labelled_posters
 
 
 def test_a_bundle_says_how_good_it_is(small_bundle):
@@ -47,10 +49,10 @@ def test_beside_a_bundle_stands_what_it_was_trained_on_and_scoring_reads_it_not(
     hashes = read_training_ids(small_bundle, bundle.facts["training_ids"], Storage())
 
     assert TRAINING_IDS not in bundle.files
-    assert {name: int(among(part.labelled.ids, hashes).sum()) for name, part in splits.items()} == {
-        "train": len(splits["train"]), "validation": 0, "test": 0
+    assert {name: int(among(part.labelled.ids, hashes).sum()) for name, part in splits.parts().items()} == {
+        "train": len(splits.train), "validation": 0, "test": 0
     }  # fmt: skip
-    prevalence = splits["train"].labelled.multi_hot.mean(axis=0)
+    prevalence = splits.train.labelled.multi_hot.mean(axis=0)
     assert bundle.facts["null"]["prevalence"] == pytest.approx(prevalence.tolist(), abs=1e-6)
 
 
@@ -73,14 +75,14 @@ def test_the_saved_model_loads_in_keras_without_custom_objects(small_bundle):
 def test_the_split_goes_by_the_id_and_nothing_is_in_two(poster_folder):
     splits = read_labelled_posters(str(poster_folder.parent / "labels.csv"), str(poster_folder), SMALL_MODEL, Storage())
 
-    ids = [poster for split in splits.values() for poster in split.labelled.ids]
+    ids = [poster for split in splits.parts().values() for poster in split.labelled.ids]
     assert len(ids) == len(set(ids)) == 160
     assert all(
         Path(uri).stem == poster
-        for split in splits.values()
+        for split in splits.parts().values()
         for poster, uri in zip(split.labelled.ids, split.uris, strict=True)
     )
-    assert splits["train"].fingerprint != splits["test"].fingerprint
+    assert splits.train.fingerprint != splits.test.fingerprint
 
 
 def test_labels_and_posters_may_be_in_a_bucket(bucket, storage, drawn_posters, poster_folder):
@@ -90,7 +92,7 @@ def test_labels_and_posters_may_be_in_a_bucket(bucket, storage, drawn_posters, p
 
     splits = read_labelled_posters(join(bucket, "labels.csv"), join(bucket, "posters"), SMALL_MODEL, storage)
 
-    assert sum(map(len, splits.values())) == 60, "labels without an image are left out"
+    assert sum(map(len, splits.parts().values())) == 60, "labels without an image are left out"
 
 
 def test_too_few_posters_are_refused_in_words(poster_folder):
@@ -101,3 +103,27 @@ def test_too_few_posters_are_refused_in_words(poster_folder):
             TrainSettings(batch_size=512, min_positives=5),
             Storage(),
         )
+
+
+def test_a_bundle_that_cannot_be_written_at_the_end_is_one_line_that_says_how_to_go_on(
+    command, ray_cluster, small_bundle, poster_folder, tmp_path, monkeypatch
+):
+    def refuse(*_arguments):
+        raise StorageError("disk_full", "no space left")
+
+    trained = load_bundle(small_bundle, Storage())
+    monkeypatch.setattr(job, "fit", lambda *_arguments: SimpleNamespace(weights=[], history=[]))
+    monkeypatch.setattr(job, "make_bundle", lambda *_arguments, **_options: SimpleNamespace(bundle=trained))
+    monkeypatch.setattr(job, "write_bundle", refuse)
+    labels, places = (
+        poster_folder.parent / "labels.csv",
+        ("--output", tmp_path / "model", "--checkpoints", tmp_path / "c"),
+    )
+
+    code, _, err = command("train", "--labels", labels, "--images", poster_folder, *places, "--min-positives", "5")
+
+    assert code == 1
+    assert err.endswith(
+        f"cannot write the bundle to {tmp_path}/model any more: no space left; finished epochs are kept, the same "
+        "command with --resume goes on from there\n"
+    )

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from genretag.training.order import BLOCK_POSTERS, WINDOW_POSTERS, blocks_of, epoch_windows, share_of, worker_windows
+from genretag.training.epoch_order import (
+    BLOCK_POSTERS,
+    WINDOW_POSTERS,
+    blocks_of,
+    epoch_windows,
+    share_of,
+    worker_windows,
+)
 
 SIZES = [40, 64, 7, 55, 61, 33]  # posters of each block: 260
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from genretag.errors import UsageError
-from genretag.training.learning_rate import rate_factor, with_scaled_rates
 from genretag.training.settings import TrainSettings
+from genretag.training.worker import rate_factor, with_scaled_rates
 
 
 @pytest.mark.parametrize(("workers", "fewest", "most"), [(2, 2, 2), ("2", 2, 2), ("1..4", 1, 4), ("3..3", 3, 3)])
@@ -43,7 +43,7 @@ def test_precision_goes_by_the_device(gpu, setting, policy):
 def test_in_mixed_precision_logits_and_weights_are_float32_and_say_the_same():
     import keras
 
-    from genretag.modeling.network import build_network
+    from genretag.model.networks import build_network
 
     exact = build_network("lite0", 3, 96, 64)
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from genretag.bundle import KERAS_FILE, Bundle
-from genretag.engines import open_engine
-from genretag.modeling import network
-from genretag.session import Session
-from genretag.training.export import bundle_files
-from genretag.training.job import train
-from genretag.training.recipes import settings_of
+from genretag.commands.train import train
+from genretag.model import networks as network
+from genretag.model.bundle import KERAS_FILE, Bundle
+from genretag.model.engines import open_engine
+from genretag.runtime.session import Session
+from genretag.training.make_bundle import bundle_files
+from genretag.training.settings import settings_of
 
 LABELS = ("Action", "Comedy", "Drama")
 SMALL = settings_of("tutorial", height=100, width=80)
@@ -111,7 +111,7 @@ def test_its_keras_file_needs_no_code_and_no_strategy(exported, tmp_path):
 
 ONE_STEP = """
 import keras, numpy as np, tensorflow as tf
-from genretag.modeling.network import build_network
+from genretag.model.networks import build_network
 
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -146,6 +146,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_two_halves_of_a_batch_give_the_statistics_of_the_whole():
     """Each replica normalises by all replicas' posters, so that two workers keep the network that one would."""
     ran = subprocess.run([sys.executable, "-c", ONE_STEP], capture_output=True, text=True)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tempfile
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -16,20 +17,20 @@ import ray
 from outputs import rows
 from PIL import Image
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.output import list_output
+from genretag.output.lock import holding_output
+from genretag.output.part_files import PartFiles
+from genretag.output.run_record import RunFacts, make_record
+from genretag.output.schema import Run
+from genretag.scoring.actor_plan import plan_actors
+from genretag.scoring.actors import FetchDecodePredict, FetchOptions
+from genretag.scoring.inventory import Inventory, take_inventory
+from genretag.scoring.step_ledger import open_ledger
+from genretag.scoring.worklist import make_worklist, steps
+from genretag.settings import TagSettings
 from genretag.storage import Storage, join
-from genretag.storage.etags import etag_key, etag_keys
-from genretag.tagging.inventory import Inventory, take_inventory
-from genretag.tagging.ledger import open_ledger
-from genretag.tagging.only_writer import only_writer
-from genretag.tagging.part_files import PartFiles
-from genretag.tagging.resources import plan_actors
-from genretag.tagging.run_record import make_record
-from genretag.tagging.schema import Night
-from genretag.tagging.settings import TagSettings
-from genretag.tagging.shards import steps
-from genretag.tagging.stages import FetchDecodePredict, FetchOptions
-from genretag.tagging.worklist import make_worklist
+from genretag.storage.objects import etag_key, etag_keys
 
 MANIFESTS = 200
 OBJECTS = 3
@@ -148,15 +149,15 @@ def night(ray_cluster):
     def night(manifests, output, day):
         started = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=day)
         run_id, thresholds = f"{started:%Y%m%dT%H%M%SZ}-0000", bundle.profile().thresholds
-        tonight = Night(run_id, started.date(), version, bundle.labels, "balanced", thresholds)
+        tonight = Run(run_id, started.date(), version, bundle.labels, "balanced", thresholds)
         parts = []
-        with tempfile.TemporaryDirectory() as folder, only_writer(output, run_id, storage):
+        with tempfile.TemporaryDirectory() as folder, holding_output(output, run_id, storage):
             inventory = inventory_of_all(manifests, storage, Path(folder))
-            worklist = make_worklist(inventory, output, version, storage)
+            worklist = make_worklist(inventory, list_output(output, storage), version, storage)
             if worklist.to_score:
                 blocks = [rows for block in steps(worklist.table()) for rows in actor(block)]
                 parts.append(PartFiles(output, storage, tonight, 500).write(blocks, SimpleNamespace(task_idx=0)))
-        return make_record(tonight, ("manifests", output), worklist, parts, TagSettings(), plan, started, {})
+        return make_record(tonight, RunFacts("manifests", output, {}, asdict(plan), started), worklist, parts, {})
 
     return night
 

@@ -12,13 +12,13 @@ from conftest import REPOSITORY
 from sqlglot import exp
 from warehouse_rows import HOSTILE, LABELS, night, opened, query_results, scored, write_some_nights
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle, write_bundle
+from genretag.commands.warehouse import generate
 from genretag.errors import UsageError
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle, write_bundle
+from genretag.output.schema import failures_schema, predictions_schema
+from genretag.output.warehouse import DIALECTS
+from genretag.settings import WarehouseSettings
 from genretag.storage import Storage
-from genretag.tagging.schema import failures_schema, predictions_schema
-from genretag.warehouse.dialects import DIALECTS
-from genretag.warehouse.generate import generate
-from genretag.warehouse.settings import WarehouseSettings
 
 # What sqlglot takes as it is instead of parsing it, by how the statement begins
 NOT_PARSED = {

@@ -7,9 +7,9 @@ import pytest
 from outputs import ODD, rows
 from warehouse_rows import LABELS, failed, findings, night, opened, put, query_results, scored
 
-from genretag.bundle import load_bundle
+from genretag.model.bundle import load_bundle
+from genretag.output.schema import predictions_schema
 from genretag.storage import Storage, join
-from genretag.tagging.schema import predictions_schema
 
 FIRST, SECOND, THIRD = (date(2026, 11, day) for day in (20, 21, 22))
 DRAMA, COMEDY, BOTH = (0.9, 0.2, 0.1), (0.3, 0.8, 0.1), (0.6, 0.7, 0.4)

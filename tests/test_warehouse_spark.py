@@ -7,11 +7,12 @@ from datetime import date
 import pytest
 from warehouse_rows import HOSTILE, LABELS, failed, night, opened, query_results, scored, write_some_nights
 
-from genretag.warehouse.generate import generate
+from genretag.commands.warehouse import generate
 
 pyspark_sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed (extra bench)")
 if shutil.which("java") is None:
     pytest.skip("there is no Java runtime for Spark", allow_module_level=True)
+pytestmark = pytest.mark.slow
 QUIET = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psutil
 import ray
 
-from genretag.worker_exit import leftovers, warn_of_leftovers
+from genretag.runtime.stopping import leftovers, warn_of_leftovers
 
 DEADLINE_S = 60  # the limit is 5 s, on a machine that has time
 

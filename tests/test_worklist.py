@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from genretag.output import list_output
+from genretag.scoring.inventory import SCHEMA, Inventory, inventory_of, take_inventory
+from genretag.scoring.worklist import POSTERS_PER_STEP, make_worklist, posters_of, remove_shards, steps, write_shards
 from genretag.storage import Storage
-from genretag.tagging.inventory import SCHEMA, Inventory, inventory_of, take_inventory
-from genretag.tagging.shards import POSTERS_PER_STEP, posters_of, remove_shards, steps, write_shards
-from genretag.tagging.worklist import make_worklist
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def worklist_of(tmp_path):
         (folder / "night.duckdb").unlink(missing_ok=True)
         pyarrow.parquet.write_table(table, folder / "inventory.parquet")
         inventory = Inventory(folder / "inventory.parquet", len(table), may_repeat=True)
-        return make_worklist(inventory, str(output), model_version, Storage(), **options)
+        return make_worklist(inventory, list_output(str(output), Storage()), model_version, Storage(), **options)
 
     return worklist_of
 
@@ -223,7 +223,7 @@ def test_folders_above_the_temporary_files_change_nothing(few_posters, tmp_path,
     spool.mkdir(parents=True)
 
     inventory = take_inventory(str(few_posters), Storage(), spool)
-    worklist = make_worklist(inventory, str(tmp_path / "out"), "m1", Storage())
+    worklist = make_worklist(inventory, list_output(str(tmp_path / "out"), Storage()), "m1", Storage())
 
     assert worklist.table().select(inventory.schema.names).equals(inventory.table().sort_by("uri"))
     assert worklist.to_score == 12

@@ -7,9 +7,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+from genretag.commands.warehouse import generate
+from genretag.output.schema import Run, failures_table, predictions_table
 from genretag.storage import Storage, join
-from genretag.tagging.schema import Night, failures_table, predictions_table
-from genretag.warehouse.generate import generate
 
 LABELS = ("Drama", "Comedy", "Sci-Fi")
 HOSTILE = (
@@ -24,7 +24,7 @@ HOSTILE = (
 
 def night(dt, model="model1", labels=LABELS):
     """A night; its only run is named after it."""
-    return Night(f"{dt:%Y%m%d}T010203Z-{model}", dt, model, labels, "balanced", tuple(0.5 for _ in labels))
+    return Run(f"{dt:%Y%m%d}T010203Z-{model}", dt, model, labels, "balanced", tuple(0.5 for _ in labels))
 
 
 def scored(output, of, posters, hour=1):

@@ -1,1 +1,1 @@
-"""What the demo, the benchmarks and the tests need when there are no posters and no bucket around."""
+"""Synthetic posters and a local S3 server, for the demo, the benchmarks and the tests."""

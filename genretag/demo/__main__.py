@@ -1,4 +1,4 @@
-"""`make demo`: the real job on a real S3 server with drawn posters, then what an analyst asks of its output."""
+"""`make demo`: the real job on a real S3 server with drawn posters, then an analyst's queries on its output."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from genretag.demo.posters import DrawnPoster, draw_posters
 from genretag.demo.s3_server import S3Server, running_s3_server
-from genretag.reports.night_facts import run_ids
+from genretag.reports.run_facts import run_ids
 from genretag.storage import Storage
 
 POSTERS, BROKEN_SHARE, LARGE_SHARE = 300, 0.04, 0.04
 BUCKET = "genretag-demo"
-PAGES = Path("build/demo")  # what stays
+PAGES = Path("build/demo")  # the pages that stay after the demo
 IMAGES, OUTPUT = f"s3://{BUCKET}/posters", f"s3://{BUCKET}/genres"
 
 FIRST_GENRES = f"""\
@@ -31,7 +31,10 @@ group by all order by posters desc"""  # noqa: S608 - a constant
 
 
 def main() -> None:
-    """Starts the store, fills it, tags it twice, queries it, and leaves two pages and nothing running."""
+    """Start an S3 server, fill a bucket, tag it twice, and query the output.
+
+    Two pages stay in `PAGES`. No process stays.
+    """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="genretag-demo-") as folder, running_s3_server(Path(folder)) as server:
         os.environ.update(server.environment())
@@ -51,6 +54,7 @@ def main() -> None:
 
 
 def _fill(server: S3Server) -> None:
+    """Draw posters, some of them broken, into the bucket, and print how many there are of each kind."""
     _say(f"drawing {POSTERS} posters, some of them broken, into {IMAGES} on a SeaweedFS of its own")
     server.create_bucket(BUCKET)
     storage = Storage()
@@ -66,7 +70,7 @@ def _fill(server: S3Server) -> None:
 
 
 def _keep_pages() -> None:
-    """Puts the first night's report and a gallery where they outlive the store."""
+    """Copy the report of the first run to `PAGES`, and write a gallery there. The server's data will be deleted."""
     PAGES.mkdir(parents=True, exist_ok=True)
     storage, first_night = Storage(), run_ids(OUTPUT, Storage())[0]
     report = PAGES / "report.html"
@@ -78,6 +82,7 @@ def _keep_pages() -> None:
 
 
 def _query(sql: str) -> None:
+    """Print a SQL query and its result. DuckDB reads the output from the S3 server."""
     import duckdb
 
     _say("asking DuckDB:")
@@ -89,6 +94,7 @@ def _query(sql: str) -> None:
 
 
 def _say(text: str) -> None:
+    """Print a heading."""
     print(f"\n» {text}", flush=True)  # noqa: T201
 
 

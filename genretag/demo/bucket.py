@@ -1,9 +1,9 @@
-"""`python -m genretag.demo.bucket s3://films`: draws posters and labels into a bucket, to try a cluster with.
+"""`python -m genretag.demo.bucket s3://films`: draw posters and labels into a bucket, to try a cluster.
 
     BUCKET/posters/1987/dp000123.jpg    some of them broken
     BUCKET/labels.csv                   for `genretag train`
 
-The bucket is made where it is missing. Endpoint and credentials come the way boto3 finds them.
+If the bucket is missing, it is created. boto3's usual settings give endpoint and credentials.
 """
 
 import argparse
@@ -22,10 +22,14 @@ THERE_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 
 def fill_bucket(bucket: str, posters: int) -> None:
-    """Draws into `s3://BUCKET`. Raises `StorageError`, or botocore's errors."""
+    """Draw `posters` posters into `bucket` (s3://NAME), and write their labels to `labels.csv` there.
+
+    If the bucket is missing, it is created. The same number gives the same posters. Raises `StorageError` if an object
+    cannot be written, and botocore's errors if the bucket cannot be created.
+    """
     try:
         config = Config(connect_timeout=5, retries={"mode": "standard", "total_max_attempts": 10})
-        boto3.client("s3", config=config, **AwsSettings.read().client_arguments()).create_bucket(
+        boto3.Session().client("s3", config=config, **AwsSettings.read().client_arguments()).create_bucket(
             Bucket=bucket.removeprefix("s3://")
         )
     except ClientError as error:
@@ -39,7 +43,7 @@ def fill_bucket(bucket: str, posters: int) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may hold."""
+    """Return the parser of the command line `python -m genretag.demo.bucket`."""
     found = argparse.ArgumentParser(prog="python -m genretag.demo.bucket", description=__doc__)
     found.add_argument("bucket", help="s3://NAME")
     found.add_argument("--posters", type=int, default=300)
@@ -47,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Reads the command line and draws."""
+    """Read the command line, fill the bucket, and print what is in it."""
     arguments = parser().parse_args()
     fill_bucket(arguments.bucket.rstrip("/"), arguments.posters)
     print(f"{arguments.posters} posters and labels.csv are in {arguments.bucket}")  # noqa: T201

@@ -1,4 +1,4 @@
-"""The looks of drawn posters: for each genre the colours of its sky and the shapes before it."""
+"""Looks of drawn posters: for each genre, the colours of its sky and the shapes in front of it."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,12 +9,16 @@ from random import Random
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-RIM = 181  # what Pillow's radial gradient has reached in the middle of each side
+RIM = 181  # the value of Pillow's radial gradient in the middle of each side
 INK = "#07060a"
 
 
 class Canvas:
-    """An image to paint on, in units of its width: x from 0 to 1, y from 0 to about 1.5."""
+    """An image to paint on. Coordinates are in units of its width: x from 0 to 1, y from 0 to about 1.5.
+
+    A colour is `#rrggbb`, or `#rrggbbaa` to blend with the image below. `size` is in pixels. `colours` are the colours
+    of the background from top to bottom, separated by spaces.
+    """
 
     def __init__(self, size: tuple[int, int], colours: str, random: Random) -> None:
         self.random, self.unit = random, size[0]
@@ -26,53 +30,65 @@ class Canvas:
         self.opaque, self.blending = ImageDraw.Draw(self.image), ImageDraw.Draw(self.image, "RGBA")
 
     def pen(self, colour: str) -> ImageDraw.ImageDraw:
+        """Return Pillow's pen for a colour: a blending pen if the colour has an alpha value."""
         return self.blending if len(colour) == len("#rrggbbaa") else self.opaque  # blending takes twice as long
 
     def polygon(self, points: Iterable[Point], colour: str) -> None:
+        """Fill a polygon."""
         self.pen(colour).polygon([(x * self.unit, y * self.unit) for x, y in points], fill=colour)
 
     def line(self, points: Iterable[Point], colour: str, width: float) -> None:
+        """Draw a line through the points. `width` is in units of the canvas, and at least one pixel."""
         pixels = [(x * self.unit, y * self.unit) for x, y in points]
         self.pen(colour).line(pixels, fill=colour, width=max(1, round(width * self.unit)), joint="curve")
 
     def disc(self, x: float, y: float, radius: float, colour: str, squash: float = 1.0) -> None:
+        """Fill a disc around (x, y). `squash` is its height divided by its width."""
         box = (x - radius, y - radius * squash, x + radius, y + radius * squash)
         self.pen(colour).ellipse([side * self.unit for side in box], fill=colour)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+        """Fill a rectangle."""
         self.pen(colour).rectangle([side * self.unit for side in (left, top, right, bottom)], fill=colour)
 
     def glow(self, x: float, y: float, radius: float, colour: str) -> None:
+        """Paint a glow around (x, y) that fades to nothing at `radius`."""
         corner = (round((x - radius) * self.unit), round((y - radius) * self.unit))
         self.image.paste(colour, corner, _glow_mask(round(2 * radius * self.unit)))
 
     def scatter(self, count: int) -> list[Point]:
+        """Return `count` random points on the canvas."""
         return [(self.random.random(), 1.5 * self.random.random()) for _ in range(count)]
 
 
 @lru_cache(maxsize=64)
 def _glow_mask(side: int) -> Image.Image:
+    """Return a square mask that fades from its middle to nothing at the middle of each side."""
     fading = Image.radial_gradient("L").point(lambda level: max(0, 255 - level * 255 // RIM))
     return fading.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _star(x: float, y: float, radius: float, points: int, inner: float, turn: float = 0.0) -> list[Point]:
+    """Return the outline of a star. `inner` is the radius of the inner corners, as a share of `radius`."""
     corners = [(radius * (1, inner)[k % 2], turn + math.pi * k / points) for k in range(2 * points)]
     return [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in corners]
 
 
 @lru_cache(maxsize=1)
 def _heart_outline() -> list[Point]:
+    """Return the outline of a heart around (0, 0), about one unit in each direction."""
     turns = [math.tau * step / 48 for step in range(48)]
     tops = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
     return [(math.sin(t) ** 3, -top / 16) for t, top in zip(turns, tops, strict=True)]
 
 
 def _heart(x: float, y: float, size: float) -> list[Point]:
+    """Return the outline of a heart around (x, y). `size` is half its width."""
     return [(x + size * across, y + size * down) for across, down in _heart_outline()]
 
 
 def _branch(canvas: Canvas, x: float, y: float, angle: float, length: float) -> None:
+    """Draw a branch from (x, y) with smaller branches at its tip. `angle` is in radians."""
     tip = (x + length * math.cos(angle), y + length * math.sin(angle))
     canvas.line([(x, y), tip], INK, length / 8)
     for side in (-1, 1) if length > 0.045 else ():
@@ -194,12 +210,12 @@ def _documentary(canvas: Canvas, random: Random, x: float) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """What paints a look, the colours of its sky, and how its title is lettered."""
+    """How a genre looks: a function that paints its shapes, and the colours of its sky and its lettering."""
 
-    paint: Callable[[Canvas, Random, float], None]
-    skies: tuple[str, ...]  # colours from top to bottom; the seed takes one of them
+    paint: Callable[[Canvas, Random, float], None]  # the float is the x of the main shape
+    skies: tuple[str, ...]  # each has colours from top to bottom; the seed takes one sky
     lettering: str
-    scrim: str = INK  # what the lettering fades into
+    scrim: str = INK  # the colour behind the lettering
 
 
 LOOK_OF = {

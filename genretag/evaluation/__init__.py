@@ -1,1 +1,1 @@
-"""A bundle and labelled posters -> figures with their intervals, beside the null model's and another bundle's."""
+"""Evaluation: a bundle and labelled posters -> figures with intervals, next to a null model and another bundle."""

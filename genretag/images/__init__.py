@@ -1,334 +1,80 @@
-"""Image bytes -> uint8 (height, width, 3) RGB: the only decoder, for training, scoring and predict.
+"""The image rule of a bundle: how a picture of any shape gets the height and width that a model sees."""
 
-One filter, one treatment of colour and one orientation everywhere, so that a model sees in production
-what it was trained on; the shape is the bundle's rule (`resizing.py`), the colours are sRGB (`colour.py`). Of an
-animation the first frame counts, of a multi-page TIFF the first page.
-"""
-
-import hashlib
-import io
-import struct
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from math import ceil
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL import Image
 
-from genretag.errors import one_line
-from genretag.images.colour import ROWS, Conversion, conversion_of
-from genretag.images.cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
-from genretag.images.jpeg_structure import (
-    JpegStructure,
-    jpeg_structure,
-    lacks_end,
-    lost_pixels,
-    missing_scans,
-    undecodable,
-)
-from genretag.images.pillow_settings import configure_pillow
-from genretag.images.png_chunks import has_swollen_texts, hidden_first_frame, without_texts
-from genretag.images.readings import (
-    DEEP_GREY,
-    Reading,
-    Unreadable,
-    as_meant,
-    deep_bytes,
-    has_low_bytes,
-    low_bytes,
-    set_right,
-    to_8_bits,
-)
-from genretag.images.resizing import ImageRule as ImageRule
-from genretag.images.signatures import ends_early, looks_like, not_decoded
-
-# What posters come as, and nothing that starts a program (EPS runs Ghostscript) or whose header does not
-# say how large the pixels inside are (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
-REASONS = {
-    "empty": "the object has no bytes",
-    "too_many_bytes": "more bytes than ImageLimits.max_bytes",
-    "not_an_image": "something else, often a web page or an error message under an image's name",
-    "unsupported_format": "an image, in a format that is not decoded here, or with samples or colours that are not",
-    "too_many_pixels": "the header promises more pixels than ImageLimits allows, by number or by memory",
-    "too_much_work": "made to keep a decoder busy: hundreds of JPEG scans, metadata without end",
-    "truncated": "the end is missing, as after an upload that broke off (AVIF and TIFF: may say corrupt)",
-    "corrupt": "an image of a known format that cannot be decoded",
-    "out_of_memory": "this machine had no memory left: the picture itself may be sound",
+RESIZES = {
+    "squash": "the whole picture, its aspect ratio given up",
+    "letterbox": "the whole picture, its aspect ratio kept, bars beside it",
+    "crop": "the aspect ratio kept, what stands over cut off on both sides alike",
 }
 
-# EXIF orientation -> what makes the stored picture upright (5 to 8 swap the axes). Absent: nothing to do.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_MAX_EXIF_BYTES = 2**20  # real EXIF has 64 KB at most; Pillow makes a Python object of each value in it
-_END = b"\xff\xd9"  # of a JPEG
-_ANY_BITS = b"\xa5\x5a\x96" * 100  # that could be a scan's
-_XMP = ("xmp", "XML:com.adobe.xmp")
+# The bars of a letterbox. The backbones compute (x - 127) / 128, so a bar is zero, which is what their convolutions see
+# beyond the edge of any picture. A picture's mean colour would be a different bar for each picture, and one to learn.
+BAR = (127, 127, 127)
 
-configure_pillow()
+# Pillow's filters become wider as the picture shrinks, so they antialias. Bicubic costs .2 to .4 ms more per poster.
+_FILTER = Image.Resampling.BILINEAR
 
 
 @dataclass(frozen=True)
-class ImageLimits:
-    """What one picture may cost, checked before memory is spent.
+class ImageRule:
+    """The height and width (in pixels) and the way of resizing that a model needs. The model's bundle stores the rule.
 
-    Pixels are counted as stored. Peak memory per pixel, measured: RGB 4 bytes, with alpha 8, with a transparent
-    colour 9 to 12; AVIF 9 to 14, WebP 17; a JPEG that is reduced while it is decoded .1, a progressive one 3 to 8.
-    So the default admits 97 million pixels in most formats, 70 million in an AVIF and 59 million in a WebP.
+    Raises ValueError if the height or width is below 1, or if `resize` is not in RESIZES.
     """
 
-    max_bytes: int = 64 * 2**20
-    max_pixels: int = 100_000_000  # a one-sheet (27 x 40 inches) at 300 dpi has 97 million
-    max_decode_bytes: int = 2**30  # as genretag.images.cost estimates it
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedImage:
-    """A picture as the model sees it, and the size it had."""
-
-    pixels: np.ndarray  # uint8 (height, width, 3) of the rule, RGB, C-contiguous, read-only
-    width: int  # the picture's own, in pixels, as displayed (after EXIF orientation)
     height: int
+    width: int
+    resize: str = "squash"  # one of RESIZES
 
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"image height and width must be positive, not {self.height} x {self.width}")
+        if self.resize not in RESIZES:
+            raise ValueError(f"unknown resize {self.resize!r}; known: {', '.join(RESIZES)}")
 
-class BadImage(ValueError):
-    """Bytes that give no picture: `reason` is a key of REASONS, `message` one clean line for people."""
+    def turned(self) -> "ImageRule":
+        """Return the rule with height and width exchanged, for a picture that is stored on its side."""
+        return replace(self, height=self.width, width=self.height)
 
-    def __init__(self, reason: str, message: str) -> None:
-        self.reason = reason
-        self.message = one_line(message, 200)  # it may quote hostile bytes
-        super().__init__(reason, self.message)  # both in args, or the error would not survive pickling
+    def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (width, height) to which a whole picture of `size` (width, height) is scaled, at least 1 x 1.
 
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.message}"
+        For `crop`, that is the size before parts are cut off. A decoder must not reduce the picture below this width
+        or this height.
+        """
+        if self.resize == "squash":
+            return self.width, self.height
+        scales = self.width / size[0], self.height / size[1]
+        if self.resize == "letterbox":
+            inside = min(scales)
+            return max(1, round(size[0] * inside)), max(1, round(size[1] * inside))
+        beyond = max(scales)  # times the size, it is a whole number on one side, except for the last bits of a float
+        return ceil(round(size[0] * beyond, 6)), ceil(round(size[1] * beyond, 6))
 
+    def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Return `image` resized by the rule: in the rule's size, or smaller for `letterbox`, because bars are missing.
 
-class Memory(Protocol):
-    """Where a decode asks for the memory that it will take, such as genretag.images.memory.DecodeMemory."""
+        The values of the image's mode must allow averaging, so palettes are not allowed. `size` is the (width, height)
+        of the picture before a decoder reduced it.
+        """
+        if self.resize != "crop":
+            return image.resize(self.scaled_size(size), _FILTER)
+        kept = size[1] * self.width / (size[0] * self.height)  # share of the width; above 1, 1 / kept of the height
+        across, down = (image.width * (1 - min(1, kept)) / 2, image.height * (1 - min(1, 1 / kept)) / 2)
+        box = (across, down, image.width - across, image.height - down)
+        return image.resize((self.width, self.height), _FILTER, box=box)
 
-    def reserved(self, size_bytes: int) -> AbstractContextManager[None]: ...
+    def with_bars(self, image: Image.Image) -> Image.Image:
+        """Return `image` in exactly the size of the rule, with grey bars where `image` is smaller.
 
-
-_DEFAULT_LIMITS = ImageLimits()
-
-
-def decode(
-    data: bytes | memoryview, rule: ImageRule, limits: ImageLimits = _DEFAULT_LIMITS, memory: Memory | None = None
-) -> DecodedImage:
-    """Decode an image file's bytes by `rule`; safe to call from many threads at once.
-
-    Transparency shows white. Deep grey is scaled to 8 bits; signed and floating-point grey has no agreed white, so its
-    own darkest and brightest values become 0 and 255. What is brighter than white in an HDR picture shows white. A JPEG
-    that is damaged inside, and whose end is there, decodes with grey or shifted parts: libjpeg knows, but Pillow does
-    not pass its warning on.
-
-    The estimated peak memory is reserved from `memory`, if given, while pixels are decoded.
-    Raises BadImage, and nothing else, whatever the bytes are.
-    """
-    size_bytes = memoryview(data).nbytes
-    if size_bytes == 0:
-        raise BadImage("empty", "the object has 0 bytes")
-    if size_bytes > limits.max_bytes:
-        raise BadImage("too_many_bytes", f"{size_bytes:,} bytes, limit {limits.max_bytes:,}")
-    encoded = bytes(data)  # no copy if it is bytes already
-    try:
-        try:
-            return _decode(encoded, rule, limits, memory)
-        except ValueError as error:
-            if not has_swollen_texts(error):
-                raise
-            return _decode(without_texts(encoded), rule, limits, memory)
-    except BadImage:
-        raise
-    except Exception as error:  # noqa: BLE001  hostile bytes make Pillow raise nearly any exception
-        raise _explain(encoded, error) from None
-
-
-def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory | None) -> DecodedImage:
-    jpeg = jpeg_structure(encoded) if encoded.startswith(b"\xff\xd8") else None
-    _refuse("too_much_work", endless_work(encoded, jpeg))
-    _refuse("unsupported_format", undecodable(jpeg) if jpeg else None)
-    if jpeg and lacks_end(encoded, jpeg):
-        encoded = _with_end(encoded, jpeg, limits, memory)
-    if encoded.startswith(b"GIF8"):
-        _check_pixels(gif_frame_size(encoded), limits)
-    opened = _open(encoded, limits)
-    image, size = opened.image, opened.size
-    _refuse("truncated", lost_pixels(encoded, jpeg) if jpeg else None)
-    if isinstance(image, JpegImageFile):
-        # Reduced by 2, 4 or 8 inside the decoder, never below the target. None: keep the colour mode.
-        image.draft(None, _as_stored(rule, _orientation(image)).scaled_size(size))
-    with _reserved(opened, jpeg, limits, memory):
-        return _pixels(opened, rule)
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """A file whose header was read."""
-
-    image: Image.Image
-    encoded: bytes  # what `image` reads
-    size: tuple[int, int]  # the whole picture's, before a decoder reduces it
-    reading: Reading
-    conversion: Conversion | None
-    has_low_bytes: bool  # of colours of 16 bits, which Pillow does not load
-
-
-def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
-    """Open a file and check what its header promises. No pixel is decoded yet."""
-    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    size = image.size
-    _check_pixels(size, limits)
-    _refuse("too_much_work", slow_decoder(image))
-    frame = hidden_first_frame(encoded) if image.info.get("default_image") else None
-    if frame:
-        encoded = frame[0]
-        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
-    for name in _XMP:  # Pillow takes an orientation from there; browsers do not
-        image.info.pop(name, None)
-    try:
-        reading = set_right(image, encoded)
-        conversion = conversion_of(image, encoded)
-    except Unreadable as error:
-        raise BadImage("unsupported_format", f"{image.format}: {error}") from None
-    if frame:
-        reading = replace(reading, frame=frame[1], canvas=size)
-    return _Opened(image, encoded, size, reading, conversion, has_low_bytes(image))
-
-
-def _reserved(
-    opened: _Opened, jpeg: JpegStructure | None, limits: ImageLimits, memory: Memory | None
-) -> AbstractContextManager[None]:
-    """The memory that decoding will take, reserved; BadImage if the limits do not allow it."""
-    image, size = opened.image, opened.size
-    needed_bytes = decode_bytes(image, jpeg, len(opened.encoded), opened.reading, opened.conversion)
-    if needed_bytes > limits.max_decode_bytes:
-        what = f"{size[0]:,} x {size[1]:,} pixels of {image.format} {image.mode}"
-        raise BadImage("too_many_pixels", f"{what} take {needed_bytes:,} bytes, limit {limits.max_decode_bytes:,}")
-    return memory.reserved(needed_bytes) if memory else nullcontext()
-
-
-def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: Memory | None) -> bytes:
-    """A JPEG without its end-of-image marker, with one, if nothing else is missing.
-
-    Then no pixel depends on what would have followed. Libjpeg paints what it misses, and does not say so.
-    """
-    body = encoded.rstrip(b"\xff")
-    _open(body + _END, limits)  # a reason that the header gives comes first
-    _refuse("truncated", lost_pixels(encoded, jpeg) or missing_scans(body, jpeg))
-    digests = []
-    for following in (b"", _ANY_BITS):
-        opened = _open(body + following + _END, limits)
-        with _reserved(opened, jpeg, limits, memory):
-            digests.append(_digest(opened.image))
-    _refuse("truncated", "JPEG: the last scan is cut" if digests[0] != digests[1] else None)
-    return body + _END
-
-
-def _digest(image: Image.Image) -> bytes:
-    digest = hashlib.sha256()
-    for top in range(0, image.height, ROWS):  # all at once would be a copy or two
-        digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
-    return digest.digest()
-
-
-def _pixels(opened: _Opened, rule: ImageRule) -> DecodedImage:
-    """The expensive part: an opened picture decoded, resized and upright."""
-    image, size, reading, conversion = opened.image, opened.size, opened.reading, opened.conversion
-    image.load()
-    orientation = _orientation(image)  # a PNG may tell only after its pixels; a TIFF has turned itself by now
-    picture = _averageable(as_meant(image, reading, opened.encoded))
-    if conversion and not conversion.mixes:
-        picture, conversion = _converted(picture, opened, conversion), None
-    rgb = _to_rgb(_as_stored(rule, orientation).resized(picture, size), reading, conversion)
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb = rule.with_bars(rgb)
-    width, height = size[::-1] if orientation >= 5 else size
-    return DecodedImage(np.asarray(rgb), width, height)
-
-
-def _converted(picture: Image.Image, opened: _Opened, conversion: Conversion) -> Image.Image:
-    """The whole picture in sRGB, with all the bits that its file has."""
-    if picture.mode == "I;16":
-        return conversion.whole(*deep_bytes(picture, opened.reading))
-    if picture.mode in DEEP_GREY:
-        return conversion.whole(Image.fromarray(to_8_bits(np.asarray(picture), opened.reading)))
-    return conversion.whole(picture, low_bytes(opened.encoded) if opened.has_low_bytes else None)
-
-
-def _refuse(reason: str, finding: str | None) -> None:
-    if finding:
-        raise BadImage(reason, finding)
-
-
-def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise BadImage("too_many_pixels", f"{width:,} x {height:,} pixels, limit {limits.max_pixels:,}")
-
-
-def _as_stored(rule: ImageRule, orientation: int) -> ImageRule:
-    """The rule for the picture before it is turned upright."""
-    return rule.turned() if orientation >= 5 else rule
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; like in a browser 1 if there is none or it cannot be read."""
-    if not image.info.keys() & {"exif", "Raw profile type exif"}:
-        return 1
-    for name in _XMP:  # again, as a PNG may have it behind its pixels
-        image.info.pop(name, None)
-    if len(image.info.get("exif") or b"") > _MAX_EXIF_BYTES:
-        return 1
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, TypeError, LookupError, OSError, EOFError, struct.error):
-        return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    """The same picture in a mode whose neighbouring values may be averaged: no palette, no colour key."""
-    if image.mode in DEEP_GREY:
-        return image
-    if image.has_transparency_data:
-        # resize() weighs the colours of RGBA by their alpha, so that hidden colours do not bleed.
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    return image.convert("RGB") if image.mode in ("1", "P", "YCbCr") else image
-
-
-def _to_rgb(image: Image.Image, reading: Reading, conversion: Conversion | None) -> Image.Image:
-    """Any averageable mode to sRGB: CMYK without a profile and LAB by Pillow's own formulas, RGBA over white."""
-    if image.mode in DEEP_GREY:
-        image = Image.fromarray(to_8_bits(np.asarray(image), reading))
-    if conversion:
-        image = conversion.small(image)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _explain(encoded: bytes, error: Exception) -> BadImage:
-    """The reason that fits best for bytes that Pillow failed on with `error`."""
-    if isinstance(error, MemoryError):
-        return BadImage("out_of_memory", f"no memory for the pixels in {len(encoded):,} bytes of image")
-    reason, name = looks_like(encoded)
-    if reason != "corrupt":
-        return BadImage(reason, f"looks like {name}")
-    if unknown := not_decoded(encoded, name, error):
-        return BadImage("unsupported_format", f"{name}: {unknown}")
-    if isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(encoded, name):
-        reason = "truncated"
-    if isinstance(error, UnidentifiedImageError):
-        return BadImage(reason, f"{name}: the header cannot be read")  # its own text is an address in memory
-    return BadImage(reason, f"{name}: {type(error).__name__}: {error}")
+        `image` is an upright RGB picture that `resized` returned.
+        """
+        if image.size == (self.width, self.height):
+            return image
+        canvas = Image.new("RGB", (self.width, self.height), BAR)
+        canvas.paste(image, ((self.width - image.width) // 2, (self.height - image.height) // 2))
+        return canvas

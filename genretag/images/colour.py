@@ -1,38 +1,246 @@
-"""How a picture's numbers become sRGB: which of a file's statements counts, and when the conversion is due."""
+"""Conversion of the stored values of a picture to sRGB.
+
+A file can describe its colours by an ICC profile or by numbers: the code points of H.273, and PNG's gAMA and cHRM.
+`conversion_of` chooses which of them counts. A `Conversion` says whether it runs before or after the resize.
+
+Little CMS applies ICC profiles. A profile is ignored, as in browsers, if it is broken, too large, or made for other
+channels than those of the picture. A picture without a usable description counts as sRGB (CMYK: by Pillow's formula).
+
+Sources for the numbers: ITU-T H.273 (07/2024) tables 2 and 3, BT.2100-2 (PQ, HLG), BT.2408-7 (reference white
+203 cd/m2), BT.1886 (displays), PNG (third edition) 11.3.2, SMPTE ST 428-1. Chromium 156 shows the same colours, except
+for HDR, which Chromium darkens to make room for highlights.
+"""
 
 import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
-from genretag.images import icc
-from genretag.images.avif_boxes import avif_code_points
-from genretag.images.code_points import CodedColour, from_code_points, from_gamma, linear_to_srgb
-from genretag.images.png_chunks import png_code_points
-from genretag.images.readings import Unreadable
+from genretag.images.file_structure import avif_code_points
+from genretag.images.samples import Unreadable, png_code_points
 
-MAX_CONVERSIONS = 16  # of ICC profiles that are kept in this process; each takes up to some MB
-ROWS = 16  # that are converted at a time where the whole picture is, to bound the memory
-_SAME = 2  # levels of 255: a conversion that changes no colour by more is none
-# Levels of 255 by which the middle between black and white may differ if the two are mixed before the conversion
-# instead of after. Adobe RGB and Display P3 differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
+_White = tuple[float, float]
+Chromaticities = tuple[float, float, float, float, float, float, float, float]  # x and y of white, red, green and blue
+
+_D65, _C, _DCI, _E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1 / 3, 1 / 3)
+SRGB: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_PRIMARIES: dict[int, Chromaticities] = {
+    4: (*_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
+    5: (*_D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
+    6: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    7: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    8: (*_C, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),
+    9: (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    10: (*_E, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0),
+    11: (*_DCI, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
+}
+_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # transfer characteristics that are a power
+_CAMERAS = (1, 6, 14, 15)  # BT.709, BT.601 and BT.2020: camera curves, which a BT.1886 display undoes with 2.4
+_SRGB, _LOGARITHMIC, _PQ, _CINEMA, _HLG = 13, (9, 10), 16, 17, 18
+_HDR_WHITE = 203.0  # cd/m2 of SDR white. Brighter light shows as white.
+_HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2  # of the reference display of HLG
+_GAMMA_TOLERANCE = 0.05  # as in libpng: a gamma this close to 1 / 2.2 means sRGB
+
+
+@dataclass(frozen=True)
+class CodedColour:
+    """The meaning of the stored values of a picture. The defaults are sRGB."""
+
+    primaries: Chromaticities = SRGB
+    transfer: int = _SRGB  # H.273's code point
+    gamma: float | None = None  # the exponent that makes values linear, instead of `transfer`
+    is_full_range: bool = True  # False: black is 16 and white 235 of 255
+
+    def unknown(self) -> str | None:
+        """Return, in words, why these colours cannot be converted to sRGB, or None if they can be converted."""
+        if self.transfer in _LOGARITHMIC:
+            return f"logarithmic transfer characteristics ({self.transfer} of H.273) are not decoded here"
+        return None
+
+    def linear(self, values: np.ndarray) -> np.ndarray:
+        """Return the linear light of stored `values` (0 to 1), float32 of the same shape.
+
+        0 is black, and 1 is SDR white. For HLG, 1 is the brightest value of the scene; `srgb_lights` scales it.
+        """
+        if not self.is_full_range:
+            values = np.clip((values * 255 - 16) / 219, 0, 1)
+        light = values**self.gamma if self.gamma else _CURVES.get(self.transfer, srgb_to_linear)(values)
+        return np.asarray(light, np.float32)
+
+    def srgb_lights(self, lights: np.ndarray) -> np.ndarray:
+        """Return linear sRGB of the same shape from `lights` (..., 3), the result of `linear` for three channels.
+
+        The result may have values below 0 and above 1.
+        """
+        if self.transfer == _HLG:
+            red, green, blue = _to_xyz(self.primaries)[1]
+            scene = red * lights[..., 0] + green * lights[..., 1] + blue * lights[..., 2]
+            lights = lights * (scene ** (_HLG_GAMMA - 1) * (_HLG_PEAK / _HDR_WHITE))[..., None]
+        if self.primaries != SRGB:
+            lights = lights @ _to_srgb(self.primaries).T
+        return lights
+
+    def is_per_channel(self) -> bool:
+        """Return whether each channel can be converted to sRGB without the values of the other channels."""
+        return self.primaries == SRGB and self.transfer != _HLG
+
+
+def from_code_points(primaries: int, transfer: int, is_full_range: bool = True, is_video: bool = False) -> CodedColour:
+    """Return the colours for H.273's code points `primaries` and `transfer`.
+
+    Unspecified and reserved code points count as those of sRGB, as in browsers. `is_full_range` of False means that
+    black is stored as 16 and white as 235.
+
+    If `is_video`, a camera curve is undone as a television does it, which browsers do for PNG. Otherwise a camera curve
+    counts as sRGB's curve, because AVIF encoders name camera curves for pictures that were sRGB.
+    """
+    gamma = 2.4 if is_video and transfer in _CAMERAS else _GAMMAS.get(transfer)
+    return CodedColour(_PRIMARIES.get(primaries, SRGB), transfer, gamma, is_full_range)
+
+
+def from_gamma(gamma: float, chromaticities: Chromaticities | None) -> CodedColour:
+    """Return the colours for the values of PNG's chunks gAMA and cHRM.
+
+    `gamma` is the exponent of the encoding, such as 0.45455. `chromaticities` is None if the file has no cHRM.
+    Impossible values count as those of sRGB.
+    """
+    is_srgb = not chromaticities or all(abs(a - b) < 0.002 for a, b in zip(chromaticities, SRGB, strict=True))
+    primaries = SRGB if is_srgb or not _is_possible(chromaticities or SRGB) else chromaticities or SRGB
+    is_common = primaries == SRGB and abs(gamma * 2.2 - 1) <= _GAMMA_TOLERANCE
+    return CodedColour(primaries, gamma=None if is_common or not 0.1 <= gamma <= 10 else 1 / gamma)
+
+
+def srgb_to_linear(values: np.ndarray) -> np.ndarray:
+    """Undo sRGB's curve. Input and output are from 0 to 1, with the same shape."""
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(lights: np.ndarray) -> np.ndarray:
+    """Apply sRGB's curve. Input and output are from 0 to 1, with the same shape."""
+    return np.where(lights <= 0.0031308, lights * 12.92, 1.055 * np.maximum(lights, 0) ** (1 / 2.4) - 0.055)
+
+
+def _pq(values: np.ndarray) -> np.ndarray:
+    """Undo the PQ curve of stored values (0 to 1). In the result, 1 is SDR white, and brighter light is above 1."""
+    root = values ** (1 / 78.84375)
+    return (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125) * (
+        10_000 / _HDR_WHITE
+    )
+
+
+def _hlg_scene(values: np.ndarray) -> np.ndarray:
+    """Return the light of the scene, from 0 to 1, for stored HLG values from 0 to 1."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    return np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
+
+
+_CURVES: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    _PQ: _pq,
+    _CINEMA: lambda values: values**2.6 * (52.37 / 48),
+    _HLG: _hlg_scene,
+}
+
+
+def _is_possible(chromaticities: Chromaticities) -> bool:
+    """Return whether real light can have these chromaticities, and their matrix to XYZ can be inverted."""
+    points = np.reshape(chromaticities, (4, 2))
+    area = np.linalg.det(np.c_[points[1:], np.ones(3)])
+    return bool((points >= 0).all() and points.sum(axis=1).max() <= 1.001 and points[0, 1] > 0.01 and abs(area) > 0.01)
+
+
+def _xyz(x: float, y: float) -> np.ndarray:
+    return np.array([x, y, 1 - x - y])
+
+
+def _to_xyz(chromaticities: Chromaticities) -> np.ndarray:
+    """Return the 3 x 3 matrix from linear RGB with these chromaticities to XYZ. White has Y = 1."""
+    points = np.reshape(chromaticities, (4, 2))
+    columns = np.stack([_xyz(*point) for point in points[1:]], axis=1)
+    white = _xyz(*points[0]) / points[0, 1]
+    return columns * np.linalg.solve(columns, white)
+
+
+def _to_srgb(chromaticities: Chromaticities) -> np.ndarray:
+    """Return the 3 x 3 matrix from linear RGB with these chromaticities to linear sRGB.
+
+    Bradford's method adapts the white point.
+    """
+    bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+    source, target = (bradford @ _to_xyz(colours) @ np.ones(3) for colours in (chromaticities, SRGB))
+    adapted = np.linalg.solve(bradford, np.diag(target / source) @ bradford)
+    return np.asarray(np.linalg.solve(_to_xyz(SRGB), adapted @ _to_xyz(chromaticities)), np.float32)
+
+
+MAX_PROFILE_BYTES = 4 * 2**20  # profiles of printing presses have 0.5 to 3 MB
+_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # colour space of a profile -> Pillow's mode
+_CLASSES = ("scnr", "mntr", "prtr", "spac")  # devices and colour spaces, but no links, abstract or named colours
+# Most pictures for print are made and shown with these two. Without the second, the black of a press would show as dark
+# grey. Neither makes a difference for Adobe RGB, Display P3 and other matrix profiles.
+_INTENT, _BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+_EXACT = ImageCms.Flags.NOOPTIMIZE  # for grey: else Little CMS 2.19 approximates linear grey, up to 10 levels off
+_FITTING = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # channels of a picture -> colour spaces that fit
+
+
+def icc_conversion(profile: bytes, channels: str) -> Callable[[Image.Image], Image.Image] | None:
+    """Return a function that converts a picture with this ICC profile to RGB in sRGB, or None if the profile is unfit.
+
+    `channels` is the picture's mode: "L", "RGB" or "CMYK". A profile is unfit if it is broken, larger than
+    `MAX_PROFILE_BYTES`, made for other channels, or no profile of a device or colour space. An RGB profile fits a grey
+    picture too. Building the function takes 1 to 60 ms.
+    """
+    if len(profile) > MAX_PROFILE_BYTES:
+        return None
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES.get(opened.profile.xcolor_space.strip())
+        if mode not in _FITTING[channels] or opened.profile.device_class not in _CLASSES:
+            return None
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        flags = _BLACK_TO_BLACK | (_EXACT if channels == "L" else 0)
+        transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", _INTENT, flags=ImageCms.Flags(flags))
+    except (OSError, ValueError, TypeError, ArithmeticError, LookupError, ImageCms.PyCMSError):
+        return None
+    if channels != "L":
+        return partial(_apply, transform)
+    greys = Image.frombytes("L", (256, 1), bytes(range(256))).convert(mode)
+    table = [level for band in _apply(transform, greys).split() for level in band.tobytes()]
+    return lambda image: image.convert("RGB").point(table)
+
+
+def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    converted = transform.apply(image)
+    del converted.info["icc_profile"]
+    return converted
+
+
+MAX_CONVERSIONS = 16  # of ICC profiles that this process caches; each takes up to some MB
+ROWS = 16  # of a whole picture, converted at a time to bound the memory
+_SAME = 2  # levels of 255: a conversion that changes every colour by at most this is dropped
+# Largest error, in levels of 255, of the middle between black and white if the two are mixed before the conversion
+# instead of after it. Adobe RGB and Display P3 differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
 _MIX = 24
 _GREY = ("1", "L", "LA", "La", "I;16", "I", "F")
 
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """From a picture's own numbers to sRGB."""
+    """A conversion from the stored values of a picture to sRGB."""
 
-    convert: Callable[[Image.Image], Image.Image]  # L, RGB or CMYK, as the file's, to RGB
-    mixes: bool  # pixels may be averaged before it, as a resize does
+    convert: Callable[[Image.Image], Image.Image]  # from L, RGB or CMYK, as in the file, to RGB
+    mixes: bool  # True: a resize may average pixels before the conversion
 
     def small(self, image: Image.Image) -> Image.Image:
-        """Return RGB, or RGBA if `image` has alpha: transparency is no colour."""
+        """Convert a picture in one step. `image` has the mode L, RGB, RGBA or CMYK.
+
+        Return RGB, or RGBA with unchanged alpha if `image` is RGBA. Use `whole` for large pictures.
+        """
         if image.mode != "RGBA":
             return self.convert(image)
         converted = self.convert(image.convert("RGB"))
@@ -40,10 +248,10 @@ class Conversion:
         return converted
 
     def whole(self, image: Image.Image, low: Image.Image | None = None) -> Image.Image:
-        """Do the same for a picture of any size, a few rows at a time.
+        """Convert a picture of any size and return what `small` returns. Convert a few rows at a time to save memory.
 
-        `low`: the low bytes of a picture whose numbers have 16 bits; `image` holds the high ones. In the dark parts of
-        linear light, one step of 8 bits is 13 levels of sRGB.
+        If the picture has 16 bits per channel, `image` has the high bytes and `low` has the low bytes. The low bytes
+        matter: in the dark parts of linear light, one step of 8 bits is 13 levels of sRGB.
         """
         converted = Image.new("RGBA" if image.mode == "RGBA" else "RGB", image.size)
         for top in range(0, image.height, ROWS):
@@ -60,7 +268,11 @@ _NEXT = [*range(1, 256), 255]
 
 
 def _between(part: Image.Image, following: Image.Image, low: Image.Image, rows: Image.Image) -> Image.Image:
-    """Return what lies between the conversions of two steps, in the proportion that the low bytes say."""
+    """Return the conversion of 16-bit rows, interpolated by their low bytes.
+
+    `part` is the conversion of the high bytes `rows`, and `following` is the conversion of the high bytes plus 1. The
+    alpha of RGBA is that of `rows`.
+    """
     start, end = (np.asarray(image.convert("RGB"), np.float32) for image in (part, following))
     share = np.asarray(low.convert("RGB"), np.float32) / 256
     between = Image.fromarray((start + (end - start) * share).round().astype(np.uint8))
@@ -71,23 +283,25 @@ def _between(part: Image.Image, following: Image.Image, low: Image.Image, rows: 
 
 @dataclass(frozen=True)
 class _Profile:
-    """An ICC profile, known by its digest."""
+    """An ICC profile. In the cache, profiles are compared by their digests."""
 
     digest: bytes
     content: bytes = field(compare=False, repr=False)
 
 
 def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
-    """Return how the numbers of an opened file become sRGB, or None if they are sRGB.
+    """Return the conversion of a picture's stored values to sRGB, or None if the values are (almost) sRGB already.
 
-    In PNG cICP counts before iCCP, sRGB, and gAMA with cHRM, in AVIF an ICC profile before code points. Nothing said,
-    and a profile that cannot be used: sRGB. Raises Unreadable for a curve that is not known here.
+    `image` is the file as Pillow opened it, and `encoded` is the content of the file. In a PNG, cICP counts before
+    iCCP, iCCP before sRGB, and sRGB before gAMA with cHRM. In an AVIF, an ICC profile counts before code points. A
+    profile that cannot be used is ignored. If the file describes no colours, its values count as sRGB.
+    Raises Unreadable if the transfer curve is not supported.
     """
     points = png_code_points(encoded) if image.format == "PNG" else None
-    if points and points[2] == 0:  # PNG has no other matrix than RGB's own
+    if points and points[2] == 0:  # PNG allows only the matrix of RGB
         return _coded(from_code_points(points[0], points[1], bool(points[3]), is_video=True))
     profile = image.info.get("icc_profile")
-    if isinstance(profile, bytes) and len(profile) <= icc.MAX_PROFILE_BYTES and image.mode != "LAB":
+    if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES and image.mode != "LAB":
         channels = "L" if image.mode in _GREY else "CMYK" if image.mode == "CMYK" else "RGB"
         is_usable, conversion = _profiled(_Profile(hashlib.sha256(profile).digest(), profile), channels)
         if is_usable:
@@ -101,21 +315,23 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
 
 @lru_cache(MAX_CONVERSIONS)
 def _profiled(profile: _Profile, channels: str) -> tuple[bool, Conversion | None]:
-    """Return whether a profile can be used, and its conversion, if that is not sRGB's own."""
-    convert = icc.icc_conversion(profile.content, channels)
+    """Return whether a profile fits `channels`, and its conversion. The conversion is None if it changes nothing."""
+    convert = icc_conversion(profile.content, channels)
     return (True, _judged(convert, channels)) if convert else (False, None)
 
 
 @lru_cache(64)
 def _coded(colour: CodedColour) -> Conversion | None:
+    """Return the conversion of coded colours to sRGB; None if it changes nothing. Raises Unreadable if unsupported."""
     if unknown := colour.unknown():
         raise Unreadable(unknown)
     return _judged(_decoder(colour), "RGB")
 
 
 def _decoder(colour: CodedColour) -> Callable[[Image.Image], Image.Image]:
+    """Return a function that converts a picture with these coded colours to RGB in sRGB."""
     lights = colour.linear(np.arange(256) / 255)
-    srgb = (linear_to_srgb(np.arange(65536) / 65535) * 255).round().astype(np.uint8)  # of 65,536 steps of light
+    srgb = (linear_to_srgb(np.arange(65536) / 65535) * 255).round().astype(np.uint8)  # for 65,536 steps of light
 
     def levels(light: np.ndarray) -> np.ndarray:
         return srgb[(np.clip(light, 0, 1) * 65535 + 0.5).astype(np.uint16)]
@@ -127,7 +343,10 @@ def _decoder(colour: CodedColour) -> Callable[[Image.Image], Image.Image]:
 
 
 def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Conversion | None:
-    """Return the conversion, or None if it leaves every colour of a grid as it is."""
+    """Return `convert` as a `Conversion`, and find out if pixels may be averaged before the conversion.
+
+    Return None if `convert` changes no colour of a grid by more than `_SAME` levels. CMYK is always converted.
+    """
     bands = 1 if channels == "L" else len(channels)
     if channels != "CMYK":
         grid = np.array(list(product(range(0, 256, 15), repeat=bands)), np.uint8)
@@ -136,10 +355,10 @@ def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Con
         steps = np.array([[0] * bands, [255] * bands, [127] * bands], np.uint8)
         dark, light, mixed = _colours(convert, steps, channels)
         return Conversion(convert, bool(np.abs(mixed - (dark + light) / 2).max() <= _MIX))
-    return Conversion(convert, mixes=False)  # inks print darker than light mixes, by up to 50 levels
+    return Conversion(convert, mixes=False)  # mixed inks are up to 50 levels darker than mixed light
 
 
 def _colours(convert: Callable[[Image.Image], Image.Image], colours: np.ndarray, channels: str) -> np.ndarray:
-    """Convert colours, uint8 (count, bands), to int (count, 3)."""
+    """Return `colours`, uint8 (count, bands), converted to sRGB by `convert`, int (count, 3)."""
     pixels = colours[None, :, 0] if channels == "L" else colours[None]
     return np.asarray(convert(Image.fromarray(np.ascontiguousarray(pixels), channels)), int)[0]

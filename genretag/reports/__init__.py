@@ -1,1 +1,1 @@
-"""Pages that people look at: the model card, the morning report, the gallery. One HTML file each, no network."""
+"""Pages for people: the model card, the morning report, the gallery. Each page is one HTML file without network use."""

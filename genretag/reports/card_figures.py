@@ -1,27 +1,31 @@
-"""What the model card draws, from the truth and the probabilities of the evaluated posters."""
+"""Figures that the model card draws, from the truth and the probabilities of the evaluated posters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from genretag.bundle import Bundle
-from genretag.evaluation.job import Answers
-from genretag.evaluation.measuring import LabelFigures
-from genretag.modeling.calibration import logits_of, sigmoid, slope_and_offset
-from genretag.modeling.metrics import calibration_gaps, cross_entropies
-from genretag.reports.charts import UNIT, UNIT_UP, Axis, polyline, thinned
-from genretag.reports.thumbnails import Picture
+from genretag.evaluation.measure import LabelFigures
+from genretag.evaluation.results import Answers
+from genretag.model.bundle import Bundle
+from genretag.model.calibration import logits_of, sigmoid, slope_and_offset
+from genretag.model.metrics import calibration_gaps, cross_entropies
+from genretag.reports.page import UNIT, UNIT_UP, Axis, polyline, thinned
+from genretag.reports.tagged_posters import Picture
 
 CURVE_POINTS = 64
 BINS = 10  # of the reliability diagram
 MOST_TOGETHER = 24  # labels whose pairs are drawn
-CASES = 6  # posters that it does best on, and as many that it does worst on
+CASES = 6  # posters that the model does best on, and the same number that it does worst on
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """One label's curve on a canvas of 100 x 100, the chosen point, and the height of a model that never looks."""
+    """Precision against recall of one label, on a canvas of 100 x 100 units with precision upwards.
+
+    `points` is the curve, as `points` of an SVG polyline. `chosen` is the place (x, y) of the label's threshold, or
+    None if precision or recall has no value there. `null` is the y of the null model's line.
+    """
 
     points: str
     chosen: tuple[float, float] | None
@@ -30,7 +34,12 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class Reliability:
-    """What is said against what comes true: places on a canvas of `size`, with the share of pairs at each."""
+    """A reliability diagram: predicted probability (x) against the share of true pairs (y).
+
+    The canvas is `size` x `size` units. A pair is one poster with one label. `after` has the dots with calibration; a
+    larger radius means more pairs. `before` has the dots without calibration. If these are unknown, `before` is empty
+    and `before_line` is None. The lines are `points` of SVG polylines.
+    """
 
     after: list[tuple[float, float, float]]  # x, y, radius
     after_line: str
@@ -42,7 +51,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two labels together: in the truth and in what is predicted, as shares of the posters."""
+    """Two labels, and the shares of the posters that have both: in the CSV (`true`) and in the predictions."""
 
     names: tuple[str, str]
     true: float
@@ -51,17 +60,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class Together:
-    """Pairs of labels: those of the truth above the diagonal, the predicted ones below it."""
+    """Matrix of labels that occur together: shares in the CSV above the diagonal, predicted shares below it.
+
+    `furthest` has the pairs whose two shares differ most, at most 5.
+    """
 
     labels: list[str]
-    cells: list[tuple[int, int, float, bool]]  # column, row, opacity, whether it is of the truth
-    most: float  # the share that is drawn darkest
+    cells: list[tuple[int, int, float, bool]]  # column, row, opacity, True if the cell is of the truth
+    most: float  # the share that has the darkest cell
     furthest: list[Pair]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A poster that the model does well or badly on, and why."""
+    """A poster that the model does well or badly on, with its labels and their probabilities.
+
+    `thumbnail` is WebP in base64, or None if there is no picture.
+    """
 
     id: str
     picture: Picture
@@ -73,7 +88,7 @@ class Case:
 
 
 def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str, PrecisionRecall]:
-    """The curve of each label that some poster has."""
+    """Return the precision-recall curve of each label in `rows` that has positives, by label."""
     from sklearn.metrics import precision_recall_curve
 
     curves = {}
@@ -83,7 +98,7 @@ def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str
         precision, recall, _ = precision_recall_curve(
             answers.said.truth[:, column], answers.said.probabilities[:, column]
         )
-        some = recall > 0  # from the first poster that is found; scikit-learn's last point is none of the data
+        some = recall > 0  # from the first found poster on; scikit-learn's last point is not from the data
         recall, precision = thinned(recall[some], precision[some], CURVE_POINTS)
         places = [(UNIT.place(x), UNIT_UP.place(y)) for x, y in zip(recall, precision, strict=True)]
         known = row.precision == row.precision and row.recall == row.recall
@@ -93,7 +108,11 @@ def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str
 
 
 def uncalibrated(bundle: Bundle, labels: Sequence[str], probabilities: np.ndarray) -> np.ndarray | None:
-    """What the network would say without its calibration: float (N, L); none where the bundle does not tell."""
+    """Return the probabilities before calibration, float64 (N, L).
+
+    `probabilities` are calibrated, float (N, L), with a column for each of `labels`. Return None if the bundle does not
+    record its calibration.
+    """
     facts = bundle.facts.get("calibration", {})
     if "temperature" not in facts:
         return None
@@ -103,7 +122,11 @@ def uncalibrated(bundle: Bundle, labels: Sequence[str], probabilities: np.ndarra
 
 
 def reliability(truth: np.ndarray, after: np.ndarray, before: np.ndarray | None, size: float = 240.0) -> Reliability:
-    """The diagram of all pairs of poster and label."""
+    """Return the reliability diagram of all pairs of poster and label.
+
+    `truth` is uint8 (N, L). `after` and `before` are probabilities, float (N, L), with and without calibration. If
+    `before` is None, only `after` is drawn. `size` is the side of the canvas.
+    """
     said, true, share = _binned(truth, after)
     most = max(float(np.max(said)), float(np.max(true)), 0.1) if len(said) else 1.0
     across, up = Axis(0.0, min(1.0, most * 1.05), size), Axis(0.0, min(1.0, most * 1.05), size, up=True)
@@ -119,7 +142,11 @@ def reliability(truth: np.ndarray, after: np.ndarray, before: np.ndarray | None,
 
 
 def _binned(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share that is true and share of all pairs in each bin that holds any: float (bins,) each."""
+    """Sort all pairs of poster and label into `BINS` equal bins of probability.
+
+    Return for each non-empty bin the mean probability, the share of true pairs, and the bin's share of all pairs. Each
+    is float64 (bins,).
+    """
     p, t = probabilities.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -129,7 +156,10 @@ def _binned(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, n
 
 
 def calibration_of_labels(truth: np.ndarray, probabilities: np.ndarray) -> list[tuple[float, float]]:
-    """Of each label the mean of what is said, and the expected calibration error over 15 equal bins."""
+    """Return for each label its mean probability, and its expected calibration error over 15 equal bins.
+
+    `truth` is uint8 (N, L), `probabilities` float (N, L).
+    """
     return [
         (
             float(probabilities[:, label].mean()),
@@ -141,7 +171,10 @@ def calibration_of_labels(truth: np.ndarray, probabilities: np.ndarray) -> list[
 
 
 def together(labels: Sequence[str], truth: np.ndarray, predicted: np.ndarray) -> Together:
-    """Which labels come together, true and predicted: uint8 (N, L), bool (N, L)."""
+    """Return how often two labels occur together, in `truth`, uint8 (N, L), and in `predicted`, bool (N, L).
+
+    Only the `MOST_TOGETHER` labels with the most positives are included.
+    """
     kept = np.sort(np.argsort(-truth.sum(axis=0), kind="stable")[:MOST_TOGETHER])
     true, said = (np.asarray(m[:, kept], dtype=np.float64) for m in (truth, predicted))
     shares_true, shares_said = (m.T @ m / max(len(m), 1) for m in (true, said))
@@ -160,7 +193,11 @@ def together(labels: Sequence[str], truth: np.ndarray, predicted: np.ndarray) ->
 
 
 def cases(answers: Answers, predicted: np.ndarray) -> tuple[list[Case], list[Case]]:
-    """The posters with the lowest and with the highest cross-entropy; `predicted` is bool (N, L)."""
+    """Return the posters with the lowest cross-entropy, and the posters with the highest, at most `CASES` of each.
+
+    The most extreme poster comes first, and no poster is in both lists. `predicted`, bool (N, L), are the labels that
+    the threshold profile gives.
+    """
     entropies = cross_entropies(answers.said.truth, answers.said.probabilities)
     order = np.argsort(entropies, kind="stable")
     few = min(CASES, len(order) // 2)
@@ -170,6 +207,7 @@ def cases(answers: Answers, predicted: np.ndarray) -> tuple[list[Case], list[Cas
 
 
 def _case(answers: Answers, predicted: np.ndarray, poster: int, entropy: float) -> Case:
+    """Return the case of poster number `poster`, whose cross-entropy is `entropy`, without a thumbnail."""
     posters, said = answers.posters, answers.said
     true = said.truth[poster].astype(bool)
 

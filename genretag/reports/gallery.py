@@ -1,42 +1,169 @@
-"""The gallery: a page to leaf through tagged posters, to filter and sort them, and to mark what is wrong.
+"""`genretag gallery`: a page to browse tagged posters, filter and sort them, and mark wrong genres.
 
-One file holds everything. Its posters' facts are one JSON block; the thumbnails lie in blocks of a hundred after it,
-which the page reads when they come into view. The marks that are saved from it are a CSV for `genretag train --labels`.
+One file holds the whole page. The facts of its posters are one JSON block. Thumbnails follow in blocks of a hundred,
+which the page reads when they come into view. Marks saved from the page are a CSV for `genretag train --labels`.
+
+The gallery shows the posters that match `--day`, `--genre` and `--where`. If there are more than `--limit`, the gallery
+shows a random sample. A poster's place in the sample is a hash of its URI, and the lowest places win. So each run draws
+the same posters, and all versions of a poster share a place. Part files are read one after the other. At most twice
+`--limit` rows and one batch of rows are kept, so memory does not grow with the output.
 """
 
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 
-from genretag.errors import UsageError, one_line
-from genretag.label_csv.reading import read_labels
-from genretag.labels import poster_id, with_labels
-from genretag.modeling.metrics import cross_entropies
-from genretag.reports.gallery_settings import GallerySettings
-from genretag.reports.page import render
-from genretag.reports.picking import Picked, pick
-from genretag.reports.tagged import Tagged
-from genretag.reports.thumbnails import Picture, thumbnails
-from genretag.reports.writing import write_page
-from genretag.session import Session
-from genretag.storage import Storage, StorageError, join, resolve
-
-PAGE = "gallery.html"
-BLOCK = 100  # thumbnails that the page reads at once
-MOST_PROBABLE = 32  # labels of a poster that the page knows of
-SAY_EVERY_S = 5.0
+from genretag.data.label_csv import read_labels
+from genretag.data.labels import poster_id, with_labels
+from genretag.errors import UsageError, one_line, quoted, unreadable_output
+from genretag.model.metrics import cross_entropies
+from genretag.output import parquet_files
+from genretag.reports.page import render, write_page
+from genretag.reports.tagged_posters import (
+    Model,
+    Picture,
+    Tagged,
+    model_of,
+    open_sandbox,
+    read_model,
+    read_rows,
+    shown,
+    thumbnails,
+)
+from genretag.runtime.session import Session
+from genretag.settings import GallerySettings
+from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
+from genretag.storage.paths import sql_text
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class SelectedPosters:
+    """The posters to show, the model that tagged them, and the number of matching rows before the sample."""
+
+    model: Model
+    posters: list[Tagged]
+    matching: int
+
+
+def pick(output: str, settings: GallerySettings, storage: Storage) -> SelectedPosters:
+    """Select the posters to show from the rows of one model: the model that wrote the newest part file.
+
+    `settings` says which rows match, and the largest number of posters. Raises `UsageError` if there are no
+    predictions, if no poster matches, or if the genre or condition is wrong. Also raises `UsageError` if the output
+    cannot be read.
+    """
+    place = join(output, "predictions", *([f"dt={settings.day}"] if settings.day else []))
+    try:
+        files = sorted(parquet_files(place, storage), key=lambda info: info.uri.rsplit("/", 2)[1:])
+        if not files:
+            night = f"of {settings.day} " if settings.day else ""
+            raise UsageError(f"there are no predictions {night}in {output}: name what `genretag tag` wrote to")
+        model = read_model(files[-1], storage)
+        condition = _condition(settings, model)
+        return _pick(files, model, condition, settings.limit, storage)
+    except (StorageError, OSError, pa.ArrowException, ValueError) as error:
+        raise unreadable_output(output, error) from error
+
+
+def _condition(settings: GallerySettings, model: Model) -> str:
+    """Return the SQL condition for the rows that match `--genre` and `--where`.
+
+    Raises `UsageError` if the model does not know the genre, or if `--where` is not one condition.
+    """
+    genre = "true"
+    if settings.genre is not None:
+        known = {label.casefold(): label for label in model.labels}
+        label = known.get(settings.genre.casefold())
+        if label is None:
+            raise UsageError(
+                f"the model has no genre {quoted(settings.genre)}: it has {one_line(', '.join(model.labels))}"
+            )
+        genre = f"list_contains(genres, {sql_text(label)})"
+    if settings.where is None:
+        return genre
+    try:
+        duckdb.extract_statements(f"select 1 where (\n{settings.where}\n)")
+    except duckdb.Error as error:
+        raise _wrong(settings.where, error) from error
+    return f"{genre} and (\n{settings.where}\n)"
+
+
+def _pick(files: list[ObjectInfo], model: Model, condition: str, limit: int, storage: Storage) -> SelectedPosters:
+    """Select at most `limit` posters that meet the SQL `condition`, from the rows of `model` in `files`."""
+    database, matching = open_sandbox(), 0
+    for rows in _rows_of(files, model, storage):
+        database.register("part", rows)
+        matching += _take(database, condition)
+        database.unregister("part")
+        kept = database.execute("select count(*) from picked").fetchall()[0][0]
+        if kept > 2 * limit:
+            _thin(database, limit)
+    if not matching:
+        raise UsageError("no poster matches: leave out --genre or --where, or name another --day")
+    _thin(database, limit)
+    found = database.sql("select * from picked order by uri").to_arrow_table().to_pylist()
+    return SelectedPosters(model, shown(found, model), matching)
+
+
+def _rows_of(files: list[ObjectInfo], model: Model, storage: Storage) -> Iterator[pa.Table]:
+    """Yield the rows of one model in tables of some thousand rows. Skip files of other models."""
+    for info in files:
+        for rows in read_rows(info, storage):
+            if model_of(rows.schema).version != model.version:
+                break
+            yield rows
+
+
+def _take(database: duckdb.DuckDBPyConnection, condition: str) -> int:
+    """Add the rows of the table `part` that meet the condition to the table `picked`, and return their number.
+
+    Raises `UsageError` if the condition does not fit the columns.
+    """
+    chosen = f"select *, hash(uri) as place from part where {condition}"  # noqa: S608 - in a sandbox
+    try:
+        if not database.execute("from duckdb_tables() where table_name = 'picked'").fetchall():
+            database.execute("create table picked as select *, hash(uri) as place from part limit 0")
+        return int(database.execute(f"insert into picked {chosen}").fetchall()[0][0])
+    except duckdb.Error as error:
+        raise _wrong(condition, error) from error
+
+
+def _thin(database: duckdb.DuckDBPyConnection, limit: int) -> None:
+    """Keep only the newest row of each poster in `picked`, and of these the `limit` rows with the lowest places."""
+    database.execute(
+        "create or replace table picked as select * from picked "
+        "qualify row_number() over (partition by uri order by scored_at desc) = 1 order by place limit ?",
+        [limit],
+    )
+
+
+def _wrong(condition: str, error: Exception) -> UsageError:
+    """Return the error for a `--where` that is no condition on the predictions."""
+    return UsageError(f"--where {quoted(condition.strip())} is no condition on the predictions: {one_line(error)}")
+
+
+PAGE = "gallery.html"
+BLOCK = 100  # thumbnails that the page reads at once
+MOST_PROBABLE = 32  # labels of a poster that the page knows
+SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """Where the page lies, and what is in it."""
+    """The location of a written page (`place`), and counts.
+
+    `posters` are in the page, `matching` is the number of rows that match, `without_picture` are posters without a
+    thumbnail.
+    """
 
     place: str
     posters: int
@@ -45,7 +172,11 @@ class Gallery:
 
 
 def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery:
-    """Draws the page of an output's posters and writes it. Raises `UsageError` where a person must act."""
+    """Draw the page of an output's posters and write it. Return its location and counts.
+
+    `output` is the location that `tag` wrote to. If `settings.html` is None, the page goes to `gallery.html` there.
+    Raises `UsageError` if no poster matches, or if the output, the labels or the page cannot be read or written.
+    """
     output, storage = resolve(output), session.storage
     truth = _read_truth(settings.labels, settings, storage) if settings.labels else None
     picked = pick(output, settings, storage)
@@ -61,13 +192,17 @@ def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery
 
 
 def gallery_page(
-    picked: Picked,
+    picked: SelectedPosters,
     drawn: Sequence[str | None],
     truth: dict[str, frozenset[str]] | None,
     output: str,
     settings: GallerySettings,
 ) -> bytes:
-    """The page, in UTF-8. `truth` has the labels of some posters by id, where a CSV was given."""
+    """Return the page as HTML in UTF-8.
+
+    `drawn` has each poster's thumbnail in WebP and base64, or None if there is none. `truth` has the true labels of
+    posters by id. It is None if there is no CSV. `output` is the location that `tag` wrote to.
+    """
     blocks = [",".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
     about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
     return render(
@@ -83,8 +218,11 @@ def gallery_page(
     )
 
 
-def _facts(picked: Picked, truth: dict[str, frozenset[str]] | None, output: str) -> dict[str, Any]:
-    """What the page's script reads. Probabilities are in thousandths, numbers of labels index `labels`."""
+def _facts(picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str) -> dict[str, Any]:
+    """Return the facts for the page's script.
+
+    Probabilities and thresholds are in thousandths. Numbers of labels are indices into `labels`.
+    """
     model = picked.model
     number = {label: at for at, label in enumerate(model.labels)}
     wrong = _disagreement(picked, truth) if truth is not None else [None] * len(picked.posters)
@@ -106,8 +244,11 @@ def _facts(picked: Picked, truth: dict[str, frozenset[str]] | None, output: str)
     }
 
 
-def _disagreement(picked: Picked, truth: dict[str, frozenset[str]]) -> list[int | None]:
-    """The cross-entropy of each poster that the CSV has, in thousandths of a nat."""
+def _disagreement(picked: SelectedPosters, truth: dict[str, frozenset[str]]) -> list[int | None]:
+    """Return each poster's cross-entropy in thousandths of a nat, or None if `truth` lacks the poster.
+
+    A high value means that the predictions are far from the CSV's labels.
+    """
     found: list[int | None] = []
     for poster in picked.posters:
         known = truth.get(poster_id(poster.id))
@@ -120,6 +261,7 @@ def _disagreement(picked: Picked, truth: dict[str, frozenset[str]]) -> list[int 
 
 
 def _read_truth(labels: str, settings: GallerySettings, storage: Storage) -> dict[str, frozenset[str]]:
+    """Return the labels in the CSV at `labels`, by poster id. Raises `UsageError` if it cannot be read."""
     place = resolve(labels)
     try:
         content = bytes(storage.get(place).data)
@@ -134,6 +276,7 @@ def _read_truth(labels: str, settings: GallerySettings, storage: Storage) -> dic
 
 
 def _progress(posters: int) -> Any:
+    """Return a function that logs the number of finished thumbnails, at most once in `SAY_EVERY_S` seconds."""
     last = time.monotonic()
 
     def say(done: int) -> None:
@@ -146,6 +289,6 @@ def _progress(posters: int) -> Any:
 
 
 def describe(found: Gallery) -> str:
-    """One line for the terminal."""
+    """Return a line for the terminal: how many posters the page shows, how many match, and where the page is."""
     sampled = f" of {found.matching:,} that match, drawn at random" if found.matching > found.posters else ""
     return one_line(f"{found.posters:,} posters{sampled}: {found.place}", 2_000)

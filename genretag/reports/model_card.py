@@ -1,7 +1,11 @@
-"""The model card: what a bundle is, how good it is beside a model that never looks, where it errs, and what it is for.
+"""Model card: what a bundle is, how it compares with a model that never looks, its errors, and its purpose.
 
-BUNDLE/report.html    written by training, beside the bundle's files and no part of `model_version`
-`genretag evaluate --html FILE`
+Two commands write a card:
+
+    BUNDLE/report.html    by `genretag train`, for the test posters that it has just scored
+    FILE                  by `genretag evaluate --html FILE`
+
+`report.html` lies next to the bundle's files and does not count for `model_version`.
 """
 
 import json
@@ -10,36 +14,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genretag.bundle import FACTS, Bundle
+import numpy as np
+
 from genretag.errors import one_line
-from genretag.evaluation.job import Answers, Evaluation
-from genretag.evaluation.report import figure_name
-from genretag.modeling.metrics import LOWER_IS_BETTER
-from genretag.profiles import Profile
+from genretag.evaluation.measure import ScoredPosters
+from genretag.evaluation.results import Answers, Evaluation, measured
+from genretag.model.bundle import FACTS, Bundle
+from genretag.model.metrics import LOWER_IS_BETTER
+from genretag.model.thresholds import TOP, Profile
 from genretag.reports import card_figures
 from genretag.reports.card_figures import Case
-from genretag.reports.charts import Curve, curve
-from genretag.reports.page import render
-from genretag.reports.thumbnails import thumbnails
-from genretag.reports.writing import write_page
+from genretag.reports.evaluation_table import figure_name
+from genretag.reports.page import Curve, curve, render, write_page
+from genretag.reports.tagged_posters import thumbnails
+from genretag.scoring.training_ids import Candidate
+from genretag.settings import EvaluateSettings
 from genretag.storage import Storage, StorageError, join
+from genretag.training.make_bundle import MeasuredBundle
+
+logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 TRAINING_NOTE = "training.json"
-DEADLINE_S = 30.0  # for the pictures
+DEADLINE_S = 30.0  # for all pictures together
 MEANS = ("macro_map", "macro_map_frequent", "micro_ap", "macro_roc_auc")
 SHARES = (*MEANS, "hit_at_1", "hit_at_3", "micro_f1", "macro_f1")  # from 0 to 1
-FEW = 20  # positives, below which a label's figures say little
-
-logger = logging.getLogger(__name__)
+FEW = 20  # positives; with fewer, a label's figures say little
 
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One figure beside the null model's, and beside the opponent's estimate if there is one."""
+    """A row of the table of figures: one figure next to the null model's.
+
+    `other` is the second bundle's estimate, and `difference` the difference to it. Both are None if there is no second
+    bundle or it lacks the figure.
+    """
 
     name: str
-    is_share: bool  # can be drawn on a line from 0 to 1
+    is_share: bool  # True if the figure fits on a line from 0 to 1
     lower_is_better: bool
     value: float
     estimate: float
@@ -53,12 +65,19 @@ class FigureRow:
 def write_model_card(
     place: str, found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True
 ) -> str:
-    """Draws the card and writes it; returns where. Raises `UsageError` where it cannot be written."""
+    """Draw the model card, write it to `place` (a path or an s3:// object), and return its full location.
+
+    If `with_posters` is False, the card has no pictures. Raises `UsageError` if the card cannot be written.
+    """
     return write_page(place, model_card(found, answers, storage, with_posters=with_posters), storage)
 
 
 def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True) -> bytes:
-    """The page, in UTF-8. A poster that cannot be shown is a blank in it; without posters it only names them."""
+    """Return the model card as an HTML page in UTF-8.
+
+    `found` has the figures, and `answers` the probabilities behind them. If a poster cannot be shown, its picture is
+    blank. If `with_posters` is False, the page has no pictures and only names the posters.
+    """
     bundle, said = answers.bundle, answers.said
     predicted = said.profiles[found.profile].predicted(said.probabilities)
     best, worst = card_figures.cases(answers, predicted)
@@ -89,6 +108,7 @@ def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_po
 
 
 def _with_thumbnails(best: list[Case], worst: list[Case], storage: Storage) -> tuple[list[Case], list[Case]]:
+    """Return both lists of cases with thumbnails. A picture that is not ready after `DEADLINE_S` stays None."""
     together = [*best, *worst]
     drawn = thumbnails([case.picture for case in together], storage, deadline_s=DEADLINE_S)
     shown = [replace(case, thumbnail=thumbnail) for case, thumbnail in zip(together, drawn, strict=True)]
@@ -96,20 +116,27 @@ def _with_thumbnails(best: list[Case], worst: list[Case], storage: Storage) -> t
 
 
 def training_facts(bundle: Bundle) -> dict[str, Any]:
-    """The settings of the training as the bundle tells them, and when it was, apart."""
+    """Return the facts of the bundle's training for the page: `at`, the time, and `settings`, texts by name.
+
+    If the bundle does not record the time or the settings, the value is empty.
+    """
     training = bundle.facts.get("training", {})
     settings = {name: _text(value) for name, value in training.items() if name != "trained_at"}
     return {"at": str(training.get("trained_at", ""))[:16].replace("T", " "), "settings": settings}
 
 
 def _text(value: Any) -> str:
+    """Return a setting's value as text for the page."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _epochs(location: str, storage: Storage) -> dict[str, Curve]:
-    """The training curves, where the note beside the bundle holds them."""
+    """Return the training curves by name, from `training.json` next to the bundle at `location`.
+
+    If the file cannot be read or has no epochs, return an empty dictionary.
+    """
     try:
         epochs = json.loads(bytes(storage.get(join(location, TRAINING_NOTE)).data))["epochs"]
         numbers = [float(epoch["epoch"]) for epoch in epochs]
@@ -124,6 +151,7 @@ def _epochs(location: str, storage: Storage) -> dict[str, Curve]:
 
 
 def _figure_rows(found: Evaluation) -> list[FigureRow]:
+    """Return the rows of the table of figures."""
     other = found.against
     return [
         FigureRow(
@@ -143,7 +171,7 @@ def _figure_rows(found: Evaluation) -> list[FigureRow]:
 
 
 def _slices(found: Evaluation) -> Mapping[str, list[tuple[str, int, Any, Any]]]:
-    """By column: the value, its posters, macro mAP and micro F1."""
+    """Return the rows of the table of slices, by CSV column: value, number of posters, macro mAP and micro F1."""
     f1 = f"micro_f1:{found.profile}"
     return {
         column: [(value, part.posters, part.figures["macro_map"], part.figures[f1]) for value, part in parts.items()]
@@ -152,4 +180,23 @@ def _slices(found: Evaluation) -> Mapping[str, list[tuple[str, int, Any, Any]]]:
 
 
 def _profiles(bundle: Bundle) -> dict[str, Profile]:
+    """Return the bundle's threshold profiles by name."""
     return {name: bundle.profile(name) for name in bundle.thresholds}
+
+
+RESAMPLES = 200  # enough to draw an interval; `genretag evaluate --html` takes more
+
+
+def card_of_training(finished: MeasuredBundle, output: str, storage: Storage) -> str:
+    """Measure a trained bundle on its test posters, and write its model card. Return the card's location.
+
+    `output` is the location of the bundle, and the card goes next to the bundle's files. Raises `UsageError` if the
+    card cannot be written.
+    """
+    bundle, posters = finished.bundle, finished.test_posters
+    profiles = {name: bundle.profile(name) for name in [*bundle.thresholds, TOP]}
+    said = ScoredPosters(posters.labelled.multi_hot, finished.test_probabilities, profiles)
+    null = np.array(bundle.facts["null"]["prevalence"]), "the bundle's training posters"
+    settings = EvaluateSettings(bootstrap=RESAMPLES)
+    found = measured([Candidate(output, bundle)], posters, [said], {}, null, settings)
+    return write_model_card(join(output, REPORT), found, Answers(bundle, posters, said), storage)

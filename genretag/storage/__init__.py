@@ -1,8 +1,9 @@
-"""Local paths and object stores behind one small door: list, stat, get, put.
+"""Local paths and object stores behind one small interface: list, stat, get, put.
 
-A URI is `s3://bucket/key` or an absolute local path; both are kept exactly as they are, never encoded.
-Objects go through obstore, or through boto3 where their keys are odd; `filesystem` opens the same places, through
-s3fs, for libraries that want one: Ray Train, pyiceberg and DuckDB.
+A URI is `s3://bucket/key` or an absolute local path. Both are kept exactly as they are and never encoded.
+
+Objects go through obstore. If a key is odd (`is_odd`), its object goes through boto3. `filesystem` opens the same
+places through s3fs, for libraries that want a file system: Ray Train, pyiceberg and DuckDB.
 """
 
 import os
@@ -11,12 +12,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from genretag.errors import UsageError
 from genretag.storage.aws_settings import AwsSettings, Encryption
-from genretag.storage.listing_tables import to_objects
 from genretag.storage.local import LocalStore
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
-from genretag.storage.odd_keys import OddKeys, is_odd
+from genretag.storage.paths import OddKeys, is_odd
+from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3 import S3, S3Client
-from genretag.storage.s3_buckets import CONNECT_S, Patience
+from genretag.storage.s3_listing import CONNECT_S, to_objects
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +28,11 @@ FILESYSTEM_ATTEMPTS = 5
 
 
 def resolve(location: str) -> str:
-    """Makes what a user typed a URI: `s3://` stays (less a last slash), anything else is a local path."""
+    """Turn a location that a user typed into a URI without a last slash.
+
+    `s3://` URIs stay as they are otherwise. Text without `://` is a local path, which becomes absolute (`~` works).
+    Raises `UsageError` if an `s3://` URI names no bucket, or if the scheme is another one.
+    """
     if location.startswith(S3):
         if not location.removeprefix(S3).strip("/"):
             raise UsageError(f"{location!r} names no bucket: write s3://BUCKET/PREFIX")
@@ -38,15 +43,23 @@ def resolve(location: str) -> str:
 
 
 def join(base: str, *parts: str) -> str:
-    """Appends path parts to a URI."""
+    """Return the URI `base` with the path parts appended, one `/` before each part."""
     return "/".join([base.rstrip("/"), *parts])
 
 
 class Storage:
-    """All places by their URIs. Cheap to pickle: clients are opened where and when they are first used."""
+    """Access to local folders and S3 by URI. Pickling is cheap: each process opens its clients at their first use.
+
+    Each method raises `StorageError` if the store fails or refuses. If S3 credentials or settings are missing or
+    unusable, the method raises `UsageError`.
+    """
 
     def __init__(self, endpoint_url: str | None = None, encryption: Encryption | None = None) -> None:
-        """`encryption` is that of the environment when not given; it travels, so that all workers write alike."""
+        """Store the S3 endpoint and the encryption of writes. Both are pickled, so all workers use the same.
+
+        If `endpoint_url` is None, the AWS settings name the endpoint. If `encryption` is None, the environment decides.
+        Raises `UsageError` if the environment's encryption settings are invalid.
+        """
         self.endpoint_url = endpoint_url
         self.encryption = encryption or Encryption.of_environment()
         self._s3: S3Client | None = None
@@ -55,6 +68,7 @@ class Storage:
         return Storage, (self.endpoint_url, self.encryption)
 
     def _store(self, uri: str) -> Store:
+        """Return the store for a URI: local files, or the S3 client, which is opened at its first use."""
         if not uri.startswith(S3):
             return LocalStore()
         if self._s3 is None:
@@ -62,77 +76,97 @@ class Storage:
         return self._s3
 
     def _object_store(self, uri: str) -> Store | OddKeys:
+        """Return the store for calls about the single object `uri`, whose key may be odd."""
         store = self._store(uri)
         return OddKeys(store) if isinstance(store, S3Client) and is_odd(uri) else store
 
     def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
-        """Yields pages of the objects under a prefix or folder: `list_tables` for those who know that they are few."""
+        """Yield lists of the objects under a prefix or folder, with the content and the errors of `list_tables`.
+
+        Use this method for places with few objects only.
+        """
         for table in self.list_tables(uri):
             yield to_objects(table)
 
     def list_tables(self, uri: str) -> Iterator["pa.Table"]:
-        """Yields the objects under a prefix or folder, each once, in no promised order, without folder marks.
+        """Yield the objects under a prefix or folder, each once, in no promised order, without folder marks.
 
-        Tables with `uri: string`, `etag: string`, `size: int64`, `last_modified: timestamp[us, UTC]`; etag empty
-        and the others null where an object is there but may not be looked at. A large prefix is listed by several
-        threads until all is taken or the iterator is closed. Raises `StorageError`: `not_found` (no such folder),
-        `bucket_missing`, `access_denied`, `unavailable`.
+        The tables have `uri: string`, `etag: string`, `size: int64` and `last_modified: timestamp[us, UTC]`. If an
+        object exists but access to its properties is denied, its etag is empty, and its size and time are null.
+
+        An S3 prefix without objects gives no rows. A local folder that does not exist raises `StorageError` with the
+        reason `not_found`. If the S3 store keeps keys in order, several threads list a large prefix. They end when
+        everything is listed or the iterator is closed.
         """
         return self._store(uri).list_tables(uri)
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Returns one object's etag and size without its bytes. Raises `StorageError`."""
+        """Return the etag, size and time of one object without its bytes.
+
+        Raises `StorageError`, with the reason `not_found` if the object does not exist.
+        """
         return self._object_store(uri).stat(uri)
 
     def get(self, uri: str, max_bytes: int | None = None) -> Fetched:
-        """Returns one object; with `max_bytes` a larger one is refused (`too_many_bytes`) before it is read.
+        """Return the bytes and the etag of one object. If `max_bytes` is None, there is no limit.
 
-        Raises `StorageError`.
+        Raises `StorageError`, with the reason `not_found` if the object does not exist. If the object exceeds
+        `max_bytes`, nothing is read, and the reason is `too_many_bytes`.
         """
         return self._object_store(uri).get(uri, max_bytes)
 
     def open(self, info: ObjectInfo) -> IO[bytes]:
-        """Opens a listed object to read pieces of it, as of a Parquet file. Each read may raise `StorageError`."""
+        """Open a listed object to read parts of it, such as columns of Parquet. Its key must not be odd (`is_odd`).
+
+        S3 objects of up to 1 MiB are fetched whole. Each read of a larger one may raise `StorageError`.
+        """
         return self._store(info.uri).open(info.uri, info.size_bytes)
 
     def put(self, uri: str, data: bytes) -> None:
-        """Writes one object so that a reader sees all of it or nothing. Raises `StorageError`."""
+        """Write one object, and overwrite an existing one. A reader sees the old object or the new one, never a part.
+
+        Missing local folders are created. Raises `StorageError`.
+        """
         self._object_store(uri).put(uri, data)
 
     def create(self, uri: str, data: bytes) -> str:
-        """Writes an object that must not be there yet, and returns its etag; one of several writers wins.
+        """Write an object that must not exist yet, and return its etag. If several writers try, only one succeeds.
 
-        An object with the very same bytes counts as this one, as an answer of the store may have been lost: a writer
-        that must be the only one puts something into it that is his alone.
-        Raises `StorageError`, `exists` where it is there already.
+        On S3, an existing object with the same bytes counts as this write, because the answer of the store may have
+        been lost. So a writer that must be the only one writes something unique to that writer.
+        Raises `StorageError`, with the reason `exists` if the object exists already.
         """
         return self._store(uri).create(uri, data)
 
     def replace(self, uri: str, data: bytes, etag: str) -> str:
-        """Replaces just this version of an object, and returns the new etag; one of several writers wins.
+        """Overwrite an object only if its etag is still `etag`, and return the new etag.
 
-        Raises `StorageError`, `changed` where the object is of another version or gone.
+        If several writers try, only one succeeds. On S3, an object that already holds `data` counts as this write.
+        Raises `StorageError`, with the reason `changed` if the object has another etag or is gone.
         """
         return self._store(uri).replace(uri, data, etag)
 
     def delete(self, uri: str) -> None:
-        """Removes an object; none there is no error. Raises `StorageError`."""
+        """Delete an object. If the object does not exist, do nothing. Raises `StorageError`."""
         self._store(uri).delete(uri)
 
     def delete_below(self, uri: str) -> None:
-        """Removes a folder or prefix of our own with all that is in it; none there is no error.
+        """Delete a folder or prefix that genretag wrote, with everything in it. If there is none, do nothing.
 
         Raises `StorageError`.
         """
         self._store(uri).delete_below(uri)
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
-        """Returns the fsspec filesystem of a URI and the path in it, for pyarrow datasets and small files."""
+        """Return the fsspec filesystem of a URI, and the URI's path in that filesystem (`bucket/key` on S3).
+
+        Use them for pyarrow datasets and small files. Raises `UsageError` if the AWS settings cannot be used.
+        """
         import fsspec
 
         if not uri.startswith(S3):
             return fsspec.filesystem("file"), uri
-        patience, settings = Patience.of_environment(), AwsSettings.read(self.endpoint_url)
+        retry_policy, settings = RetryPolicy.of_environment(), AwsSettings.read(self.endpoint_url)
         filesystem = fsspec.filesystem(
             "s3",
             client_kwargs=settings.client_arguments(),
@@ -140,10 +174,10 @@ class Storage:
             requester_pays=settings.requester_pays,
             config_kwargs={
                 **settings.config_arguments(),
-                "connect_timeout": min(CONNECT_S, patience.attempt_s),
-                "read_timeout": patience.attempt_s,
+                "connect_timeout": min(CONNECT_S, retry_policy.attempt_s),
+                "read_timeout": retry_policy.attempt_s,
                 "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},
             },
-            skip_instance_cache=True,  # or it would keep credentials
+            skip_instance_cache=True,  # because a cached instance would keep its credentials
         )
         return filesystem, uri.removeprefix(S3)

@@ -1,7 +1,7 @@
-"""Reads what the AWS environment and profile say, in one place, so that every client of a store does the same.
+"""Settings from the AWS environment and profile, read in one place so that every client of a store does the same.
 
-boto3 and s3fs read the profile by themselves, obstore knows only some variables. So each client gets its region,
-endpoint, certificates, form of addresses and encryption from here.
+boto3 and s3fs read the profile themselves, but obstore knows only some variables. So each client gets its region,
+endpoint, certificates, addressing style and encryption from this file.
 """
 
 import os
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from genretag.errors import UsageError, one_line
-from genretag.redaction import has_credentials
+from genretag.errors import UsageError, has_credentials, one_line
 
 OTHER_PARTITIONS = ("cn-", "us-iso", "eu-iso", "eusc-")  # regions whose hosts do not end in amazonaws.com
 METHODS = ("AES256", "aws:kms", "aws:kms:dsse")
@@ -20,19 +19,23 @@ YES = ("1", "true", "yes", "on")
 
 @dataclass(frozen=True)
 class AwsSettings:
-    """What the environment and the profile say on this machine; credentials are not here, as they expire."""
+    """Settings of the environment and the profile on this machine. Credentials are left out because they expire."""
 
     region: str
-    endpoint_url: str | None  # none for AWS itself
-    ca_bundle: str | None  # a PEM file of authorities to trust; none for those of the system
+    endpoint_url: str | None  # None for AWS itself
+    ca_bundle: str | None  # a PEM file of authorities to trust; None for the system's authorities
     addressing_style: str  # virtual (the bucket is part of the host name), path, or auto
-    requester_pays: bool = False  # whether we agree to pay for requests to a bucket of somebody else
+    requester_pays: bool = False  # whether we agree to pay for requests to somebody else's bucket
     use_fips: bool = False
     use_dualstack: bool = False
 
     @staticmethod
     def read(endpoint_url: str | None = None) -> "AwsSettings":
-        """Read the settings as boto3 does; `endpoint_url` comes before all others. Raises `UsageError`."""
+        """Read the settings as boto3 does. If `endpoint_url` is given, it overrides every configured endpoint.
+
+        Without a configured region, the region is us-east-1.
+        Raises `UsageError` if the endpoint URL contains a user name or password, or if the AWS settings cannot be used.
+        """
         core = core_session()
         given = endpoint_url or _configured_endpoint(core)
         if given and has_credentials(given):
@@ -52,7 +55,10 @@ class AwsSettings:
 
     @property
     def server(self) -> str:
-        """The URL of the store: the endpoint that was given, or AWS's own of the region and its partition."""
+        """The URL of the store: the given endpoint, or AWS's endpoint for the region and its partition.
+
+        Raises `UsageError` if boto3 knows no endpoint for the region.
+        """
         if self.endpoint_url:
             return self.endpoint_url
         if not (self.use_fips or self.use_dualstack or self.region.startswith(OTHER_PARTITIONS)):
@@ -66,14 +72,20 @@ class AwsSettings:
         return f"https://{found['hostname']}"
 
     def url_of(self, bucket: str) -> tuple[str, bool]:
-        """Return the URL of a bucket's requests as obstore wants it, and whether the bucket's name is in its host."""
+        """Return the URL that obstore needs for a bucket, and whether that URL's host contains the bucket name.
+
+        The host contains the bucket name only if the addressing style is `virtual`. Otherwise the URL is `server`.
+        """
         if self.addressing_style != "virtual":
             return self.server, False
         parts = urlsplit(self.server)
         return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}")), True
 
     def root_certificate(self) -> bytes | None:
-        """Return the PEM file of authorities; none where none is set. Raises `UsageError` where it cannot be read."""
+        """Return the content of the PEM file of authorities, or None if no file is set.
+
+        Raises `UsageError` if the file cannot be read.
+        """
         if not self.ca_bundle:
             return None
         try:
@@ -85,29 +97,33 @@ class AwsSettings:
             ) from None
 
     def client_arguments(self) -> dict[str, Any]:
-        """What boto3's and s3fs's clients are given."""
+        """Return keyword arguments for a client of boto3 or s3fs: region, endpoint and certificates."""
         return {"region_name": self.region, "endpoint_url": self.endpoint_url, "verify": self.ca_bundle}
 
     def config_arguments(self) -> dict[str, Any]:
-        """What a botocore `Config` is given."""
+        """Return keyword arguments for a botocore `Config`: the addressing style; empty if the style is `auto`."""
         return {"s3": {"addressing_style": self.addressing_style}} if self.addressing_style != "auto" else {}
 
 
 @dataclass(frozen=True)
 class Encryption:
-    """How the store is to encrypt what is written. The same headers go with every write, whichever client makes it.
+    """Server-side encryption of what is written. Every client sends the same headers with every write.
 
-    Read where a command starts; from there it travels to the workers with `Storage`. Only a customer's own key
-    (`sse-c`) is refused: it would have to go with each read too, and no table could be read by a warehouse.
+    A command reads these settings once, and `Storage` carries them to the workers. Keys that the customer provides
+    (`sse-c`) are not supported: every read would need the key too, and no warehouse could read a table.
     """
 
-    method: str | None = None  # AES256, aws:kms or aws:kms:dsse; none leaves it to the bucket
-    kms_key_id: str | None = None  # none for the account's own key
-    bucket_key: bool | None = None  # none leaves it to the bucket
+    method: str | None = None  # AES256, aws:kms or aws:kms:dsse; None: the bucket decides
+    kms_key_id: str | None = None  # None for the key that AWS manages in the account
+    bucket_key: bool | None = None  # None: the bucket decides
 
     @staticmethod
     def of_environment() -> "Encryption":
-        """Read AWS_SERVER_SIDE_ENCRYPTION, AWS_SSE_KMS_KEY_ID and AWS_SSE_BUCKET_KEY_ENABLED. Raises `UsageError`."""
+        """Read AWS_SERVER_SIDE_ENCRYPTION, AWS_SSE_KMS_KEY_ID and AWS_SSE_BUCKET_KEY_ENABLED.
+
+        A variable that is unset or empty becomes None.
+        Raises `UsageError` if the method is unknown, or if there is a key id and the method is not a KMS method.
+        """
         method = os.environ.get("AWS_SERVER_SIDE_ENCRYPTION") or None
         key = os.environ.get("AWS_SSE_KMS_KEY_ID") or None
         bucket_key = os.environ.get("AWS_SSE_BUCKET_KEY_ENABLED", "").lower()
@@ -119,7 +135,7 @@ class Encryption:
         return Encryption(method, key, bucket_key in YES if bucket_key else None)
 
     def boto_arguments(self) -> dict[str, Any]:
-        """What boto3's and s3fs's calls that write are given."""
+        """Return keyword arguments for write calls of boto3 and s3fs. Settings that are None are left out."""
         named = {
             "ServerSideEncryption": self.method,
             "SSEKMSKeyId": self.kms_key_id,
@@ -128,7 +144,7 @@ class Encryption:
         return {name: value for name, value in named.items() if value is not None}
 
     def obstore_arguments(self) -> dict[str, Any]:
-        """What an `S3Store` is given."""
+        """Return keyword arguments for an `S3Store` of obstore. Settings that are None are left out."""
         named = {
             "server_side_encryption": self.method,
             "sse_kms_key_id": self.kms_key_id,
@@ -137,28 +153,36 @@ class Encryption:
         return {name: value for name, value in named.items() if value is not None}
 
     def iceberg_properties(self) -> dict[str, str]:
-        """What pyiceberg's file system is given; it leaves bucket keys to the bucket."""
+        """Return the properties for pyiceberg's file system. Settings that are None are left out.
+
+        pyiceberg has no property for `bucket_key`, so the bucket decides.
+        """
         named = {"s3.server-side-encryption": self.method, "s3.sse-kms-key-id": self.kms_key_id}
         return {name: value for name, value in named.items() if value is not None}
 
 
 def core_session(**options: Any) -> Any:
-    """Open botocore's session. Raises `UsageError` where the settings cannot be used."""
+    """Open a botocore session with these options of botocore's `Session`.
+
+    Raises `UsageError` if the AWS settings cannot be used, such as a profile that does not exist.
+    """
     import botocore.session
     from botocore.exceptions import BotoCoreError
 
     try:
         core = botocore.session.Session(**options)
-        core.get_scoped_config()  # raises for a profile that is not there, or a file that is none
+        core.get_scoped_config()  # raises if the profile is missing or its file is malformed
         return core
     except BotoCoreError as error:
         raise UsageError(f"the AWS settings cannot be used: {one_line(error)} (AWS_PROFILE)") from None
 
 
 def _configured_endpoint(core: Any) -> str | None:
-    """Return the endpoint of the environment, else of the profile: that of S3 before that of all services.
+    """Return the endpoint URL that the environment names, else the profile's; None if neither names one.
 
-    AWS SDKs and Tools Reference Guide, "Service-specific endpoints".
+    In each of the two, an endpoint for S3 comes before an endpoint for all services. If the user has told the SDKs to
+    ignore configured endpoints, return None.
+    Source: AWS SDKs and Tools Reference Guide, "Service-specific endpoints".
     """
     if core.get_config_variable("ignore_configured_endpoint_urls"):
         return None

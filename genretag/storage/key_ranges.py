@@ -1,55 +1,150 @@
-"""Lists one flat prefix with many listers: an idle one takes half of the keys that a busy one still has to list.
+"""Parallel listing of one flat prefix: an idle lister takes half of the keys that a busy lister still has to list.
 
-A store lists keys in order, a page at a time, and can start after any key. So the keys of a prefix are divided into
-disjoint ranges `(position, end]`, one for each lister at work. Nobody knows beforehand where the keys are: a range is
-split at a guess, and a guess behind which there is nothing costs one request and tells where no keys are.
+A store lists keys in order, one page at a time, and can start after any key. So the keys of a prefix are divided into
+disjoint ranges `(position, end]`, one for each busy lister. Nobody knows beforehand where the keys are, so a guess
+decides where to split a range. If no key follows the guess, the guess costs one request and shows where no keys are.
 
-Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing", 1999.
+The guess is the middle of a range, judged by the keys seen so far. Keys are read as fractions whose digits are the
+characters that occur, in their order. Zero-padded numbers and hex digests are spread evenly, so the middle of two
+such fractions is about the middle of the keys between them. No guess makes a listing wrong; a bad one makes it slower.
+
+Source: Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing", 1999.
 """
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
-from genretag.storage.split_keys import KeySpace
+LAST = "\U0010ffff"  # sorts after every other character
+DIGITS = 6  # of a fraction, from where keys begin to differ: more precise than a guess needs
+SAMPLE = 20  # keys of a page from which its characters are learnt
+MAX_ALPHABET = 256  # characters that are learnt; if there are more (Chinese titles), any 256 are spread evenly enough
+
+
+class KeySpace:
+    """The characters in the keys below a prefix, learnt from the keys seen so far. It guesses where to split ranges."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._alphabet = [LAST]
+
+    def learn(self, keys: Sequence[str]) -> None:
+        """Add the characters in a sample of a page's keys. The page must have at least one key."""
+        if len(self._alphabet) >= MAX_ALPHABET:
+            return
+        sample = (keys[-1], *keys[:: max(1, len(keys) // SAMPLE)])
+        seen = {character for key in sample for character in key[len(self._prefix) :]}
+        self._alphabet = sorted(seen.union(self._alphabet))
+
+    def split_key(self, first: str, position: str, end: str | None, *, deep: bool = False) -> str | None:
+        """Return a key near the middle between `position` and `end`, or None if no such key is found.
+
+        `first` and `position` are the first and the last key of the page that was listed last. If `end` is None, the
+        range ends with the prefix. The returned key need not exist in the store.
+
+        Set `deep` if keys have long common parts, so that no key is near the middle of the fractions. The keys of the
+        page share a longer beginning than the keys of the range. A deep split comes after all keys that share half
+        of the additional beginning.
+        """
+        start = self._start(position, end)
+        shared = _shared(first, position)
+        if deep and shared - start > 1:
+            return _if_between(position, position[: (start + shared) // 2] + LAST, end)
+        middle = self._digits_of((self._value(position, start) + self._value(end, start)) // 2)
+        for length in range(1, DIGITS + 1):  # the shortest key that fits is enough
+            text = "".join(self._alphabet[digit - 1] for digit in middle[:length] if digit)
+            if key := _if_between(position, position[:start] + text, end):
+                return key
+        return None
+
+    def pages_left(self, first: str, position: str, end: str | None) -> float:
+        """Estimate how many pages follow between `position` and `end`; None means the end of the prefix.
+
+        The last page went from `first` to `position`. The estimate assumes that the keys after it are equally dense.
+        """
+        start = self._start(position, end)
+        begin, here, there = (self._value(key, start) for key in (first, position, end))
+        return (there - here) / max(here - begin, 1)
+
+    def _start(self, position: str, end: str | None) -> int:
+        """Return the index of the first character in which `position` and `end` differ.
+
+        If `end` is None, return the length of the prefix.
+        """
+        return len(self._prefix) if end is None else _shared(position, end)
+
+    def _value(self, key: str | None, start: int) -> int:
+        """Return the fraction of a key, from the character at `start` on, as an integer of `DIGITS` digits.
+
+        None stands for a key after all others. The digit 0 ends a key, so a key comes before its continuations.
+        """
+        base = len(self._alphabet) + 1
+        text = LAST * DIGITS if key is None else key[start : start + DIGITS]
+        value = 0
+        for character in text:
+            value = value * base + bisect_left(self._alphabet, character) + 1
+        return value * base ** (DIGITS - len(text))
+
+    def _digits_of(self, value: int) -> list[int]:
+        """Return the digits of a fraction that `_value` returned, the most significant one first."""
+        digits = []
+        for _ in range(DIGITS):
+            value, digit = divmod(value, len(self._alphabet) + 1)
+            digits.append(digit)
+        return digits[::-1]
+
+
+def _if_between(position: str, key: str, end: str | None) -> str | None:
+    """Return `key` if it is after `position` and before `end` (None: no end). Otherwise return None."""
+    return key if position < key and (end is None or key < end) else None
+
+
+def _shared(one: str, other: str) -> int:
+    """Return the number of characters that two keys share at their beginning."""
+    differing = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
+
 
 Rows = TypeVar("Rows")
 Rows_co = TypeVar("Rows_co", covariant=True)
 
-WAITING_PAGES = 2  # per lister: so many may be listed before somebody takes them
-MISSES = 2  # guesses without a hit in one range, after which it is guessed otherwise
+WAITING_PAGES = 2  # per lister that may wait to be taken
+MISSES = 2  # guesses without a hit in one range before `deep` guesses begin
 
 
 class KeyPage(Protocol[Rows_co]):
-    """What a lister answers: the next keys, and how to go on."""
+    """The answer to one request of a lister: the next keys in order, and the token for the page after them."""
 
     @property
     def keys(self) -> Sequence[str]: ...
 
     @property
     def token(self) -> str | None:
-        """The store's own mark for the page after this one; none after the last."""
+        """The store's token, with which the next page can be requested; None if this page is the last one."""
 
     def rows(self, count: int) -> Rows_co:
-        """What is known of the first `count` keys."""
+        """Return the rows (such as a table) of the first `count` keys."""
 
 
 ListPage = Callable[[str, str | None], KeyPage[Rows]]
-"""Lists a page of the keys greater than the first argument, or, where the second is given, goes on from that token."""
+"""A function that lists a page of keys. If a token (the second argument) is given, the page continues from that token.
+Otherwise the page has the keys greater than the first argument."""
 
 
 class OutOfOrderError(Exception):
-    """The store does not list keys in the order of their UTF-8 bytes, so they cannot be divided into ranges."""
+    """The store does not list keys in the order of their UTF-8 bytes, so the keys cannot be divided into ranges."""
 
 
 def list_ranges(list_page: ListPage[Rows], first: KeyPage[Rows], prefix: str, listers: int) -> Iterator[Rows]:
-    """Yields the rows of all pages behind `first`, which is the prefix's first page, in no promised order.
+    """Yield the rows of all pages after the page `first`, in no promised order. Every key comes once.
 
-    Every key comes once. What `list_page` raises is raised here, and ends the listing. Closing the iterator stops
-    the listers: each ends the request that it is at, and makes no other. Raises `OutOfOrderError`.
+    `first` is the first page of the prefix, and `listers` is the number of threads. If `first` is the only page, yield
+    nothing. If `list_page` raises an exception, the listing ends and raises that exception. If the iterator is closed,
+    each lister finishes its current request and makes no other.
+    Raises `OutOfOrderError` if the store does not return keys in ascending order.
     """
     if first.token is None:
         return
@@ -62,19 +157,22 @@ def list_ranges(list_page: ListPage[Rows], first: KeyPage[Rows], prefix: str, li
 
 
 class _Range:
-    """What one lister has still to list: the keys after `position` up to and with `end`, if there is an end."""
+    """The keys that one lister still has to list: those after `position`, up to and including `end` if there is one."""
 
     def __init__(self, position: str, end: str | None, split_from: "_Range | None" = None) -> None:
         self.position = position
         self.end = end
         self.token: str | None = None
-        self.first = position  # of its last page's keys: from here to the position is as far as a page reaches
+        self.first = position  # key of its last page: a page reaches from here to the position
         self.pages_left = 0.0  # estimated from its last page; 0 from a split until the next page
-        self.split_from = split_from  # until its first page tells whether the guess was good
+        self.split_from = split_from  # until its first page shows whether the guess was good
         self.misses = 0
 
     def take(self, page: KeyPage[Rows]) -> tuple[int, bool]:
-        """Moves behind a page; returns how many of its keys lie in the range, and whether the range is done."""
+        """Move the position past a page. Return the number of its keys in the range, and whether the range is done.
+
+        Raises `OutOfOrderError` if the keys are not in ascending order after the position.
+        """
         keys = page.keys
         if (keys and keys[0] <= self.position) or any(after <= before for before, after in pairwise(keys)):
             raise OutOfOrderError(f"after {self.position!r} came {keys[0]!r} to {keys[-1]!r}, which are not in order")
@@ -89,7 +187,7 @@ class _Range:
 
 
 class _Listing(Generic[Rows]):
-    """The ranges of one listing and the threads that list them; one lock guards all that changes."""
+    """The ranges of one listing and the threads that list them. One lock guards everything that changes."""
 
     def __init__(self, list_page: ListPage[Rows], first: KeyPage[Rows], prefix: str, listers: int) -> None:
         self._list_page = list_page
@@ -104,21 +202,27 @@ class _Listing(Generic[Rows]):
         self._page_taken = threading.Condition(lock)
         self._space = KeySpace(prefix)
         everything = _Range("", None)
-        self._ranges = {everything}  # that are not done
-        self._unlisted = [everything]  # that nobody is at yet
+        self._ranges = {everything}  # ranges that are not done
+        self._unlisted = [everything]  # ranges that no lister has begun
         self._take(everything, first)
 
     def start(self) -> None:
+        """Start the listers, one thread each."""
         for number in range(self._listers):
-            # daemons: a request that hangs must not keep the process from ending
+            # daemon threads, because a request that hangs must not keep the process from ending
             threading.Thread(target=self._work, name=f"lister-{number}", daemon=True).start()
 
     def stop(self) -> None:
+        """Tell each lister to end after its current request. Return at once."""
         with self._ranges_changed:
             self._stopped = True
             self._wake_all()
 
     def pages(self) -> Iterator[Rows]:
+        """Yield the rows of each page when it arrives, until all ranges are listed.
+
+        If a lister raises an exception, raise the first such exception.
+        """
         while True:
             with self._page_waits:
                 self._page_waits.wait_for(lambda: self._waiting or self._error or not self._working)
@@ -131,10 +235,11 @@ class _Listing(Generic[Rows]):
             yield rows
 
     def _work(self) -> None:
+        """List ranges until none is left: the work of one lister's thread. Keep its exception for `pages`."""
         try:
             while (mine := self._next_range()) is not None:
                 self._list_range(mine)
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the pages are taken
+        except BaseException as error:  # noqa: BLE001 - `pages` raises it again
             with self._ranges_changed:
                 self._error = self._error or error
                 self._stopped = True
@@ -144,7 +249,10 @@ class _Listing(Generic[Rows]):
                 self._wake_all()
 
     def _next_range(self) -> _Range | None:
-        """Waits for a range to list: one that nobody is at, or half of another's. None when all is listed."""
+        """Return a range that no lister has begun, or half of another lister's range. Wait until there is one.
+
+        Return None if everything is listed or the listing has stopped.
+        """
         with self._ranges_changed:
             while self._ranges and not self._stopped:
                 if found := self._unlisted.pop() if self._unlisted else self._steal():
@@ -153,6 +261,10 @@ class _Listing(Generic[Rows]):
         return None
 
     def _steal(self) -> _Range | None:
+        """Split the range with the most pages left, and return its upper part as a new range.
+
+        Return None if less than a page is left, or if no key for the split is found.
+        """
         victim = max(self._ranges, key=lambda other: other.pages_left)
         if victim.pages_left < 1:
             return None
@@ -166,6 +278,7 @@ class _Listing(Generic[Rows]):
         return stolen
 
     def _list_range(self, mine: _Range) -> None:
+        """Request the pages of a range and queue their rows, until the range is done or the listing has stopped."""
         done = False
         while not done and not self._stopped:
             page = self._list_page(mine.position, mine.token)
@@ -176,6 +289,7 @@ class _Listing(Generic[Rows]):
                 self._hand_over(page.rows(count))
 
     def _take(self, mine: _Range, page: KeyPage[Rows]) -> tuple[int, bool]:
+        """Move a range past a page, and update the estimates. Return what `_Range.take` returns."""
         count, done = mine.take(page)
         if done:
             self._ranges.remove(mine)
@@ -185,6 +299,7 @@ class _Listing(Generic[Rows]):
         return count, done
 
     def _hand_over(self, rows: Rows) -> None:
+        """Queue the rows of a page. Wait while the queue is full."""
         with self._page_taken:
             self._page_taken.wait_for(lambda: self._stopped or len(self._waiting) < WAITING_PAGES * self._listers)
             self._waiting.append(rows)

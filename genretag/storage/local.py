@@ -1,34 +1,180 @@
-"""Plain files as a store: whole or not there, created and replaced by one of several writers."""
+"""Local folders as a store: files are whole or absent, and one of several writers creates or replaces a file.
+
+The listing has the regular files of a folder. Hidden names, broken links, FIFOs, sockets and devices are left out
+silently. Names that are not UTF-8 and unreadable sub-folders are counted, and a warning names the first of them.
+
+The listing follows links to folders, after the real folders. No folder is listed twice under another name, so there
+are no loops, and no poster comes twice through a linked folder. If access to the properties of a file is denied, the
+file is listed without an etag. Fetching such a file later fails with a message.
+"""
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import pyarrow as pa
+
 from genretag.errors import one_line
-from genretag.storage.local_listing import list_folder
-from genretag.storage.objects import Fetched, ObjectInfo, StorageError, refuse_large
+from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
+from genretag.storage.s3_listing import to_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
+logger = logging.getLogger(__name__)
+
+
+def list_folder(root: str, stat: Callable[[str], ObjectInfo], refuse: Callable[[OSError], None]) -> Iterator[pa.Table]:
+    """Yield the files below the folder `root` in tables with the columns of `LISTING`.
+
+    Names that are not UTF-8 are left out with a warning, because no table can hold them. Sub-folders without read
+    permission are left out with a warning too.
+
+    `stat` returns the properties of a file. If it raises `StorageError` with the reason `not_found`, the file is left
+    out. With the reason `access_denied`, the file is listed without an etag. `refuse` gets other errors of the walk
+    through the folders, and raises an exception. A sub-folder that is deleted meanwhile is no error.
+    Raises `StorageError` with the reason `refused` if the name of the folder is not UTF-8.
+    """
+    if not _is_utf8(root):
+        raise StorageError("refused", f"{one_line(ascii(root))} is not UTF-8: no table can hold such a name")
+    files = _Files(root, stat, refuse)
+    page: list[ObjectInfo] = []
+    for info in files:
+        page.append(info)
+        if len(page) == PAGE:
+            yield to_table(page)
+            page = []
+    if page:
+        yield to_table(page)
+    files.warn()
+
+
+class _Files:
+    """An iterator over the files below a folder. It remembers the names that were left out."""
+
+    def __init__(self, root: str, stat: Callable[[str], ObjectInfo], refuse: Callable[[OSError], None]) -> None:
+        self._root = root
+        self._stat = stat
+        self._refuse = refuse
+        self._seen: set[tuple[int, int]] = set()  # folders by device and inode
+        self._links: list[str] = []
+        self._followed: list[str] = []
+        self._not_utf8: list[str] = []
+        self._closed: list[str] = []
+
+    def __iter__(self) -> Iterator[ObjectInfo]:
+        self._is_new(self._root)
+        yield from self._below(self._root)
+        for link in self._links:  # grows while linked folders contain further links
+            if self._is_new(link):
+                self._followed.append(link)
+                yield from self._below(link)
+
+    def _below(self, top: str) -> Iterator[ObjectInfo]:
+        """Yield the files below the folder `top`. Links to folders are only remembered, not followed."""
+        for folder, subfolders, names in os.walk(top, onerror=self._meet):
+            subfolders[:] = [name for name in self._usable(subfolders) if self._comes_now(folder, name)]
+            for name in self._usable(names):
+                info = self._look_at(os.path.join(folder, name))  # noqa: PTH118 - Path changes what it joins
+                if info is not None:
+                    yield info
+
+    def _comes_now(self, folder: str, name: str) -> bool:
+        """Return whether the walk goes into the sub-folder `name` of `folder` now.
+
+        If the sub-folder is a link, remember the link for later and return False. Below a followed link, return False
+        for a folder that is listed already. Below the root itself, return True for every real folder, whatever inodes
+        its file system reports.
+        """
+        path = os.path.join(folder, name)  # noqa: PTH118 - Path changes what it joins
+        if os.path.islink(path):  # noqa: PTH114
+            self._links.append(path)
+            return False
+        return self._is_new(path) or not self._followed
+
+    def _is_new(self, folder: str) -> bool:
+        """Remember a folder by its device and inode. Return whether the folder is met for the first time."""
+        try:
+            found = os.stat(folder)  # noqa: PTH116
+        except OSError:
+            return True  # the walk meets the same error and reports it
+        before = len(self._seen)
+        self._seen.add((found.st_dev, found.st_ino))
+        return len(self._seen) > before
+
+    def _usable(self, names: list[str]) -> list[str]:
+        """Return the names in sorted order, without hidden ones and without names that are not UTF-8."""
+        seen = sorted(name for name in names if not name.startswith("."))
+        self._not_utf8 += [name for name in seen if not _is_utf8(name)]
+        return [name for name in seen if _is_utf8(name)]
+
+    def _look_at(self, path: str) -> ObjectInfo | None:
+        """Return the properties of a file, without an etag if access is denied; None if there is no regular file."""
+        try:
+            return self._stat(path)
+        except StorageError as error:
+            if error.reason == "not_found":  # deleted since, a broken link, or no regular file
+                return None
+            if error.reason == "access_denied":
+                return ObjectInfo.unknown(path)
+            raise
+
+    def _meet(self, error: OSError) -> None:
+        """Handle an error of the walk: remember a closed sub-folder, ignore a deleted one, refuse anything else."""
+        inside = error.filename != self._root
+        if inside and isinstance(error, PermissionError):
+            self._closed.append(str(error.filename))
+        elif not (inside and isinstance(error, FileNotFoundError)):  # a sub-folder may be deleted while we walk
+            self._refuse(error)
+
+    def warn(self) -> None:
+        """Log which names were left out: one warning for names that are not UTF-8, and one for unreadable sub-folders.
+
+        If links to folders were followed, log one more line with their number and the first link.
+        """
+        if self._followed:
+            root, first = one_line(self._root, 200), one_line(self._followed[0], 200)
+            logger.info("%s: %d links to folders are followed, the first is %s", root, len(self._followed), first)
+        for left_out, what in (
+            (self._not_utf8, "names that are not UTF-8"),
+            (self._closed, "sub-folders that may not be read"),
+        ):
+            if left_out:
+                root, first = one_line(self._root, 200), one_line(ascii(left_out[0]), 100)
+                logger.warning("%s: %d %s are left out, the first is %s", root, len(left_out), what, first)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python represents such bytes as lone surrogates
+        return False
+    return True
+
+
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What file systems without hard links say: FAT, SMB, FUSE, AFS."""
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # such as Lustre, where it is mounted without `flock`
+"""Errors of file systems without hard links: FAT, SMB, FUSE, AFS."""
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # such as Lustre mounted without `flock`
 
 
 class LocalStore:
-    """Plain files. The etag is made of modification time and size, as nothing cheaper tells a change."""
+    """The store for local files. `Storage` documents the methods.
+
+    The etag combines modification time and size, because nothing cheaper shows a change.
+    """
 
     def list_tables(self, uri: str) -> Iterator["pa.Table"]:
-        if not os.path.isdir(uri):  # noqa: PTH112 - Path drops what the user may have meant, such as a last slash
+        if not os.path.isdir(uri):  # noqa: PTH112 - Path drops what the user may mean, such as a last slash
             raise StorageError("not_found", f"{uri} is not a folder")
         return list_folder(uri, self.stat, _raise_as_storage_error)
 
@@ -91,9 +237,11 @@ class LocalStore:
 
 
 def second_name(source: str, target: str) -> None:
-    """Gives a whole file another name at once: a link, or a copy where the file system has no links.
+    """Give the complete file `source` the second name `target`, which appears in one step.
 
-    Raises `FileExistsError` where a link finds the name taken; a copy takes the place of what is there.
+    The second name is a hard link, or a copy if the file system has no hard links. If the target exists already, a
+    link raises `FileExistsError`, but a copy replaces the target.
+    Raises `OSError` if the link fails, and `StorageError` if the copy fails.
     """
     try:
         os.link(source, target)
@@ -108,13 +256,13 @@ def second_name(source: str, target: str) -> None:
 
 
 def _take_name(temporary: Path, uri: str) -> None:
-    """Gives a file a name that must be free. Raises `FileExistsError` where it is taken.
+    """Give the file `temporary` the name `uri`. Raises `FileExistsError` if the name is taken.
 
-    Where the file system has no hard links, the name is taken first, by an empty file: a reader may see that for a
-    moment, and finds it for good where the process dies just then.
+    If the file system has no hard links, an empty file reserves the name first. A reader may see the empty file for a
+    moment. If the process dies in that moment, the empty file stays.
     """
     try:
-        os.link(temporary, uri)  # unlike a rename, it fails where the name is taken
+        os.link(temporary, uri)  # unlike a rename, a link fails if the name is taken
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
@@ -124,7 +272,10 @@ def _take_name(temporary: Path, uri: str) -> None:
 
 @contextmanager
 def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
-    """A synced temporary file beside `uri`, to be renamed or linked into place; it is gone afterwards."""
+    """Yield the path of a temporary file next to `uri` that holds `data` and is synced to the disk.
+
+    The block renames or links the file into place. A temporary file that is left after the block is removed.
+    """
     with _aside(uri) as temporary:
         with temporary.open("wb") as file:
             file.write(data)
@@ -139,7 +290,10 @@ def _sync(file: IO[bytes]) -> None:
 
 @contextmanager
 def _aside(uri: str) -> Iterator[Path]:
-    """The name of a temporary file beside `uri`, in a folder that is there; the file is gone afterwards."""
+    """Create the folder of `uri`, and yield a new path in that folder for a temporary file.
+
+    If the file exists after the block, remove the file. An `OSError` in the block becomes a `StorageError`.
+    """
     path = Path(uri)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -154,7 +308,10 @@ def _aside(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def _folder_locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process among those of this machine; the kernel lets go of it with the process."""
+    """Lock the folder during the block against other processes of this machine that lock the folder too.
+
+    The kernel frees the lock if the process dies. Raises `StorageError` if the file system has no file locks.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -173,6 +330,7 @@ def _raise_as_storage_error(error: OSError) -> None:
 
 
 def _storage_error(error: OSError) -> StorageError:
+    """Return the `StorageError` for an error of the operating system, with its text and the file name."""
     kinds: dict[type[OSError], str] = {
         FileNotFoundError: "not_found",
         NotADirectoryError: "not_found",

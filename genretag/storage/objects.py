@@ -1,18 +1,35 @@
-"""What every store speaks of: objects, their versions, and why one could not be reached."""
+"""The vocabulary of every store: objects, their etags, and the error if an object cannot be reached.
 
-from collections.abc import Iterator
+Etags have one form here, because stores, proxies, inventories and manifests write the same etag in several forms.
+HTTP puts an etag in quotes, and a compressing proxy puts `W/` before the quotes (RFC 9110, 8.8.3). boto3 keeps the
+quotes, S3 Inventory has none, and XML has `&quot;`. S3 writes MD5 sums in lower case, and some people's tables have
+them in upper case. Etags of other kinds (some stores use base64) are case-sensitive.
+
+`RangeFile` presents an object as a readable file. Parquet is read this way: the footer first, then the wanted columns.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PAGE = 1000  # objects in one page of a listing: what S3 gives at a time
+
+PAGE = 1000  # objects in one page of a listing: what S3 returns at a time
 
 
 class StorageError(Exception):
-    """An object or a place could not be reached. `reason` is a stable name for failure rows."""
+    """An object or a place could not be read or written.
+
+    `reason` is a stable name, such as `not_found`, for code and failure rows. `message` is a line for people.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)  # both in args, or the error would not survive pickling
@@ -25,7 +42,10 @@ class StorageError(Exception):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing. The etag changes when the content does."""
+    """One object of a listing. If the content changes, the etag changes.
+
+    An empty etag means that the object could not be looked up (`unknown`).
+    """
 
     uri: str
     etag: str
@@ -34,20 +54,20 @@ class ObjectInfo:
 
     @staticmethod
     def unknown(uri: str) -> "ObjectInfo":
-        """An object that could not be looked up: it has no etag, and its other values say nothing."""
+        """Return an object that could not be looked up: its etag is empty, and its size and time mean nothing."""
         return ObjectInfo(uri, "", 0, datetime.fromtimestamp(0, UTC))
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """An object's bytes (or a buffer of them) and the etag of the version that they are."""
+    """The content of an object, and the etag of the version that was read. `data` is bytes or a memoryview."""
 
     data: Any
     etag: str
 
 
 class Store(Protocol):
-    """What a kind of place can do; `Storage` says what each call means."""
+    """The calls that each kind of place supports. `Storage` documents each call."""
 
     def list_tables(self, uri: str) -> "Iterator[pa.Table]": ...
     def stat(self, uri: str) -> ObjectInfo: ...
@@ -61,6 +81,74 @@ class Store(Protocol):
 
 
 def refuse_large(size_bytes: int, max_bytes: int | None) -> None:
-    """Raises `StorageError`, `too_many_bytes`, for an object that is larger than the limit."""
+    """Raise `StorageError` with the reason `too_many_bytes` if `size_bytes` exceeds `max_bytes`.
+
+    If `max_bytes` is None, there is no limit.
+    """
     if max_bytes is not None and size_bytes > max_bytes:
         raise StorageError("too_many_bytes", f"{size_bytes} bytes, more than the limit of {max_bytes}")
+
+
+MARK = r'[ \t\r\n"]|&quot;|&#34;'
+BARE = rf"(?s)^(?:{MARK}|[Ww]/)*(.*?)(?:{MARK})*$"
+MD5 = r"^[0-9A-Fa-f]{32}(?:-[0-9]+)?$"  # of the bytes, or of an upload in several parts
+UNUSUAL = r'^[ \t\r\n"&Ww]|[ \t\r\n";]$|[A-F]'  # an etag without any of these is in the common form already
+
+_BARE, _MD5 = re.compile(BARE), re.compile(MD5)
+
+
+def bare_etag(etag: str | None) -> str:
+    """Return an etag without quotes and `W/`, with its case unchanged. Return an empty text for None."""
+    found = _BARE.match(etag or "")
+    return found[1] if found else ""
+
+
+def etag_key(etag: str | None) -> str:
+    """Return an etag in the form in which etags are compared and stored. Return an empty text for None.
+
+    The form has no quotes and no `W/` (`bare_etag`), and MD5 sums are in lower case.
+    """
+    bare = bare_etag(etag)
+    return bare.lower() if _MD5.match(bare) else bare
+
+
+def etag_keys(etags: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return `etag_key` of each etag. Null becomes an empty text."""
+    etags = pc.fill_null(etags, "")
+    if not pc.any(pc.match_substring_regex(etags, UNUSUAL)).as_py():
+        return etags
+    bare = pc.replace_substring_regex(etags, BARE, r"\1")
+    return pc.if_else(pc.match_substring_regex(bare, MD5), pc.utf8_lower(bare), bare)
+
+
+class RangeFile(io.RawIOBase):
+    """A readable file on an object. Each read is one call of `read_range`.
+
+    `read_range` takes the index of the first byte and the number of bytes, and returns these bytes.
+    """
+
+    def __init__(self, size_bytes: int, read_range: Callable[[int, int], bytes]) -> None:
+        self._size_bytes = size_bytes
+        self._read_range = read_range
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size_bytes - self._position)
+        length = left if size is None or size < 0 else min(size, left)
+        data = self._read_range(self._position, length) if length else b""
+        self._position += len(data)
+        return data

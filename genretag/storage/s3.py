@@ -1,67 +1,146 @@
-"""S3 and what speaks its protocol: objects through obstore, listings through boto3, credentials by boto3's chain."""
+"""The store for S3 and everything that speaks its protocol.
+
+Objects go through obstore, and credentials come from boto3's chain. A boto3 client does what obstore cannot: complete
+listings, and keys that obstore's path parser refuses or changes.
+"""
 
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from genretag.storage.aws_settings import AwsSettings, Encryption
-from genretag.storage.boto_client import boto_errors, open_client
-from genretag.storage.deadlines import within
-from genretag.storage.etags import bare_etag
-from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
-from genretag.storage.range_file import RangeFile
-from genretag.storage.s3_buckets import Patience, open_bucket
-from genretag.storage.s3_errors import TRANSIENT, storage_errors
-from genretag.storage.s3_listing import list_below
+from genretag.errors import one_line
+from genretag.storage.aws_settings import AwsSettings, Encryption, core_session
+from genretag.storage.objects import PAGE, Fetched, ObjectInfo, RangeFile, StorageError, bare_etag, refuse_large
+from genretag.storage.retries import RetryPolicy, retry, within
+from genretag.storage.s3_errors import CREDENTIALS, NO_TRUST, Answer, of_answer, storage_errors, words_of
+from genretag.storage.s3_listing import CONNECT_S, list_below, open_bucket, take_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from obstore import PutMode
     from obstore.store import S3Store
 
+
+CONNECTIONS = 64  # kept open at most, which bounds the listers and readers of odd keys that work at once
+
+
+def open_client(settings: AwsSettings, retry_policy: RetryPolicy) -> Any:
+    """Open a boto3 client for S3 that makes one attempt per call. Threads may share the client.
+
+    Credentials come from boto3's whole chain. Raises `UsageError` if the AWS settings cannot be used.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.hooks import HierarchicalEmitter
+
+    events = HierarchicalEmitter()
+    # first, because one of botocore's own handlers parses the whole answer to see whether it is an error
+    events.register_first("before-parse.s3.*", take_columns)
+    session = boto3.Session(botocore_session=core_session(event_hooks=events))
+    config = Config(
+        connect_timeout=min(CONNECT_S, retry_policy.attempt_s),
+        read_timeout=retry_policy.attempt_s,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=CONNECTIONS,
+        request_checksum_calculation="when_required",  # stores that are not AWS refuse the newer checksums
+        response_checksum_validation="when_required",
+        **settings.config_arguments(),
+    )
+    client = session.client("s3", config=config, **settings.client_arguments())
+    if settings.requester_pays:
+        client.meta.events.register_last("before-call.s3.*", _agree_to_pay)
+    return client
+
+
+def _agree_to_pay(params: Any, **_event: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"
+
+
+@contextmanager
+def boto_errors(uri: str) -> Iterator[None]:
+    """Turn botocore's exceptions in the block into `StorageError`, with a message that names `uri`.
+
+    The original exception is dropped, because its text may hold secrets.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    name = one_line(uri, 1100)  # a key may hold line feeds
+    try:
+        yield
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        told = error.response.get("Error", {})
+        code = str(told.get("Code", ""))
+        if status == 412:
+            raise StorageError("changed", f"{name} was changed by another writer") from None
+        if code == str(status):  # the answer had no body
+            raise of_answer(name, Answer(status)) from None
+        raise of_answer(name, Answer(status, one_line(code, 60), words_of(str(told.get("Message", ""))))) from None
+    except BotoCoreError as error:
+        raise _without_answer(name, error) from None
+
+
+def _without_answer(uri: str, error: Exception) -> StorageError:
+    """Return the `StorageError` for an exception of botocore that came without an answer of the store."""
+    from botocore import exceptions
+
+    if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError):
+        return StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")
+    if isinstance(error, exceptions.SSLError):
+        return StorageError("certificate_refused", f"{uri}: {NO_TRUST}")
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError):
+        return StorageError("credentials_refused", f"no credentials for {uri}: {CREDENTIALS}")
+    if isinstance(error, exceptions.ParamValidationError):
+        return StorageError("refused", f"{uri} names nothing that S3 can hold")
+    return StorageError("unavailable", f"{uri}: the connection failed")
+
+
 S3 = "s3://"
-FETCHED_WHOLE_BYTES = 1 << 20  # a smaller object comes as fast as a piece of it
+FETCHED_WHOLE_BYTES = 1 << 20  # a smaller object arrives as fast as a part of it
 Result = TypeVar("Result")
 
 
 class S3Client:
-    """S3 and what speaks its protocol. Credentials come from boto3's chain: environment, profile, SSO, role."""
+    """The store for S3 and compatible stores. `Storage` documents the methods.
+
+    Credentials come from boto3's chain: environment, profile, SSO, role. Buckets are opened at their first use.
+    """
 
     def __init__(self, endpoint_url: str | None, encryption: Encryption) -> None:
         self._settings = AwsSettings.read(endpoint_url)
         self.encryption = encryption
-        self._patience = Patience.of_environment()
+        self._retry_policy = RetryPolicy.of_environment()
         self._buckets: dict[tuple[str, bool], S3Store] = {}
         self._boto_client: Any = None
         self._lock = threading.Lock()
 
     def _open(self, uri: str, *, retries: bool = True) -> tuple["S3Store", str]:
+        """Return obstore's store for the bucket of a URI, and the key. Open the bucket at its first use.
+
+        `retries` has the meaning that it has in `open_bucket`.
+        """
         bucket, _, key = uri.removeprefix(S3).partition("/")
         with self._lock:
             if (bucket, retries) not in self._buckets:
                 self._buckets[bucket, retries] = open_bucket(
-                    bucket, self._settings, self.encryption, self._patience, retries=retries
+                    bucket, self._settings, self.encryption, self._retry_policy, retries=retries
                 )
             return self._buckets[bucket, retries], key
 
     def _persist(self, uri: str, attempt: Callable[[], Result], *, writing: bool = False) -> Result:
-        """Makes attempts, within the time for one object, until one ends otherwise than by a passing trouble.
+        """Call `attempt` and return its result. Retry while the error is temporary, within the time for one object.
 
-        obstore itself repeats what it holds for safe; here is repeated what it leaves: writes whose answer was
-        lost, and errors that S3 reports as if they were ours.
+        obstore retries only what it considers safe. This method retries the rest: writes whose answer was lost, and
+        errors that S3 reports as if they were errors of the client. `writing` only changes the advice in messages.
         """
-        pauses = self._patience.pauses()
-        while True:
-            try:
-                with storage_errors(uri, writing=writing):
-                    return attempt()
-            except StorageError as error:
-                pause = next(pauses, None) if error.reason in TRANSIENT else None
-                if pause is None:
-                    raise
-            time.sleep(pause)
+
+        def translated() -> Result:
+            with storage_errors(uri, writing=writing):
+                return attempt()
+
+        return retry(translated, self._retry_policy)
 
     def list_tables(self, uri: str) -> "Iterator[pa.Table]":
         bucket, _, prefix = uri.removeprefix(S3).partition("/")
@@ -69,23 +148,32 @@ class S3Client:
         return list_below(self._boto(uri), bucket, below, lambda ask: self._persist_boto(f"{S3}{bucket}", ask))
 
     def ask_boto(self, uri: str, attempt: Callable[[Any, dict[str, str]], Result]) -> Result:
-        """Makes attempts at one object with boto3's client, which is given together with bucket and key."""
+        """Call `attempt` for one object, and return its result. Retry while the error is temporary.
+
+        `attempt` gets the boto3 client and the object's place as boto3's arguments: `{"Bucket": …, "Key": …}`.
+        """
         bucket, _, key = uri.removeprefix(S3).partition("/")
         client = self._boto(uri)
         return self._persist_boto(uri, lambda: attempt(client, {"Bucket": bucket, "Key": key}))
 
     def _persist_boto(self, uri: str, attempt: Callable[[], Result]) -> Result:
+        """Call `attempt`, which uses boto3, and return its result. Retry as `_persist` does.
+
+        Each attempt has a deadline. botocore's exceptions become `StorageError`.
+        """
+
         def translated() -> Result:
             with boto_errors(uri):
-                return within(self._patience.attempt_s, uri, attempt)
+                return within(self._retry_policy.attempt_s, uri, attempt)
 
         return self._persist(uri, translated)
 
     def _boto(self, uri: str) -> Any:
-        self._open(uri)  # finds out whether there are credentials and a server, and says so
+        """Return the boto3 client. Open it at the first call."""
+        self._open(uri)  # raises an error if there are no credentials or no server
         with self._lock:
             if self._boto_client is None:
-                self._boto_client = open_client(self._settings, self._patience)
+                self._boto_client = open_client(self._settings, self._retry_policy)
             return self._boto_client
 
     def stat(self, uri: str) -> ObjectInfo:
@@ -123,7 +211,7 @@ class S3Client:
         import obstore
 
         store, key = self._open(uri)
-        # in one piece: a part of an upload that is repeated after its end is refused
+        # in one piece, because a store refuses a repeated part of an upload that has ended
         self._persist(uri, lambda: obstore.put(store, key, data, use_multipart=False), writing=True)
 
     def create(self, uri: str, data: bytes) -> str:
@@ -133,7 +221,11 @@ class S3Client:
         return self._put_where(uri, data, {"e_tag": f'"{etag}"'})
 
     def _put_where(self, uri: str, data: bytes, mode: "PutMode") -> str:
-        """A conditional write. After one whose answer was lost the next meets our own object, and knows it again."""
+        """Write an object under the condition `mode`, and return its etag.
+
+        If the store's answer was lost, the retry finds our own object and recognises its bytes.
+        Raises `StorageError`, with the reason `exists` or `changed` if the condition does not hold.
+        """
         import obstore
 
         store, key = self._open(uri, retries=False)
@@ -149,6 +241,7 @@ class S3Client:
             raise
 
     def _etag_where_equal(self, uri: str, data: bytes) -> str | None:
+        """Return the etag of an object if the object holds exactly `data`. Return None if it differs or is missing."""
         try:
             found = self.get(uri, None)
         except StorageError as error:
@@ -181,5 +274,5 @@ class S3Client:
         except StorageError as error:
             if error.reason != "refused":
                 raise
-            one_by_one, _ = self._open(uri, retries=False)  # not every store knows DeleteObjects as obstore sends it
+            one_by_one, _ = self._open(uri, retries=False)  # not every store accepts DeleteObjects as obstore sends it
             self._persist(uri, lambda: remove(one_by_one))

@@ -1,8 +1,7 @@
-"""What an error of S3 means: a stable reason, and one line with the store's own code and words and what to do.
+"""Errors of S3 explained: a stable reason, and one line with the store's own code and words and what to do.
 
-obstore tells most of it in its text alone, together with URLs, bodies and headers. Only the status, S3's own error
-code and message and a few known words are taken from there, so that no secret, signature or signed URL gets into a
-message.
+obstore gives most details only in its text, together with URLs, bodies and headers. Only the status, S3's error code
+and message, and a few known words are taken from that text. So no secret, signature or signed URL gets into a message.
 """
 
 import re
@@ -10,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import unescape
+from typing import TypeVar
 
-from genretag.errors import one_line
-from genretag.redaction import redact
+from genretag.errors import one_line, redact
 from genretag.storage.objects import StorageError
 
-TRANSIENT = frozenset({"unavailable", "timeout"})
-"""Reasons that may be gone at the next attempt."""
+Result = TypeVar("Result")
+
 
 CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REGION = "check the region (AWS_REGION)"
@@ -34,7 +33,7 @@ PROVIDER = "External AWS credential provider: "
 BARE_REDIRECT = "Received redirect without LOCATION"
 CODE = re.compile(r"<Code>([\w.]+)</Code>")
 WORDS_OF_STORE = re.compile(r"<Message>([^<]{1,2000})</Message>")
-SIGNED = re.compile(r"(?i)(signature|credential)=|AWS4-HMAC")  # no store has reason to say this
+SIGNED = re.compile(r"(?i)(signature|credential)=|AWS4-HMAC")  # no store has a reason to write this into a message
 LONGEST_WORDS = 160
 
 CREDENTIAL_CODES = {  # -> what to do
@@ -49,14 +48,14 @@ ACCOUNT_CODES = ("AllAccessDisabled", "AccountProblem", "UserSuspended", "NotSig
 ADDRESS_CODES = ("SecondLevelDomainForbidden", "PathStyleDomainForbidden")  # of Aliyun OSS and Tencent COS
 ARCHIVED_CODE = "InvalidObjectState"
 REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
-OTHER_ENDPOINT = "must be addressed using the specified endpoint"  # Aliyun OSS says so with the code AccessDenied
+OTHER_ENDPOINT = "must be addressed using the specified endpoint"  # Aliyun OSS sends this with the code AccessDenied
 FULL_CODES = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")  # of stores that are not AWS
-AGAIN_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")  # 400, by a bad line
+AGAIN_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")  # 400: a bad connection
 AGAIN_KMS_CODES = ("KMS.ThrottlingException", "KMS.InternalException", "KMS.KMSInternalException")
-AGAIN_STATUSES = (408, 409, 429)  # 409: S3 says so while another conditional write is under way
+AGAIN_STATUSES = (408, 409, 429)  # 409: S3 answers so while another conditional write is running
 FULL_STATUS = 507
 
-WORDS = {  # what stands in Rust's account of a broken connection -> what to tell
+WORDS = {  # words in Rust's text about a broken connection -> words for our message
     "ConnectionRefused": f"connection refused: {ENDPOINT}",
     "ConnectionReset": "the connection was reset",
     "BrokenPipe": "the connection was reset",
@@ -75,12 +74,12 @@ NO_TRUST = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a store answered in place of what it was asked for."""
+    """The error answer of a store to one request. Its text is the status, the code and the words of the store."""
 
     status: int
-    code: str = ""  # S3's own
-    words: str = ""  # its message for people
-    writing: bool = False  # whether it was asked to write
+    code: str = ""  # S3's error code, or empty
+    words: str = ""  # its message for people, or empty
+    writing: bool = False  # whether the request was a write
 
     def __str__(self) -> str:
         code = f"{self.status} {self.code}".strip()
@@ -88,24 +87,31 @@ class Answer:
 
 
 def words_of(text: str) -> str:
-    """Return a store's message fit for a log; empty where it might hold something that is nobody's business."""
+    """Return a store's message `text` as one short line without secrets, for a log.
+
+    Return an empty text if the message might hold a signature.
+    """
     words = redact(one_line(unescape(text), LONGEST_WORDS)).rstrip(".")
     return "" if SIGNED.search(words) else words
 
 
 @contextmanager
 def storage_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
-    """Turns obstore's exceptions into `StorageError`; the original is dropped, for what its text may hold."""
+    """Turn obstore's exceptions in the block into `StorageError`, with a message that names `uri`.
+
+    The original exception is dropped, because its text may hold secrets. If `writing`, the message gives advice on
+    encryption where access is denied.
+    """
     from obstore.exceptions import BaseError
 
     try:
         yield
-    except (BaseError, OSError) as error:  # what is missing comes as the built-in FileNotFoundError
+    except (BaseError, OSError) as error:  # a missing object raises the built-in FileNotFoundError
         raise s3_error(uri, error, writing=writing) from None
 
 
 def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageError:
-    """The `StorageError` of an exception of obstore."""
+    """Return the `StorageError` for an exception of obstore about the object `uri`."""
     from obstore import exceptions
 
     text, _, details = str(error).partition("Debug source:")
@@ -121,7 +127,10 @@ def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageErr
 
 
 def of_answer(uri: str, said: Answer) -> StorageError:
-    """The `StorageError` of what a store answered."""
+    """Return the `StorageError` for a store's error answer to a request about the object `uri`.
+
+    The message says what to do, if the status and the error code show it.
+    """
     status, code, bucket = said.status, said.code, "/".join(uri.split("/")[:3])
     if code in REGION_CODES or 300 <= status < 400:
         return StorageError("wrong_region", f"{bucket} is in another region ({said}): {REGION}")
@@ -148,14 +157,14 @@ def of_answer(uri: str, said: Answer) -> StorageError:
 
 
 def _passes(status: int, code: str) -> bool:
-    """Whether the same request may be answered better a little later."""
+    """Return whether the same request may succeed a little later, by the status and the error code of the answer."""
     if code in AGAIN_CODES + AGAIN_KMS_CODES or status in AGAIN_STATUSES:
         return True
     return status >= 500 and status != 501
 
 
 def _who_may(said: Answer) -> str:
-    """What to do where the store knows us, and refuses what we ask."""
+    """Return advice for a message about denied access: what to check, or whom to ask."""
     if said.code in ACCOUNT_CODES:
         return "the account or the bucket is disabled: its owner must act"
     if said.code.startswith("KMS.") or "kms:" in said.words:
@@ -163,7 +172,7 @@ def _who_may(said: Answer) -> str:
     advice = "check what these credentials may do"
     if "explicit deny" in said.words:
         advice = "a policy denies it, so other keys of the account may not help: ask who keeps the policy"
-    elif not said.code:  # as after HEAD, whose answers have no body
+    elif not said.code:  # as after HEAD, because its answers have no body
         advice = f"{CREDENTIALS}, what they may do, and the bucket's policy"
     else:
         advice += ", and the bucket's policy"
@@ -171,6 +180,10 @@ def _who_may(said: Answer) -> str:
 
 
 def _without_answer(uri: str, error: Exception, text: str, details: str) -> StorageError:
+    """Return the `StorageError` for an exception of obstore that came without an answer of the store.
+
+    `text` and `details` are the two parts of the exception's text, before and after its debug information begins.
+    """
     if isinstance(error, FileNotFoundError):
         return StorageError("not_found", f"{uri} does not exist")
     _, provided, why = text.partition(PROVIDER)

@@ -1,30 +1,77 @@
-"""Lists what is below a prefix of a bucket, exactly as the keys are, in parallel where the store keeps them in order.
+"""Listings of a bucket as Arrow columns, with exact keys, and the opening of buckets.
 
-obstore would be less code, but loses keys: one with an empty or a dot segment or a control character breaks the
-listing, and `a/` and `/a` both come as `a` (object_store's path parser). boto3 has them right and needs 110 ms CPU for
-a page of 1,000; reading the four columns by regular expressions, before its own XML parser sees them, leaves 6 ms.
+If the store keeps keys in order, several threads list a prefix in parallel. Arrow columns cost a sixth of Python
+objects; `to_objects` makes objects of listings that are short.
+
+obstore would be less code, but it loses keys (object_store's path parser). A key with an empty segment, a dot segment
+or a control character breaks its listing. `a/` and `/a` both arrive as `a`. boto3 lists every key correctly, but needs
+110 ms of CPU time for a page of 1,000 objects. Regular expressions read the four columns before boto3's XML parser sees
+them, which leaves 6 ms.
+
+`open_bucket` uses boto3's whole chain of credentials and sets a deadline for every request. It first checks that a
+server listens.
 """
 
 import re
-from collections.abc import Callable, Iterator
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from html import unescape
 from itertools import compress
-from typing import Any
-from urllib.parse import unquote_plus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genretag.errors import UsageError, one_line
+from genretag.storage.aws_settings import AwsSettings, Encryption, core_session
 from genretag.storage.key_ranges import OutOfOrderError, list_ranges
-from genretag.storage.listing_tables import LISTING
-from genretag.storage.objects import PAGE, StorageError
+from genretag.storage.objects import PAGE, ObjectInfo, StorageError
+from genretag.storage.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, RetryPolicy
+from genretag.storage.s3_errors import ENDPOINT, REGION
 
-LISTERS = 16  # S3 allows 5,500 requests a second per prefix; so many answers are as much as one process can read
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Store
+
+
+LISTING = pa.schema(
+    [
+        pa.field("uri", pa.string()),
+        pa.field("etag", pa.string()),  # empty if an object was listed but its properties could not be read
+        pa.field("size", pa.int64()),
+        pa.field("last_modified", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+def to_table(objects: Sequence[ObjectInfo]) -> pa.Table:
+    """Return objects as a table with the columns of `LISTING`. If an object has no etag, its size and time are null."""
+    columns = [
+        [info.uri for info in objects],
+        [info.etag for info in objects],
+        [info.size_bytes if info.etag else None for info in objects],
+        [info.last_modified if info.etag else None for info in objects],
+    ]
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], LISTING)
+
+
+def to_objects(table: pa.Table) -> list[ObjectInfo]:
+    """Return the rows of a `LISTING` table as objects. A row without an etag becomes `ObjectInfo.unknown`."""
+    return [
+        ObjectInfo(uri, etag, size, modified) if etag else ObjectInfo.unknown(uri)
+        for uri, etag, size, modified in zip(*(column.to_pylist() for column in table.columns), strict=True)
+    ]
+
+
+LISTERS = 16  # one process can read no more answers; S3 allows 5,500 requests a second per prefix
 ORDERED_SERVERS = ("AmazonS3", "MinIO")
-"""Stores that list in the order of UTF-8 bytes, by their `Server` header. SeaweedFS lists a folder `a/` before its
-neighbour `a-b`, and leaves the folder out of what comes after `a`: ranges of keys would lose objects there."""
-UNORDERED_BUCKETS = "--x-s3"  # the ending of S3 Express directory buckets: no order, no start-after
+"""Stores that list keys in the order of their UTF-8 bytes, by their `Server` header. SeaweedFS lists a folder `a/`
+before its neighbour `a-b`, and omits the folder if a listing starts after `a`. Ranges would lose objects there."""
+UNORDERED_BUCKETS = "--x-s3"  # the name ending of S3 Express directory buckets, which have no order and no start-after
 
 COLUMNS = {
     "keys": re.compile(rb"<Key>([^<]+)</Key>"),
@@ -37,18 +84,21 @@ QUOTES = '&quot;|&#34;|"'
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a listing: the columns as they stand in the answer, but for the keys, which are decoded."""
+    """One page of a listing. Keys are decoded. Etags, sizes and times are bytes, as in the store's answer."""
 
     root: str  # s3://bucket/
     keys: list[str]
     etags: list[bytes]
     sizes: list[bytes]
     modified: list[bytes]
-    token: str | None
-    server: str
+    token: str | None  # with which the next page can be requested; None after the last page
+    server: str  # the `Server` header of the answer, or empty
 
     def rows(self, count: int) -> pa.Table:
-        """The first `count` objects as a table of `LISTING`, without folder marks: no bytes, and a name ending in /."""
+        """Return the first `count` objects as a table with the columns of `LISTING`. Folder marks are left out.
+
+        A folder mark is an object without bytes whose key ends with `/`. So the table may have fewer than `count` rows.
+        """
         kept = [not (size == b"0" and key.endswith("/")) for key, size in zip(self.keys, self.sizes, strict=True)]
         kept[count:] = [False] * (len(kept) - count)
         etags, sizes, modified = (
@@ -64,9 +114,10 @@ class Page:
 def list_below(
     client: Any, bucket: str, prefix: str, persist: Callable[[Callable[[], Page]], Page]
 ) -> Iterator[pa.Table]:
-    """Yields the objects below a prefix in tables of `LISTING`, each once, in no promised order.
+    """Yield the objects below a prefix in tables with the columns of `LISTING`, each once, in no promised order.
 
-    `persist` makes one request, again where that may help. Raises `StorageError`.
+    `client` is a boto3 client. `persist` calls its argument, and retries while the error is temporary.
+    Raises `StorageError`, with the reason `refused` if the server promises ordered keys and breaks the order.
     """
 
     def list_page(after: str, token: str | None) -> Page:
@@ -86,7 +137,11 @@ def list_below(
 
 
 def take_columns(operation_model: Any, response_dict: Any, customized_response_dict: Any, **_event: Any) -> None:
-    """botocore's event `before-parse`: keeps a listing's columns, undecoded, as `Columns` in place of `Contents`."""
+    """Read the columns of a listing from the XML, before botocore parses it (event `before-parse`).
+
+    The answer of boto3 then has `Columns` (lists of bytes by name) and no `Contents`. If the XML is not as S3 writes
+    it, change nothing, so botocore parses all of it.
+    """
     if operation_model.name != "ListObjectsV2" or response_dict["status_code"] != 200:
         return
     body: bytes = response_dict["body"]
@@ -101,7 +156,11 @@ def take_columns(operation_model: Any, response_dict: Any, customized_response_d
 
 
 def request_page(client: Any, bucket: str, prefix: str, after: str, token: str | None) -> Page:
-    """Asks for the page behind the key `after`, or for the one that a token stands for."""
+    """Request one page of a listing with a boto3 client.
+
+    If `token` is given, the page continues from that token. Otherwise it begins after the key `after`. If `after` is
+    empty, it is the first page of the prefix.
+    """
     start = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
     answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **start)
     if columns := answer.get("Columns"):
@@ -114,7 +173,10 @@ def request_page(client: Any, bucket: str, prefix: str, after: str, token: str |
 
 
 def _decoded(keys: list[bytes]) -> list[str]:
-    """Keys out of XML and URL encoding, all at once where no key holds the line feed that joins them."""
+    """Return the keys as text, decoded from XML and URL encoding.
+
+    All keys are joined by line feeds and decoded at once, unless a key itself may hold a line feed.
+    """
     joined = b"\n".join(keys).decode()
     if any(line_feed in joined for line_feed in ("%0A", "%0a", "&#")):
         return [unquote_plus(unescape(key)) for key in joined.split("\n")]
@@ -122,10 +184,114 @@ def _decoded(keys: list[bytes]) -> list[str]:
 
 
 def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The columns of a page that botocore parsed, because its form was another than S3's."""
+    """Return the columns of a page by their names in `Page`, from the `Contents` that botocore parsed.
+
+    botocore parses a page if its XML differs from that of S3.
+    """
     return {
         "keys": [found["Key"] for found in contents],
         "etags": [found.get("ETag", "").encode() for found in contents],
         "sizes": [str(found["Size"]).encode() for found in contents],
         "modified": [f"{found['LastModified']:%Y-%m-%dT%H:%M:%S.%f}".encode() for found in contents],
     }
+
+
+CONNECT_S = 5.0  # for a connection: longer than the delay of three lost packets
+MOST_ATTEMPTS = 1000  # the time limits retries, not their number
+KNOCK_S = 2.0  # at the start, a server may be unreachable for this long before we report an error
+CREDENTIALS_TTL = timedelta(minutes=10)
+"""The time for which obstore may use credentials; it asks again 5 minutes before the end. Credentials from boto3 stay
+valid for at least 10 minutes. obstore's default of 30 minutes would use expired credentials."""
+
+
+def open_bucket(
+    bucket: str, settings: AwsSettings, encryption: Encryption, retry_policy: RetryPolicy, *, retries: bool
+) -> "S3Store":
+    """Return obstore's store for a bucket, after a check that a server listens. The bucket itself is not checked.
+
+    If `retries` is false, obstore makes only one attempt, for writes that must not happen twice. It then deletes each
+    object by a separate request.
+    Raises `UsageError` if there are no credentials or if the settings cannot be used. Raises `StorageError` if no
+    server listens.
+    """
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+
+    session = boto3.Session(botocore_session=core_session())
+    _require_credentials(session, bucket)
+    _knock(settings.server, given=bool(settings.endpoint_url))
+    url, in_host = settings.url_of(bucket)
+    client_options: ClientConfig = {
+        "allow_http": url.startswith("http://"),
+        "timeout": timedelta(seconds=retry_policy.attempt_s),
+        "connect_timeout": timedelta(seconds=min(CONNECT_S, retry_policy.attempt_s)),
+    }
+    if certificates := settings.root_certificate():
+        client_options["root_certificate"] = certificates
+    try:
+        return S3Store(
+            bucket,
+            endpoint=url,
+            aws_endpoint_url_s3=url,  # else the variable AWS_ENDPOINT_URL_S3 would override the given endpoint
+            virtual_hosted_style_request=in_host,
+            disable_bulk_delete=not retries,  # one DELETE for each object, which every store supports
+            request_payer=settings.requester_pays,
+            region=settings.region,
+            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
+            client_options=client_options,
+            retry_config={
+                "max_retries": MOST_ATTEMPTS if retries else 0,
+                "retry_timeout": timedelta(seconds=retry_policy.retry_s),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
+                    "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+                    "base": 2,
+                },
+            },
+            **encryption.obstore_arguments(),
+        )
+    except (BaseError, ValueError) as error:
+        raise UsageError(f"s3://{bucket} cannot be opened: {one_line(error, 200)}") from None
+
+
+def _require_credentials(session: Any, bucket: str) -> None:
+    """Raise `UsageError` if a boto3 session finds no credentials. The message names the bucket."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found, why = session.get_credentials(), ""
+    except BotoCoreError as error:  # for example, the program that provides credentials failed
+        found, why = None, f" ({one_line(error, 200)})"
+    if found is None:
+        raise UsageError(
+            f"no credentials for s3://{bucket}{why}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+            "or AWS_PROFILE, or run where a role gives them"
+        )
+
+
+def _knock(url: str, *, given: bool) -> None:
+    """Raise `StorageError` if no server listens at `url`, and `UsageError` if `url` names no host.
+
+    obstore itself would retry for a minute and not name the address. `given` says whether the user named the endpoint,
+    so that the message advises to check the endpoint and not the region.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
+    if not host:
+        raise UsageError(f"{one_line(url, 100)!r} is no endpoint: write http://HOST:PORT or https://HOST")
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return  # the proxy connects, not we
+    deadline = time.monotonic() + KNOCK_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_S).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                why = one_line(error.strerror or error, 80)
+                raise StorageError(
+                    "unavailable", f"no store answers at {host}:{port} ({why}): {ENDPOINT if given else REGION}"
+                ) from None
+        time.sleep(0.5)

@@ -1,33 +1,85 @@
-"""What one worker trains and validates on: its share of each batch, read while the step before it runs."""
+"""Batches of one worker: its share of each step, read ahead while the worker trains on earlier steps, and augmentation.
+
+`epoch_order.py` decides the order of the posters.
+
+Augmentation is random crops, mirror images and mild changes of colour. It runs in the TensorFlow graph, with uint8
+pixels as input and output, as in scoring. There is no rotation: posters hang upright, and so do their letters.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from genretag.errors import JobError
-from genretag.training.decoding import DecodedPosters
-from genretag.training.order import epoch_windows, share_of, worker_windows
+from genretag.training.epoch_order import epoch_windows, share_of, worker_windows
+from genretag.training.pixels import DecodedPosters
+
+
+def augment(images: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
+    """Return randomly changed copies of a batch. `images` and the result are uint8 tensors (N, height, width, 3).
+
+    Each poster gets its own random crop, scaled back to the full size. The crop keeps a share of the height and a share
+    of the width, each between `min_crop` and 1. If `flip`, half of the posters are mirrored. Contrast and brightness
+    each change by at most the share `colour`. If `min_crop` is 1, `colour` is 0 and `flip` is False, the pixels do not
+    change.
+    """
+    if min_crop == 1 and not colour and not flip:
+        return images
+    if min_crop < 1 or flip:
+        images = _cropped_and_mirrored(images, min_crop, flip)
+    return _recoloured(images, colour)
+
+
+def _cropped_and_mirrored(images: Any, min_crop: float, flip: bool) -> Any:
+    """Return a random crop of each poster, mirrored at random if `flip`: float32, the size of `images`."""
+    import tensorflow as tf
+
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    size = tf.random.uniform((count, 2), min_crop, 1.0)
+    corner = tf.random.uniform((count, 2)) * (1.0 - size)
+    top, left = corner[:, 0], corner[:, 1]
+    bottom, right = top + size[:, 0], left + size[:, 1]
+    mirrored = tf.random.uniform((count,)) < (0.5 if flip else 0.0)
+    boxes = tf.stack([top, tf.where(mirrored, right, left), bottom, tf.where(mirrored, left, right)], axis=1)
+    return tf.image.crop_and_resize(images, boxes, tf.range(count), (height, width))
+
+
+def _recoloured(images: Any, colour: float) -> Any:
+    """Return uint8 pixels. Random factors from 1 - `colour` to 1 + `colour` scale contrast and brightness."""
+    import tensorflow as tf
+
+    pixels = tf.cast(images, tf.float32)
+    contrast, brightness = tf.unstack(tf.random.uniform((2, tf.shape(pixels)[0], 1, 1, 1), 1 - colour, 1 + colour))
+    mean = tf.reduce_mean(pixels, axis=(1, 2), keepdims=True)
+    pixels = ((pixels - mean) * contrast + mean) * brightness
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0.0, 255.0)), tf.uint8)
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
-    """A worker's share of a step."""
+    """One worker's share of a training batch, or some of the worker's validation posters."""
 
     images: np.ndarray  # uint8 (n, height, width, 3)
     labels: np.ndarray  # float32 (n, L)
-    unreadable: int  # posters that others stand in for; only where nothing is cached
+    unreadable: int  # number of posters that could not be read; above 0 only if the setting `cache` is none
 
 
 def training_batches(
     posters: DecodedPosters, batch_size: int, seed: int, epoch: int, rank: int, workers: int
 ) -> Iterator[Batch]:
-    """Yields a worker's shares of an epoch's batches: the same number of them on each worker.
+    """Yield the share of worker number `rank` (from 0) of each batch of one epoch.
 
-    Holds at most two windows' share of pixels: one to train on, one that is being read.
+    `posters` is the training split and `batch_size` counts the posters of all `workers` together. `seed` and `epoch`
+    decide the order. All workers yield the same number of batches. Posters after the last whole batch are left out.
+
+    If a poster cannot be read, a readable poster takes its place. Memory holds the pixels of the worker's share of at
+    most two windows: the window in use and the window that a thread reads. Raises `JobError` if a worker can read no
+    poster of its share of a window.
     """
     windows = epoch_windows([len(block.rows) for block in posters.blocks], seed, epoch)
     steps = len(posters) // batch_size
@@ -41,7 +93,10 @@ def training_batches(
 
 
 def validation_batches(posters: DecodedPosters, rank: int, workers: int) -> Iterator[Batch]:
-    """Yields a worker's part of the readable posters, a block or less at a time; all workers' parts make the whole."""
+    """Yield the readable posters of worker number `rank` (from 0), at most one block of posters at a time.
+
+    All `workers` together yield each readable poster of the validation split once. A batch may be empty.
+    """
     first, stop = share_of(len(posters), rank, workers)
     start = 0
     for number, block in enumerate(posters.blocks):
@@ -53,7 +108,11 @@ def validation_batches(posters: DecodedPosters, rank: int, workers: int) -> Iter
 
 
 def _read(posters: DecodedPosters, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels and which could be read, of int64 (n, 2) blocks' numbers and places in them, in this order."""
+    """Read the posters at `places`, int64 (n, 2): the number of a block, and a place in that block.
+
+    Return images uint8 (n, height, width, 3), labels float32 (n, L), and a mask bool (n,) that is False for unreadable
+    posters. All three have the order of `places`.
+    """
     images = np.empty((len(places), posters.rule.height, posters.rule.width, 3), dtype=np.uint8)
     readable = np.ones(len(places), dtype=bool)
     rows = np.empty(len(places), dtype=np.int64)
@@ -65,9 +124,10 @@ def _read(posters: DecodedPosters, places: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _with_stand_ins(images: np.ndarray, labels: np.ndarray, readable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A poster that cannot be read is replaced by the one before it: a batch with a poster less would be another step.
+    """Return images and labels in which a readable poster replaces each unreadable one. So batches keep their size.
 
-    Raises `JobError` where none can be read.
+    The replacement is the last readable poster before the unreadable one, or the first readable poster if there is
+    none. Raises `JobError` if no poster can be read.
     """
     if readable.all():
         return images, labels
@@ -78,7 +138,7 @@ def _with_stand_ins(images: np.ndarray, labels: np.ndarray, readable: np.ndarray
 
 
 def _one_ahead(load: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields `load` of each item, the next one being loaded while the last one is used."""
+    """Yield `load(item)` for each item, in order. While the caller uses one result, a thread loads the next."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
         coming = None
         for item in items:

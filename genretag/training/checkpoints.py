@@ -1,20 +1,45 @@
-"""What a run goes on from: the weights, their moving average, the optimiser, the history; written after each epoch."""
+"""Checkpoints of a training run: written after each epoch, and read to resume.
+
+A checkpoint holds the weights, their moving average, the optimiser's state and the history.
+
+    CHECKPOINTS/training-run.json   settings and posters of the run; there from its start until its bundle is written
+    CHECKPOINTS/run/                the checkpoints that Ray Train keeps
+
+If a run is interrupted, both stay, and `--resume` goes on after the last finished epoch. If no epoch had finished, the
+resumed run starts at the first epoch.
+"""
 
 import json
+import logging
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from genretag.training.worker import Replica
+from genretag.data.splits import Splits
+from genretag.errors import UsageError
+from genretag.model.losses import LabelLoss
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.settings import LabelSettings
+from genretag.storage import Storage, StorageError, join
+from genretag.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, STATE, OPTIMIZER = "weights.npz", "state.json", "optimizer.npz"
 
 
 def report(replica: "Replica", metrics: dict[str, Any], phase_starts: int) -> None:
-    """Hands the metrics to Ray Train, and from the first worker the checkpoint to go on from."""
+    """Report the metrics of an epoch to Ray Train. Worker 0 also writes and reports the checkpoint of the epoch.
+
+    All workers must call this once per epoch. `phase_starts` is the epoch, from 0, in which the current phase (head or
+    fine-tuning) began.
+    """
     import ray.train
 
     if ray.train.get_context().get_world_rank() != 0:
@@ -29,7 +54,10 @@ def report(replica: "Replica", metrics: dict[str, Any], phase_starts: int) -> No
 
 
 def restore_weights(replica: "Replica") -> None:
-    """Loads the last checkpoint's weights and history, if there is one."""
+    """Load the last checkpoint into `replica`: the weights, their moving average and the history.
+
+    If Ray Train has no checkpoint of the run, leave `replica` unchanged.
+    """
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -42,7 +70,11 @@ def restore_weights(replica: "Replica") -> None:
 
 
 def restore_optimizer(replica: "Replica", phase_starts: int) -> None:
-    """Loads the last checkpoint's optimiser state, if it is of the phase that is to go on."""
+    """Load the optimiser's state of the last checkpoint into `replica`, if the checkpoint was written in this phase.
+
+    `phase_starts` is the epoch, from 0, in which this phase began. If the checkpoint is of an earlier phase, or if
+    there is no checkpoint, leave the optimiser unchanged.
+    """
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -54,7 +86,10 @@ def restore_optimizer(replica: "Replica", phase_starts: int) -> None:
 
 
 def read_checkpoint(checkpoint: Any) -> tuple[list[np.ndarray], list[dict[str, float]]]:
-    """The moving average's weights of a checkpoint, in the network's order, and the history up to it."""
+    """Return the moving average's weights in a Ray Train checkpoint, and the history up to that epoch.
+
+    The weights are in the network's order. The history has one dictionary of metrics per epoch.
+    """
     with checkpoint.as_directory() as folder:
         with np.load(Path(folder) / WEIGHTS) as arrays:
             weights = [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
@@ -62,10 +97,125 @@ def read_checkpoint(checkpoint: Any) -> tuple[list[np.ndarray], list[dict[str, f
 
 
 def _save(file: Path, variables: list[Any]) -> None:
+    """Write the values of `variables` to the .npz file `file`, in order."""
     np.savez(file, *[np.asarray(variable) for variable in variables])
 
 
 def _load(file: Path, variables: list[Any]) -> None:
+    """Assign the arrays of the .npz file `file` to `variables`, in order."""
     with np.load(file) as arrays:
         for index, variable in enumerate(variables):
             variable.assign(arrays[f"arr_{index}"])
+
+
+NOTE, RUN = "training-run.json", "run"
+# Settings that say where and how fast to train, and so do not change the result. Also settings for reading the CSV:
+# the fingerprints of the posters show whether the CSV gave the same posters and labels.
+FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures", "summary"} | {
+    setting.name for setting in fields(LabelSettings)
+}
+
+
+@contextmanager
+def opened_run(
+    checkpoints: str,
+    settings: TrainSettings,
+    splits: Splits[LabelledPosters],
+    storage: Storage,
+    *,
+    teachers: Sequence[str] = (),
+    resume: bool,
+) -> Iterator[None]:
+    """Hold the folder `checkpoints` for one run during the `with` block, and clear the folder after a success.
+
+    With `resume`, the folder must belong to an interrupted run with the same settings, posters and `teachers` (model
+    versions). Settings in `FREE_TO_CHANGE` may differ. Without `resume`, no other run may have the folder.
+
+    Raises `UsageError` if the folder does not meet these conditions, or cannot be read or written. If the block raises
+    a `UsageError` before Ray Train has written anything, the folder is cleared too. After any other exception the
+    folder stays.
+    """
+    _take(checkpoints, _note(settings, splits, teachers), storage, resume=resume)
+    try:
+        yield
+    except UsageError:
+        if not _has_trained(checkpoints, storage):
+            _clear(checkpoints, storage)
+        raise
+    _clear(checkpoints, storage)
+
+
+def _take(checkpoints: str, note: dict[str, Any], storage: Storage, *, resume: bool) -> None:
+    """Write `note` to the folder of a new run, or with `resume` compare the two notes. Raises `UsageError`."""
+    uri = join(checkpoints, NOTE)
+    try:
+        if resume:
+            _require_same(json.loads(bytes(storage.get(uri).data)), note, checkpoints)
+        else:
+            storage.create(uri, json.dumps({**note, "run": uuid4().hex}, indent=1).encode())  # the id is unique
+    except ValueError as error:
+        raise UsageError(f"{uri} is damaged: remove the folder and start again without --resume") from error
+    except StorageError as error:
+        if error.reason == "not_found" and resume:
+            raise UsageError(
+                f"there is nothing to resume in {checkpoints}: no run began there, or it ended well; "
+                "start one without --resume"
+            ) from error
+        if error.reason == "exists":
+            raise UsageError(
+                f"{checkpoints} has the checkpoints of a run that did not end: go on with --resume, "
+                "or name another folder"
+            ) from error
+        raise UsageError(f"cannot keep checkpoints in {checkpoints}: {error}") from error
+
+
+def _has_trained(checkpoints: str, storage: Storage) -> bool:
+    """Return True if the folder holds checkpoints, or if that cannot be found out."""
+    try:
+        return any(storage.list(join(checkpoints, RUN)))
+    except StorageError as error:
+        return error.reason != "not_found"
+
+
+def _clear(checkpoints: str, storage: Storage) -> None:
+    """Delete the checkpoints and the note. If that fails, only log a warning."""
+    try:
+        storage.delete_below(join(checkpoints, RUN))
+        storage.delete(join(checkpoints, NOTE))
+    except StorageError as error:  # the run itself succeeded, so it must not fail here
+        logger.warning("%s has checkpoints that nobody needs, and cannot be cleared: %s", checkpoints, error)
+
+
+def _note(settings: TrainSettings, splits: Splits[LabelledPosters], teachers: Sequence[str]) -> dict[str, Any]:
+    """Return the content of `training-run.json`: the settings that decide the result, and each split's fingerprint."""
+    decisive = {name: value for name, value in asdict(settings).items() if name not in FREE_TO_CHANGE}
+    decisive["teachers"] = list(teachers)
+    posters = {name: part.fingerprint for name, part in splits.parts().items()}
+    return json.loads(json.dumps({"settings": decisive, "posters": posters}))  # in the form that reading it back gives
+
+
+def _require_same(began: dict[str, Any], goes_on: dict[str, Any], checkpoints: str) -> None:
+    """Raise `UsageError` if the note of the resumed run, `goes_on`, differs from the note in the folder, `began`."""
+    for name, value in goes_on["settings"].items():
+        before = began["settings"].get(name)
+        if before != value:
+            raise UsageError(
+                f"the run in {checkpoints} began with {name} {before}, not {value}: "
+                "resume it with the same settings, or start another in another folder"
+            )
+    if began["posters"] != goes_on["posters"]:
+        raise UsageError(
+            f"the run in {checkpoints} began with other posters or labels: start another in another folder"
+        )
+
+
+@dataclass
+class Replica:
+    """One worker's networks: `learner`, the mirrored one that trains, and `average`, whose weights a bundle gets."""
+
+    strategy: Any
+    learner: Any
+    average: Any
+    loss: LabelLoss
+    settings: TrainSettings
+    history: list[dict[str, float]] = field(default_factory=list)  # one entry per epoch

@@ -1,38 +1,269 @@
-"""Where a worker finds the pixels of a block of posters: in Ray's object store, in a Parquet file, or in the images.
+"""Pixels of the labelled posters: Ray tasks decode them once before training and keep them in the cache.
 
-The pixels are always those of `PosterReader`, the decoder of scoring; a cache keeps them as they are.
+The setting `cache` decides where a worker finds the pixels of a block of posters. With `memory` they are in Ray's
+object store. With a folder or prefix they are in Parquet files. With `none` the worker decodes the images in each
+epoch. The pixels are always those of `PosterReader`, the decoder of scoring. A cache keeps them unchanged.
+
+A Parquet file holds one block, and later epochs and later runs read the file instead of the images. The file's name is
+a hash of everything that decides the pixels: each poster's URI and etag, the rule, and the decoder's version. If any of
+these changes, the name changes, so a file is never out of date. Files of posters that are gone stay until somebody
+removes the files.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.parquet
 
-from genretag.errors import Failure
-from genretag.fetching import Poster, PosterReader
+from genretag.errors import Failure, UsageError
 from genretag.images import ImageRule
-from genretag.storage import Storage
-from genretag.training import pixel_files
+from genretag.scoring.guarded_reader import GuardedReader
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.scoring.reader import Held, Poster, PosterReader
+from genretag.storage import Storage, StorageError, join, resolve
+from genretag.training.epoch_order import blocks_of
+from genretag.training.settings import MEMORY, NO_CACHE
+
+FORMAT = "1"
+FACTS = b"genretag"  # the key of genretag's facts in a file's metadata
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Contents of a block's file: the posters that have pixels, and the failures of the others.
+
+    `readable`, int64 (n,), has the places in the block of the posters with pixels. `failures` has a text "stage:
+    reason" for each other poster. `lasting` is False if a poster could not be fetched, or has changed since the
+    listing. Then a later run decodes the block again.
+    """
+
+    readable: np.ndarray
+    failures: tuple[str, ...]
+    lasting: bool
+
+
+def file_of(cache: str, rule: ImageRule, uris: Sequence[str], etags: Sequence[str]) -> str:
+    """Return the URI of a block's file below `cache`. The rule and the posters' URIs and etags decide the name."""
+    decided_by = [
+        FORMAT,
+        PIL.__version__,
+        repr(rule),
+        *(f"{uri}\t{etag}" for uri, etag in zip(uris, etags, strict=True)),
+    ]
+    digest = hashlib.sha256("\n".join(decided_by).encode(errors="surrogatepass")).hexdigest()
+    return join(cache, f"{rule.height}x{rule.width}", f"{digest[:32]}.parquet")
+
+
+def write_pixels(file: str, pixels: np.ndarray, contents: Contents, storage: Storage) -> None:
+    """Write a block to the Parquet file `file` (a URI), so that a reader sees all of it or nothing.
+
+    `pixels` are uint8 (n, height, width, 3), one for each of `contents.readable`. Raises `StorageError`.
+    """
+    count, size = len(pixels), int(np.prod(pixels.shape[1:]))
+    column = pa.Array.from_buffers(pa.binary(size), count, [None, pa.py_buffer(np.ascontiguousarray(pixels))])
+    facts = {
+        "shape": pixels.shape[1:],
+        "readable": contents.readable.tolist(),
+        "failures": contents.failures,
+        "lasting": contents.lasting,
+    }
+    table = pa.table({"pixels": column}).replace_schema_metadata({FACTS: json.dumps(facts)})
+    buffer = pa.BufferOutputStream()
+    # Compression and a dictionary do not help with pixels. Statistics would put two whole posters into the metadata.
+    pyarrow.parquet.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
+    storage.put(file, buffer.getvalue().to_pybytes())
+
+
+def contents_of(file: str, storage: Storage) -> Contents | None:
+    """Read the contents from a file's footer alone. Return None if there is no such file. Raises `StorageError`."""
+    try:
+        info = storage.stat(file)
+    except StorageError as error:
+        if error.reason == "not_found":
+            return None
+        raise
+    with storage.open(info) as opened:
+        facts = _facts(pyarrow.parquet.read_schema(opened))
+    return Contents(np.array(facts["readable"], dtype=np.int64), tuple(facts["failures"]), facts["lasting"])
+
+
+def read_pixels(file: str, storage: Storage) -> np.ndarray:
+    """Return the pixels of a block's file, uint8 (n, height, width, 3), one for each readable poster.
+
+    The array is read-only. Raises `StorageError`.
+    """
+    table = pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(storage.get(file).data)))
+    column, shape = table["pixels"].combine_chunks(), _facts(table.schema)["shape"]
+    if not len(column):
+        return np.empty((0, *shape), dtype=np.uint8)
+    pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+    size = int(np.prod(shape))
+    return pixels[column.offset * size : (column.offset + len(column)) * size].reshape(-1, *shape)
+
+
+def _facts(schema: pa.Schema) -> dict[str, Any]:
+    """Return genretag's facts from a file's metadata: shape, readable, failures and lasting."""
+    return json.loads(schema.metadata[FACTS])
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Posters that are cached and read together.
+
+    `rows`, int64 (n,), are the posters' rows in `DecodedPosters.labels`. Place i of `pixels` belongs to `rows[i]`.
+    """
+
+    rows: np.ndarray
+    pixels: "Pixels"
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedPosters:
+    """A split as workers train on it: pixels by block, and the labels. Cheap to pickle.
+
+    `labels` (posters, L) has a row for each poster of the split, unreadable ones too. It is uint8, or float32 if
+    teachers gave targets. The length is the number of posters in the blocks.
+    """
+
+    labels: np.ndarray
+    blocks: tuple[Block, ...]
+    failures: dict[str, int]  # posters left out, by "stage: reason"
+    rule: ImageRule
+
+    def __len__(self) -> int:
+        return sum(len(block.rows) for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Posters for one task to decode. `file` is the URI for their pixels; None means Ray's object store."""
+
+    uris: tuple[str, ...]
+    etags: tuple[str, ...]
+    rule: ImageRule
+    guard: "Guard"
+    file: str | None
+
+
+def decode_posters(
+    posters: LabelledPosters,
+    rule: ImageRule,
+    cache: str,
+    guard: "Guard",
+    *,
+    at_once: int,
+    progress: Callable[[int], None] = lambda _posters: None,
+    waiting: Callable[[], None] = lambda: None,
+) -> DecodedPosters:
+    """Decode the posters that the cache does not hold yet, and return the split with access to all pixels.
+
+    `cache` is the setting of that name. `guard` says which store to read, and what happens to a decoder that hangs.
+    At most `at_once` blocks are decoded at a time. `progress` gets the number of posters of each finished block.
+    `waiting` is called each second in which no block finishes.
+
+    Posters that cannot be read are left out and counted. If the cache is `none`, nothing is decoded here, and workers
+    find unreadable posters during training. Raises `UsageError` if the cache cannot be read or written.
+    """
+    rows = blocks_of(posters.labelled.ids)
+    learned = posters.labelled.multi_hot if posters.targets is None else posters.targets
+    works = [_work(block, posters, rule, cache, guard) for block in rows]
+    if cache == NO_CACHE:
+        pixels = [UndecodedPixels(work.uris, rule, guard) for work in works]
+        return DecodedPosters(learned, tuple(map(Block, rows, pixels)), {}, rule)
+    blocks: dict[int, Block] = {}
+    failures: Counter[str] = Counter()
+    for number, contents, reference in _run(works, at_once, waiting):
+        file = works[number].file
+        kept = FiledPixels(file, guard.endpoint_url) if file else StoredPixels(reference)
+        blocks[number] = Block(rows[number][contents.readable], kept)
+        failures.update(contents.failures)
+        progress(len(rows[number]))
+    in_order = tuple(block for number in sorted(blocks) if len((block := blocks[number]).rows))
+    return DecodedPosters(learned, in_order, dict(failures), rule)
+
+
+def _work(rows: np.ndarray, posters: LabelledPosters, rule: ImageRule, cache: str, guard: "Guard") -> _Work:
+    """Return the task for one block: the posters in `rows`, and the cache file for their pixels."""
+    uris, etags = ([of[row] for row in rows] for of in (posters.uris, posters.etags))
+    file = None if cache in (MEMORY, NO_CACHE) else file_of(resolve(cache), rule, uris, etags)
+    return _Work(tuple(uris), tuple(etags), rule, guard, file)
+
+
+def _run(
+    works: Sequence[_Work], at_once: int, waiting_for_one: Callable[[], None]
+) -> Iterator[tuple[int, Contents, Any]]:
+    """Decode blocks in Ray tasks, at most `at_once` at a time.
+
+    As each task ends, yield the block's number, its contents, and Ray's reference to its pixels (to None if they are in
+    a file). Call `waiting_for_one` each second in which no task ends. Raises `UsageError` if the cache fails.
+    """
+    import ray
+
+    task: Any = ray.remote(num_cpus=1, num_returns=2, max_retries=-1)(_decode)
+    waiting = iter(enumerate(works))
+    running: dict[Any, tuple[int, Any]] = {}
+    while True:
+        while len(running) < at_once and (following := next(waiting, None)):
+            number, work = following
+            contents, pixels = task.remote(work)
+            running[contents] = number, pixels
+        if not running:
+            return
+        while not (ready := ray.wait(list(running), num_returns=1, timeout=1)[0]):
+            waiting_for_one()
+        (ended,) = ready
+        number, pixels = running.pop(ended)
+        try:
+            yield number, ray.get(ended), pixels
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StorageError):  # errors of posters are values, so this is an error of the cache
+                raise UsageError(f"cannot use the cache of --cache: {error.cause}") from error
+            raise
+
+
+def _decode(work: _Work) -> tuple[Contents, np.ndarray | None]:
+    """Decode one block in a task. Return its contents and its pixels, or None instead of pixels that are in a file.
+
+    If a lasting file of the cache holds the block already, only read the footer of that file.
+    """
+    if work.file is None:
+        pixels, contents = decode_block(work.uris, work.etags, work.rule, work.guard)
+        return contents, pixels
+    storage = Storage(work.guard.endpoint_url)
+    held = contents_of(work.file, storage)
+    if held is not None and held.lasting:
+        return held, None
+    pixels, contents = decode_block(work.uris, work.etags, work.rule, work.guard)
+    write_pixels(work.file, pixels, contents, storage)
+    return contents, None
+
 
 DECODE_THREADS = 4
 
 
 class Pixels(Protocol):
-    """The pixels of one block. Cheap to pickle."""
+    """Access to the pixels of one block. Cheap to pickle."""
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns uint8 (n, height, width, 3) of the block's readable posters at `places`, int64 (n,), in their order.
+        """Return the pixels and a readable mask of the posters at the places `places` of the block.
 
-        And bool (n,): which of them could be read; the pixels of others are zero.
+        `places` is int64 (n,), and the results have its order. Pixels are uint8 (n, height, width, 3), the mask is bool
+        (n,). If a poster cannot be read, its pixels are zero.
         """
         ...
 
 
 @dataclass(frozen=True)
 class StoredPixels:
-    """Pixels in Ray's object store, which puts on disk what is more than its memory."""
+    """Pixels in Ray's object store, which spills to disk if its memory is full."""
 
     reference: Any
 
@@ -44,26 +275,26 @@ class StoredPixels:
 
 @dataclass(frozen=True)
 class FiledPixels:
-    """Pixels in a Parquet file of the cache."""
+    """Pixels in the cache's Parquet file `file`, a URI."""
 
     file: str
     endpoint_url: str | None
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels = pixel_files.read_pixels(self.file, _storage(self.endpoint_url))
+        pixels = read_pixels(self.file, _storage(self.endpoint_url))
         return pixels[places], np.ones(len(places), dtype=bool)
 
 
 @dataclass(frozen=True)
 class UndecodedPixels:
-    """Images, which are decoded each time."""
+    """Posters without a cache: each `read` fetches and decodes the images again."""
 
     uris: tuple[str, ...]
     rule: ImageRule
-    endpoint_url: str | None
+    guard: "Guard"
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        posters = poster_reader(self.endpoint_url, self.rule).read_many([self.uris[place] for place in places])
+        posters = self.guard.read([self.uris[place] for place in places], self.rule)
         pixels = np.zeros((len(places), self.rule.height, self.rule.width, 3), dtype=np.uint8)
         readable = np.array([isinstance(poster, Poster) for poster in posters], dtype=bool)
         for place, poster in enumerate(posters):
@@ -73,16 +304,20 @@ class UndecodedPixels:
 
 
 def decode_block(
-    uris: Sequence[str], etags: Sequence[str], rule: ImageRule, endpoint_url: str | None
-) -> tuple[np.ndarray, pixel_files.Contents]:
-    """Decodes a block: uint8 (readable, height, width, 3), and which posters these are."""
-    posters = poster_reader(endpoint_url, rule).read_many(uris)
+    uris: Sequence[str], etags: Sequence[str], rule: ImageRule, guard: "Guard"
+) -> tuple[np.ndarray, Contents]:
+    """Fetch and decode a block. Return the pixels of its readable posters and the contents.
+
+    Pixels are uint8 (n, height, width, 3). `etags` are those of the listing: if a poster now has another etag, the
+    contents do not last.
+    """
+    posters = guard.read(uris, rule)
     images = [poster.image.pixels for poster in posters if isinstance(poster, Poster)]
     failures = [poster for poster in posters if isinstance(poster, Failure)]
     unchanged = all(
         poster.etag == etag for poster, etag in zip(posters, etags, strict=True) if isinstance(poster, Poster)
     )
-    contents = pixel_files.Contents(
+    contents = Contents(
         np.array([place for place, poster in enumerate(posters) if isinstance(poster, Poster)], dtype=np.int64),
         tuple(f"{failure.stage}: {failure.reason}" for failure in failures),
         lasting=unchanged and all(failure.stage == "decode" for failure in failures),
@@ -90,12 +325,34 @@ def decode_block(
     return np.stack(images) if images else np.empty((0, rule.height, rule.width, 3), dtype=np.uint8), contents
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Settings for reading the posters of a training run with the guarded reader, as in scoring. Cheap to pickle.
+
+    `ledger` is the handle of the run's ledger actor. If one poster takes longer than `decode_timeout_s` to decode, the
+    process ends and the poster becomes a failure.
+    """
+
+    endpoint_url: str | None
+    ledger: Any
+    decode_timeout_s: float = 60.0
+
+    def read(self, uris: Sequence[str], rule: ImageRule) -> list[Poster | Failure | Held]:
+        """Return decoded posters or failures, in the order of `uris`. If the ledger stopped the job, return []."""
+        with GuardedReader(_poster_reader(self.endpoint_url, rule), self.ledger, self.decode_timeout_s) as guarded:
+            return guarded.read(uris) or []
+
+
 @cache
-def poster_reader(endpoint_url: str | None, rule: ImageRule) -> PosterReader:
-    """This process's reader: opening a store and threads for each block would cost more than the block."""
+def _poster_reader(endpoint_url: str | None, rule: ImageRule) -> PosterReader:
+    """Return the reader of this process, made once for each store and rule.
+
+    A new store and new threads for each block would cost more than the block.
+    """
     return PosterReader(_storage(endpoint_url), rule, DECODE_THREADS)
 
 
 @cache
 def _storage(endpoint_url: str | None) -> Storage:
+    """Return the storage of this process, made once for each endpoint."""
     return Storage(endpoint_url)

@@ -1,15 +1,22 @@
-"""The settings of a training run, with the defaults that made the default bundle."""
+"""Settings of a training run, with the defaults that made the default bundle, and named recipes.
 
+A recipe is a named set of settings. Flags, environment and settings file override the recipe, and the recipe overrides
+the defaults. `tests/benchmarks/recipes.py` measures each recipe on the same test split next to the null model. The
+README has the table.
+"""
+
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from genretag.errors import UsageError, quoted
-from genretag.label_csv.settings import LabelSettings
+from genretag.settings import LabelSettings, Location
 
 if TYPE_CHECKING:
     from genretag.images import ImageRule
+
 
 SCHEDULES = ("cosine", "constant")
 NOT_NEGATIVE = ("learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "patience")
@@ -18,90 +25,97 @@ SHARES = ("dropout", "drop_connect", "average_momentum", "label_smoothing", "tea
 MEMORY, NO_CACHE = "memory", "none"
 
 
+DEFAULT_RECIPE = "fine-tune"
+
+
 @dataclass(frozen=True)
 class TrainSettings(LabelSettings):
-    """How to train. Defaults: fine-tuning all of EfficientNet-Lite0 but its depthwise kernels."""
+    """Settings of a training run: the network, the posters, the training and the workers.
+
+    The defaults fine-tune all of EfficientNet-Lite0 except its depthwise kernels. Raises `UsageError` if a value is out
+    of range or unknown.
+    """
 
     backbone: str = "lite0"
-    """EfficientNet-Lite size: lite0, lite1 or lite2; or tutorial, a plain network that starts from nothing."""
+    """EfficientNet-Lite size: lite0, lite1 or lite2. Or tutorial: a plain network that starts from random weights."""
     height: int = 288
-    """Height of the network's input, in pixels. Posters are 2:3, so portrait."""
+    """Height of the network's input, in pixels. Posters are 2:3, so the default is portrait."""
     width: int = 192
     """Width of the network's input, in pixels."""
     resize: str = "squash"
-    """How a picture of another shape fits: squash, letterbox (aspect kept, grey bars) or crop (aspect kept)."""
+    """Fit of a picture with another shape: squash, letterbox (aspect kept, grey bars) or crop (aspect kept)."""
     workers: int | str = 2
-    """Data-parallel workers: a number, or `1..4` for as many of these as there is room for, now and later. More are
-    faster where each has a processor or a GPU of its own."""
+    """Data-parallel workers: a number, or a range such as `1..4` for as many as fit, now and later. More workers are
+    faster if each has its own processor or GPU."""
     cpus_per_worker: int = 1
     """CPUs that each worker computes with."""
     gpu: bool = False
     """Give each worker a GPU."""
     mixed_precision: Literal["auto", "on", "off"] = "auto"
-    """Compute in bfloat16, keep weights in float32. auto: on GPUs only; training on CPUs was slower with it."""
+    """Compute in bfloat16 and keep weights in float32. auto: on GPUs only, because CPUs trained slower with it."""
     head_epochs: int = 2
-    """Epochs that train the head alone, on frozen ImageNet features."""
+    """Epochs that train only the head, on frozen ImageNet features. 0 skips them."""
     epochs: int = 3
-    """Epochs that train the whole network after that; small sets overfit from the fourth on."""
+    """Epochs of fine-tuning after the head epochs. Small sets overfit from the fourth epoch on. 0 skips them."""
     batch_size: int = 32
-    """Posters in one step over all workers together, however many these are."""
+    """Posters in one step of all workers together, whatever their number."""
     scale_learning_rate: bool = True
-    """Multiply both learning rates by the square root of batch_size / 32; their defaults were tuned at 32."""
+    """Multiply both learning rates by the square root of batch_size / 32. Their defaults were tuned at 32."""
     head_learning_rate: float = 2e-3
-    """Adam's rate while the head trains alone."""
+    """Learning rate of Adam while only the head trains."""
     learning_rate: float = 2e-4
-    """AdamW's highest rate in fine-tuning."""
+    """Highest learning rate of AdamW in fine-tuning."""
     schedule: str = "cosine"
-    """Its course: cosine (a warm-up of 100 steps, then decay to zero) or constant."""
+    """Schedule of the fine-tuning rate: cosine (a warm-up of at most 100 steps, then decay to zero) or constant."""
     weight_decay: float = 0.02
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     clip_norm: float = 1.0
-    """A fine-tuning step's gradient is scaled down to this norm; 0 leaves it as it is."""
+    """Scale the gradient of a fine-tuning step down to this norm. 0 does not clip."""
     loss: str = "bce"
-    """Binary cross-entropy (bce), or a form of it for labels of which most are absent: asymmetric or focal."""
+    """Loss: bce (binary cross-entropy), or a form of it for labels that are mostly absent, asymmetric or focal."""
     gamma_positive: float = 1.0
-    """Of the asymmetric loss: the higher, the less a present label counts that the network is sure of."""
+    """Asymmetric loss: the higher, the less a present label counts if the network is sure of it."""
     gamma_negative: float = 4.0
-    """Of the asymmetric loss: the same for an absent label."""
+    """Asymmetric loss: the higher, the less an absent label counts if the network is sure of it."""
     margin: float = 0.05
-    """Of the asymmetric loss: an absent label below this probability counts nothing."""
+    """Asymmetric loss: an absent label with a probability below this margin does not count."""
     label_weights: str = "none"
-    """A label's weight in the loss: none, or sqrt (of its inverse frequency)."""
+    """Weight of a label in the loss: none (all equal), or sqrt (square root of the inverse frequency)."""
     balanced_sampling: bool = False
-    """Show training posters of rare labels more often: drawn anew with replacement, after the split."""
+    """Show training posters of rare labels more often: draw them again with replacement, after the split."""
     label_smoothing: float = 0.0
-    """Move the labels that the network learns this much towards one half."""
+    """Move the training labels towards one half by this share. 0 leaves them unchanged."""
     teacher_share: float = 0.7
-    """With --teacher: how much of what the network learns is the teachers' answers; the rest is the labels."""
+    """With --teacher: share of the teachers' answers in the targets. The rest is the labels."""
     flip: bool = True
     """Mirror half of the posters."""
     min_crop: float = 0.84
-    """Smallest random crop, as a share of each side; 1 crops nothing. A genre shows in the whole poster."""
+    """Smallest random crop, as a share of each side. 1 does not crop. A genre shows in the whole poster."""
     colour: float = 0.10
-    """Brightness and contrast change by at most this share."""
+    """Brightness and contrast change by at most this share. 0 does not change them."""
     dropout: float = 0.5
-    """Share of the features that the head does not see in a step; also in the dense layers of `tutorial`."""
+    """Share of the features that the head does not see in a step. Also applies to the dense layers of `tutorial`."""
     drop_connect: float = 0.25
-    """Rate at which the last block's residual branch is dropped; earlier blocks less."""
+    """Drop rate of the residual branch in the last block. Earlier blocks have lower rates."""
     average_momentum: float = 0.99
-    """Momentum of the weights' moving average, which is what is validated and kept; 0 keeps the weights themselves."""
+    """Momentum of the weights' moving average, which is validated and kept. 0 keeps the weights themselves."""
     patience: int = 0
-    """End training after this many epochs without a better validation macro mAP; 0 trains them all."""
+    """End training after this many epochs without a better validation macro mAP. 0 trains all epochs."""
     min_positives: int = 20
-    """A label with fewer posters than this is left out."""
+    """Leave out labels with fewer posters than this."""
     validation_share: float = 0.1
-    """Share of the posters, by a hash of the id, that choose the epoch, the temperature, the thresholds."""
+    """Share of the posters, by a hash of the id, that choose the epoch, the calibration and the thresholds."""
     test_share: float = 0.1
     """Share of the posters, by a hash of the id, that only measure."""
-    cache: str = MEMORY
-    """Where decoded posters are kept between epochs: memory (Ray's object store, which goes on to disk), a folder or an
-    s3:// prefix (Parquet files, which later runs read too), or none (decode in each epoch)."""
+    cache: Location = MEMORY
+    """Place of decoded posters between epochs. memory: Ray's object store, which spills to disk. A folder or an
+    s3:// prefix: Parquet files, which later runs read too. none: decode in each epoch."""
     max_failures: int = 3
-    """How often lost workers are replaced, going on from the last checkpoint."""
+    """Number of times that lost workers are replaced, each time from the last checkpoint."""
     summary: bool = False
     """Show the network's layers and parameters before it trains."""
     seed: int = 0
-    """Seed of the split, of the weights and of the order of the posters."""
+    """Seed of the split, the weights and the order of the posters."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -119,14 +133,17 @@ class TrainSettings(LabelSettings):
 
     @property
     def rule(self) -> "ImageRule":
-        """What the network sees of a picture."""
+        """Return the size and the fit that turn a picture into the network's input."""
         from genretag.images import ImageRule
 
         return ImageRule(self.height, self.width, self.resize)
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """The fewest and the most workers. Raises `UsageError` where `workers` is neither a number nor a range."""
+        """Return the smallest and the largest number of workers. If `workers` is one number, both are that number.
+
+        Raises `UsageError` if `workers` is neither a number of at least 1 nor a range.
+        """
         match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", str(self.workers))
         fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= fewest <= most:
@@ -135,15 +152,15 @@ class TrainSettings(LabelSettings):
 
     @property
     def dtype_policy(self) -> str:
-        """The name of Keras's policy of what to compute in."""
+        """Return the name of Keras's dtype policy, `mixed_bfloat16` or `float32`, from `mixed_precision` and `gpu`."""
         mixed = self.gpu if self.mixed_precision == "auto" else self.mixed_precision == "on"
         return "mixed_bfloat16" if mixed else "float32"
 
     def _check_choices(self) -> None:
-        from genretag.images.resizing import RESIZES
-        from genretag.modeling.balance import WEIGHTINGS
-        from genretag.modeling.losses import LOSSES
-        from genretag.modeling.network import BACKBONES, smallest_side
+        """Raise `UsageError` for an unknown name, or if the input is too small for the backbone."""
+        from genretag.images import RESIZES
+        from genretag.model.losses import LOSSES, WEIGHTINGS
+        from genretag.model.networks import BACKBONES, smallest_side
 
         _one_of(BACKBONES, "backbone", self.backbone)
         _one_of(RESIZES, "resize", self.resize)
@@ -157,13 +174,14 @@ class TrainSettings(LabelSettings):
             )
 
     def _check_ranges(self) -> None:
+        """Raise `UsageError` for a number that is out of range."""
         for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must not be negative, but is {getattr(self, name)}")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        for name in ("gamma_positive", "gamma_negative"):  # between them the loss is infinitely steep
+        for name in ("gamma_positive", "gamma_negative"):  # between 0 and 1 the loss is infinitely steep
             if not (getattr(self, name) == 0 or getattr(self, name) >= 1):
                 raise UsageError(f"{name} must be 0, or at least 1, not {getattr(self, name)}")
         if not 0 < self.min_crop <= 1:
@@ -171,5 +189,83 @@ class TrainSettings(LabelSettings):
 
 
 def _one_of(choices: Iterable[str], what: str, chosen: str) -> None:
+    """Raise `UsageError` if `chosen` is none of the `choices`. `what` names the setting in the message."""
     if chosen not in choices:
         raise UsageError(f"there is no {what} {quoted(chosen)}: choose from {', '.join(choices)}")
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # As published, except for the split by a hash of the id, and a test part next to the validation part.
+    "tutorial": {
+        "backbone": "tutorial",
+        "height": 400,
+        "width": 300,
+        "min_positives": 1,  # all 25 labels, including the pseudo label N/A
+        "head_epochs": 0,
+        "epochs": 10,
+        "batch_size": 64,
+        "learning_rate": 1e-3,  # Keras's default for Adam, at any batch size
+        "scale_learning_rate": False,
+        "schedule": "constant",
+        "weight_decay": 0.0,  # without weight decay, AdamW is Adam
+        "clip_norm": 0.0,
+        "average_momentum": 0.0,
+        "dropout": 0.5,
+        "min_crop": 1.0,
+        "colour": 0.0,
+        "flip": False,
+        "validation_share": 0.1,
+        "summary": True,
+    },
+    "frozen": {"head_epochs": 6, "epochs": 0},
+    "fine-tune": {},
+    "lite2": {"backbone": "lite2"},
+    "large": {"height": 384, "width": 256},
+}
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """Return the values that the recipe `name` changes, by setting. Raises `UsageError` if there is no such recipe."""
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(RECIPES)}"
+        raise UsageError(f"there is no recipe {quoted(name)}: {hint}")
+    return dict(RECIPES[name])
+
+
+def settings_of(name: str, **changes: Any) -> TrainSettings:
+    """Return the settings of the recipe `name`, with `changes` on top: `settings_of("tutorial", epochs=3)`.
+
+    Raises `UsageError` if there is no such recipe, or if a value is out of range.
+    """
+    return TrainSettings(**{**recipe(name), **changes})
+
+
+RECIPE_SOURCE = "recipe "
+
+
+@dataclass(frozen=True)
+class TrainRunSettings:
+    """Settings for the start and the end of a training run. `TrainSettings` has all other settings of the run.
+
+    Raises `UsageError` if `resume` is given without `checkpoints`.
+    """
+
+    recipe: str = DEFAULT_RECIPE
+    """A named set of settings: tutorial, frozen, fine-tune, lite2 or large. Your other settings override it."""
+    teacher: tuple[Location, ...] = ()
+    """A bundle whose probabilities the network learns in addition to the labels. May be given several times."""
+    checkpoints: Location | None = None
+    """Place for checkpoints that all nodes can reach. Default: a local temporary folder. A run that succeeds leaves
+    nothing there."""
+    resume: bool = False
+    """Go on with the interrupted run that left its checkpoints in --checkpoints."""
+    overwrite: bool = False
+    """Replace a bundle that is already there."""
+
+    def __post_init__(self) -> None:
+        if self.resume and not self.checkpoints:
+            raise UsageError("--resume needs --checkpoints: the folder of the run that is to go on")
+
+
+ONE_RUN = TrainRunSettings()

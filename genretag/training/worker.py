@@ -1,43 +1,175 @@
-"""What each data-parallel worker runs: the networks, their phases, and what one step computes.
+"""Training on one data-parallel worker: the networks, their phases, one epoch, and one step.
 
 Keras 3's `fit` does not work under `MultiWorkerMirroredStrategy` (keras issue 20585), so the step is explicit:
-`strategy.run(model.train_step)` inside a `tf.function`. Every worker takes the same number of steps, because
-each takes its share of each batch (`order.py`), and incomplete batches are dropped.
+`strategy.run(model.train_step)` inside a `tf.function`. Every worker takes the same number of steps, because each
+worker takes its share of each batch (`epoch_order.py`) and incomplete batches are dropped.
+
+Gradients are clipped after the sum over all workers, so the number of workers does not change the clipping. Keras 3
+clips before it sums (`BaseOptimizer.apply`, then `TFOptimizer._all_reduce_sum_gradients`). Keras would clip each
+worker's part of a gradient, which is smaller than the whole. So the same posters on more workers would be clipped less.
 """
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from genretag.modeling import network
-from genretag.modeling.augmentation import augment
-from genretag.modeling.balance import label_weights
-from genretag.modeling.losses import LabelLoss, build_loss
-from genretag.training.checkpoints import restore_optimizer, restore_weights
-from genretag.training.clipping import clip_the_sum
-from genretag.training.early_stopping import stops_early
-from genretag.training.epochs import run_epoch
-from genretag.training.learning_rate import with_scaled_rates
+from genretag.model import networks as network
+from genretag.model.losses import LabelLoss, build_loss, label_weights
+from genretag.model.metrics import macro_map
+from genretag.runtime.progress import peak_memory_bytes
+from genretag.training import checkpoints
+from genretag.training.batches import augment, training_batches, validation_batches
+from genretag.training.checkpoints import Replica, restore_optimizer, restore_weights
+from genretag.training.pixels import DecodedPosters
 from genretag.training.settings import TrainSettings
+
+TUNED_AT = 32  # the batch size for which the default rates were tuned
+
+
+def rate_factor(batch_size: int, optimizer: str = "adam") -> float:
+    """Return the factor for a learning rate that was tuned at batches of `TUNED_AT` posters.
+
+    `optimizer` is `adam` or `sgd`. `adam` stands for all optimisers that divide gradients by their root mean square.
+    For these, the factor is the square root of the ratio of batch sizes (Malladi et al. 2022, arXiv:2205.10287). For
+    `sgd`, with or without momentum, the factor is the ratio (Goyal et al. 2017, arXiv:1706.02677). Neither rule holds
+    for batches of any size. Both papers use a warm-up, and so does fine-tuning here.
+    """
+    ratio = batch_size / TUNED_AT
+    return {"adam": ratio**0.5, "sgd": ratio}[optimizer]
+
+
+def with_scaled_rates(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with both learning rates scaled to the batch size.
+
+    Without `scale_learning_rate`, return the settings unchanged. The scale is Adam's (`rate_factor`), because all
+    optimisers here are Adam or AdamW.
+    """
+    if not settings.scale_learning_rate:
+        return settings
+    factor = rate_factor(settings.batch_size)
+    return replace(
+        settings,
+        head_learning_rate=settings.head_learning_rate * factor,
+        learning_rate=settings.learning_rate * factor,
+    )
+
+
+def clip_the_sum(optimizer: Any, replicas: int) -> None:
+    """Make an optimiser clip gradients to its `global_clipnorm` after the sum over `replicas` instead of before.
+
+    The clipped sum is divided by the number of replicas, and then Keras sums it once more. This costs a second exchange
+    of gradients. With one replica, or without a clip norm, nothing changes.
+    """
+    import tensorflow as tf
+
+    norm, apply = optimizer.global_clipnorm, optimizer.apply
+    if not norm or replicas == 1:
+        return
+
+    def apply_clipped(gradients: Any, trainable_variables: Any = None) -> None:
+        context = tf.distribute.get_replica_context()
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+        clipped, _ = tf.clip_by_global_norm(summed, norm)
+        apply([gradient / replicas for gradient in clipped], trainable_variables)
+
+    optimizer.global_clipnorm = None
+    optimizer.apply = apply_clipped
+
+
+def stops_early(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Return True if the last `patience` epochs brought no better `macro_map`. `history` has one entry per epoch.
+
+    An equal value is not better. If `patience` is 0 or `history` is empty, return False.
+    """
+    if not patience or not history:
+        return False
+    scores = [epoch["macro_map"] for epoch in history]
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+def run_epoch(replica: "Replica", step: Any, epoch: int, config: dict[str, Any], phase_starts: int) -> None:
+    """Train epoch number `epoch` (from 0), validate, and report the metrics and the checkpoint to Ray Train.
+
+    `step` comes from `_training_step`, and `config` is that of `train_worker`. `phase_starts` is the first epoch of the
+    current phase.
+    """
+    import ray.train
+
+    context, settings = ray.train.get_context(), replica.settings
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    loss, posters, seconds = _train(replica, step, epoch, config, rank, workers)
+    validated = _validate(replica, config["validation"], rank, workers)
+    metrics = {
+        "epoch": epoch + 1,
+        "loss": loss,
+        "macro_map": validated,
+        "posters_per_s": round(posters / seconds, 1),
+        "workers": workers,
+    }
+    replica.history.append(metrics)
+    config["board"].peak.remote(worker_bytes=peak_memory_bytes())
+    if rank == 0:
+        what = "head only" if epoch < settings.head_epochs else "fine-tuning"
+        config["board"].say.remote(
+            f"epoch {epoch + 1}/{settings.head_epochs + settings.epochs} ({what}): loss {loss:.4f}, "
+            f"validation macro mAP {validated:.4f}, {posters:,} posters in {seconds:.0f} s "
+            f"({posters / seconds:.1f} posters/s, {workers} {'worker' if workers == 1 else 'workers'})"
+        )
+    checkpoints.report(replica, metrics, phase_starts)
+
+
+def _train(
+    replica: "Replica", step: Any, epoch: int, config: dict[str, Any], rank: int, workers: int
+) -> tuple[float, int, float]:
+    """Train one epoch. Return the mean loss, the number of posters of all workers, and the seconds of training."""
+    import tensorflow as tf
+
+    settings, board = replica.settings, config["board"]
+    tf.random.set_seed(settings.seed + 1000 * epoch + rank)  # crops differ by worker
+    replica.learner.reset_metrics()
+    posters = 0
+    started = time.monotonic()
+    for batch in training_batches(config["train"], settings.batch_size, settings.seed, epoch, rank, workers):
+        step(batch.images, batch.labels)
+        posters += settings.batch_size
+        if batch.unreadable:
+            board.add.remote(unreadable=batch.unreadable)
+        if rank == 0:
+            board.set.remote(epoch=epoch + 1, posters=posters)
+    loss = float(replica.learner.get_metrics_result()["loss"])
+    return loss, posters, time.monotonic() - started
+
+
+def _validate(replica: "Replica", posters: DecodedPosters, rank: int, workers: int) -> float:
+    """Return the macro mAP of the moving average on the validation posters of all workers.
+
+    Every worker gets the same value.
+    """
+    import tensorflow as tf
+
+    predict = tf.function(lambda images: replica.average(images, training=False), reduce_retracing=True)
+    labels = posters.labels.shape[1]
+    logits = [np.empty((0, labels), dtype=np.float32)]  # a worker without posters must take part in `gather` too
+    truth = [np.empty((0, labels), dtype=np.float32)]
+    for batch in validation_batches(posters, rank, workers):
+        logits.append(predict(tf.constant(batch.images)).numpy())
+        truth.append(batch.labels)
+    everyone = [replica.strategy.gather(tf.constant(np.concatenate(part)), axis=0).numpy() for part in (truth, logits)]
+    return macro_map(everyone[0].astype(np.uint8), everyone[1])
+
 
 WARMUP_STEPS = 100
 
 
-@dataclass
-class Replica:
-    """A worker's networks: the mirrored one that learns, and the local moving average that is kept."""
-
-    strategy: Any
-    learner: Any
-    average: Any
-    loss: LabelLoss
-    settings: TrainSettings
-    history: list[dict[str, float]] = field(default_factory=list)  # of each epoch
-
-
 def train_worker(config: dict[str, Any]) -> None:
-    """Runs in every worker. `config`: settings, prevalence float (L,), train and validation `DecodedPosters`, board."""
+    """Run training in one Ray Train worker: first the head epochs, then fine-tuning.
+
+    If there is a checkpoint, training goes on after its epoch. `config` holds `settings`, `prevalence` float (L,),
+    `train` and `validation` (`DecodedPosters`), and `board`, the ledger actor that shows progress.
+    """
     import keras
 
     settings: TrainSettings = config["settings"]
@@ -64,6 +196,10 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Replica:
+    """Return a worker's networks, with the same starting weights on every worker.
+
+    `prevalence` is float (L,), and `posters` is the number of training posters.
+    """
     import keras
     import ray.train
     import tensorflow as tf
@@ -87,6 +223,7 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
 
 
 def _loss(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> LabelLoss:
+    """Return the loss. `prevalence`, float (L,), and the number of training `posters` decide the label weights."""
     return build_loss(
         settings.loss,
         label_weights=label_weights(prevalence, posters) if settings.label_weights == "sqrt" else None,
@@ -98,6 +235,7 @@ def _loss(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Labe
 
 
 def _show_summary(replica: Replica, board: Any) -> None:
+    """Print the network's layers if the settings ask for them. Only worker 0 prints."""
     import ray.train
 
     if replica.settings.summary and ray.train.get_context().get_world_rank() == 0:
@@ -106,6 +244,7 @@ def _show_summary(replica: Replica, board: Any) -> None:
 
 
 def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) -> None:
+    """Freeze all layers but the head, and compile the network with Adam."""
     import keras
 
     network.train_only_the_head(replica.learner)
@@ -113,6 +252,7 @@ def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) ->
 
 
 def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) -> None:
+    """Unfreeze all layers but the depthwise ones, and compile the network with AdamW for `steps` steps."""
     import keras
 
     network.train_all_but_depthwise(replica.learner)
@@ -125,6 +265,7 @@ def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) ->
 
 
 def _learning_rate(settings: TrainSettings, steps: int) -> Any:
+    """Return the rate of fine-tuning: a constant, or a Keras schedule of `steps` steps with a warm-up."""
     import keras
 
     if settings.schedule == "constant":
@@ -136,11 +277,16 @@ def _learning_rate(settings: TrainSettings, steps: int) -> Any:
 
 
 def _compile(replica: Replica, optimizer: Any) -> None:
+    """Compile the network, and create the optimiser's variables now, so that a checkpoint can be loaded into them."""
     replica.learner.compile(optimizer, replica.loss)
     optimizer.build(replica.learner.trainable_variables)
 
 
 def _training_step(replica: Replica) -> Any:
+    """Return a function (images, labels) that takes one training step and then updates the moving average.
+
+    Its arguments are this worker's share of a batch: uint8 (n, height, width, 3) and float32 (n, L).
+    """
     import tensorflow as tf
 
     learner, average, settings = replica.learner, replica.average, replica.settings

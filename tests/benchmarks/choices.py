@@ -16,16 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from genretag.evaluation.measuring import Said, compare, measure
-from genretag.fetching import Poster, PosterReader
-from genretag.modeling.calibration import choose_calibration, sigmoid
-from genretag.modeling.network import build_network
-from genretag.ray_session import Cluster, ray_session
-from genretag.session import Session
+from genretag.data.splits import Splits
+from genretag.evaluation.measure import ScoredPosters, compare, measure
+from genretag.model.calibration import choose_calibration, sigmoid
+from genretag.model.networks import build_network
+from genretag.runtime.ray_session import Cluster, ray_session
+from genretag.runtime.session import Session
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.scoring.reader import Poster, PosterReader
 from genretag.storage import Storage
-from genretag.training.fitting import fit
-from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
+from genretag.training.fit import fit
 from genretag.training.settings import TrainSettings
+from genretag.training.splits import read_labelled_posters
 
 DEFAULT = "default"
 SETTINGS = TrainSettings(height=192, width=128, head_epochs=1, epochs=2, validation_share=0.25)
@@ -59,8 +61,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keeps all figures")
     options = parser.parse_args()
     splits = read_labelled_posters(options.labels, options.images, SETTINGS, Storage())
-    prevalence = splits["train"].labelled.multi_hot.mean(axis=0)
-    print(f"{len(splits['train']):,} posters to train on, {len(splits['validation']):,} to measure on")
+    prevalence = splits.train.labelled.multi_hot.mean(axis=0)
+    print(f"{len(splits.train):,} posters to train on, {len(splits.validation):,} to measure on")
     print("| choice | posters/s | macro mAP | - default | micro AP | - default | BCE | - default |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     kept, default = {}, None
@@ -77,17 +79,17 @@ def main() -> None:
             options.json.write_text(json.dumps(kept, indent=1, default=str))
 
 
-def _trained(splits: dict[str, LabelledPosters], settings: TrainSettings) -> tuple[Said, float]:
+def _trained(splits: Splits[LabelledPosters], settings: TrainSettings) -> tuple[ScoredPosters, float]:
     """What the choice says of the validation posters, and how many posters a second it trained on."""
     session = Session(quiet=True)
     with tempfile.TemporaryDirectory() as folder, ray_session(session) as cluster:
         fitted = fit(splits, settings, session, cluster, folder)
-        truth, logits = _answers(fitted.weights, splits["validation"], settings, cluster)
+        truth, logits = _answers(fitted.weights, splits.validation, settings, cluster)
     probabilities = np.empty_like(logits)
     for half in (0, 1):
         calibration = choose_calibration(truth[1 - half :: 2], logits[1 - half :: 2])
         probabilities[half::2] = sigmoid(logits[half::2] * calibration.slope + calibration.offset)
-    return Said(truth, probabilities, {}), fitted.history[-1]["posters_per_s"]
+    return ScoredPosters(truth, probabilities, {}), fitted.history[-1]["posters_per_s"]
 
 
 def _answers(

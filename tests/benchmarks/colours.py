@@ -19,9 +19,9 @@ import pyvips
 from colour_profiles import BLACK_TO_BLACK, RELATIVE, SRGB, in_profile, rgb_profile
 from PIL import Image, ImageCms
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.engines import open_engine
-from genretag.images import decode
+from genretag.images.decoding import decode
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.engines import open_engine
 from genretag.storage import Storage
 
 QUALITY = 95

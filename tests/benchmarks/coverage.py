@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from simulated_posters import TestSet, population, test_sets, truths
 
-from genretag.evaluation.report import figure_name
-from genretag.evaluation.resampling import Resampler, draws
-from genretag.modeling.metrics import FREQUENT, calibration_gaps
+from genretag.model.bootstrap import Resampler, draws
+from genretag.model.metrics import FREQUENT, calibration_gaps
+from genretag.reports.evaluation_table import figure_name
 
 PEOPLE = 100_000
 COMPARED = ("macro_map", "macro_map_frequent", "ece", "macro_f1:balanced")

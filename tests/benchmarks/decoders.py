@@ -19,7 +19,8 @@ import simplejpeg
 from PIL import Image
 
 from genretag.demo.posters import draw_poster
-from genretag.images import ImageRule, decode
+from genretag.images import ImageRule
+from genretag.images.decoding import decode
 
 RULE = ImageRule(288, 192)
 SIZES = ((300, 450), (1000, 1500), (2000, 3000))

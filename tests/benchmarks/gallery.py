@@ -22,11 +22,11 @@ from playwright.sync_api import Browser, sync_playwright
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tagged_output import random_probabilities, write_tagged
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.demo.posters import draw_poster
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.reports.gallery import gallery
-from genretag.reports.gallery_settings import GallerySettings
-from genretag.session import Session
+from genretag.runtime.session import Session
+from genretag.settings import GallerySettings
 from genretag.storage import Storage
 
 ROUNDS = 3

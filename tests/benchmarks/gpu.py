@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from genretag.bench.job import run_job
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.commands.bench import run_job
 from genretag.demo.posters import draw_poster
-from genretag.engines import open_engine
-from genretag.images import decode
-from genretag.session import Session
+from genretag.images.decoding import decode
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.engines import open_engine
+from genretag.runtime.session import Session
+from genretag.scoring.worklist import POSTERS_PER_STEP
+from genretag.settings import TagSettings
 from genretag.storage import Storage
-from genretag.tagging.settings import TagSettings
-from genretag.tagging.shards import POSTERS_PER_STEP
 
 DRAWN = 2_000  # different posters, also those that are compared
 PIXELS = 4_096  # random pictures to infer

@@ -13,9 +13,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from genretag.bench.job import drawn_folder, run_job
-from genretag.session import Session
-from genretag.tagging.settings import TagSettings
+from genretag.commands.bench import drawn_folder, run_job
+from genretag.runtime.session import Session
+from genretag.settings import TagSettings
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hostile_corpus import HostileFile, hostile_files, slow_jpeg
 
-from genretag.images import BadImage, ImageRule, decode
-from genretag.images.memory import DecodeMemory
+from genretag.images import ImageRule
+from genretag.images.decode_cost import DecodeMemory
+from genretag.images.decoding import BadImage, decode
 
 RULE = ImageRule(288, 192)
 
@@ -68,7 +69,7 @@ def main() -> None:
     files = [*hostile_files(), HostileFile("slow.jpg", slow_jpeg(), "scored")]
     # A server that forks: every process starts with Pillow loaded, the same small heap, and no pixel decoded.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["genretag.images", "hostile_corpus"])
+    processes.set_forkserver_preload(["genretag.images.decoding", "hostile_corpus"])
     with processes.Pool(1, maxtasksperchild=1) as pool:
         measured = sorted(pool.imap_unordered(measure, files, chunksize=1), key=lambda row: row[2])
     for name, reason, peak_bytes, reserved_bytes, seconds in measured:

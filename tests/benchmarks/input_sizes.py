@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.engines import Engine, open_engine
 from genretag.images import ImageRule
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.engines import Engine, open_engine
 from genretag.storage import Storage
 
 BATCH, POSTERS = 32, 512

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
-from genretag.bench.job import drawn_folder
+from genretag.commands.bench import drawn_folder
 from genretag.demo.s3_server import running_s3_server
 from genretag.storage import Storage, join
 

@@ -22,7 +22,7 @@ ON_AND_OFF = ("false", "true")
 
 def record_a_step(in_flight: Any) -> None:
     """What the two stages and their share of a part file record for one step, in the code of `tagging/stages.py`."""
-    from genretag import telemetry
+    from genretag.runtime import telemetry
 
     with in_flight.holding(POSTERS_PER_STEP), telemetry.timed("fetch_decode"):
         pass
@@ -38,7 +38,7 @@ def record_a_step(in_flight: Any) -> None:
 
 def recording_us() -> float:
     """CPU microseconds of one step in this process, with what its other threads do meanwhile."""
-    from genretag.telemetry import InFlight
+    from genretag.runtime.telemetry import InFlight
 
     in_flight = InFlight()
     record_a_step(in_flight)  # makes the instruments

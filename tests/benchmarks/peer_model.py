@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from genretag.bundle import DEFAULT_BUNDLE, KERAS_FILE, MANIFEST
+from genretag.model.bundle import DEFAULT_BUNDLE, KERAS_FILE, MANIFEST
 
 
 def main() -> None:

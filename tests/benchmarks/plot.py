@@ -1,7 +1,7 @@
 """Pictures of what benchmarks found.
 
-    python tests/benchmarks/plot.py bench bench.json tests/benchmarks/figures/bench.svg
-    python tests/benchmarks/plot.py growth growth.json tests/benchmarks/figures/growth.svg
+    python tests/benchmarks/plot.py bench bench.json docs/figures/bench.svg
+    python tests/benchmarks/plot.py growth growth.json docs/figures/growth.svg
 
 The JSON files are those of `genretag bench --json` (or job.py) and of growth.py. Needs the extra `bench`.
 """

@@ -1,4 +1,4 @@
-"""Every recipe of `genretag train` on the same split, beside the null model: the README's table of them.
+"""Every recipe of `genretag train` on the same split, compared with the null model: the table of docs/training.md.
 
     python tests/benchmarks/recipes.py --labels train.csv --images images --output models [--recipes fine-tune lite2]
 
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from genretag.training.recipes import RECIPES
+from genretag.training.settings import RECIPES
 
 FIGURES = ("macro_map", "micro_ap", "micro_f1:balanced", "macro_f1:balanced", "hit_at_3", "bce", "ece")
 GENRETAG = (sys.executable, "-m", "genretag.cli")

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from worklist import ROWS_PER_FILE, _keys
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
-from genretag.retagging.job import retag
-from genretag.retagging.settings import RetagSettings
-from genretag.session import Session
+from genretag.commands.retag import retag
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.output.schema import Run, predictions_table, writer_options
+from genretag.runtime.session import Session
+from genretag.scoring.inventory import with_all_columns
+from genretag.settings import RetagSettings
 from genretag.storage import Storage
-from genretag.tagging.inventory import with_all_columns
-from genretag.tagging.schema import Night, predictions_table, writer_options
 
 PROFILES = ("top-3", "balanced")
 
@@ -68,9 +68,7 @@ def _rewritten(folder: str) -> int:
 
 def _fill(folder: Path, rows: int) -> None:
     bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
-    night = Night(
-        "run", date(2026, 11, 1), bundle.model_version, bundle.labels, "balanced", bundle.profile().thresholds
-    )
+    night = Run("run", date(2026, 11, 1), bundle.model_version, bundle.labels, "balanced", bundle.profile().thresholds)
     (folder / "predictions" / "dt=2026-11-01").mkdir(parents=True)
     random = np.random.default_rng(1)
     for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):

@@ -1,4 +1,4 @@
-"""Pictures of the three pages for the README, of drawn posters only: figures/model-card.webp and the like.
+"""Pictures of the three pages for the docs, of drawn posters only: docs/figures/model-card.webp and the like.
 
     python tests/benchmarks/screenshots.py [FOLDER]
 
@@ -20,10 +20,10 @@ from playwright.sync_api import Browser, sync_playwright
 
 from genretag.demo.posters import draw_posters, labels_csv
 from genretag.demo.s3_server import running_s3_server
-from genretag.reports.night_facts import run_ids
+from genretag.reports.run_facts import run_ids
 from genretag.storage import Storage
 
-FIGURES = Path(__file__).parent / "figures"
+FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 BUCKET = "films"
 POSTERS, FIRST_NIGHT, BROKEN = 1_600, 1_200, 0.02
 TRAINING = {"workers": 1, "cpus-per-worker": 2, "height": 96, "width": 64, "epochs": 0, "head-epochs": 4}

@@ -20,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from genretag.data.splits import Splits
 from genretag.demo.posters import draw_posters, labels_csv
-from genretag.images import decode
-from genretag.ray_session import ray_session
-from genretag.session import Session
+from genretag.images.decoding import decode
+from genretag.runtime.ray_session import ray_session
+from genretag.runtime.session import Session
+from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.storage import Storage
-from genretag.training.labelled_posters import LabelledPosters, read_labelled_posters
 from genretag.training.settings import TrainSettings
+from genretag.training.splits import read_labelled_posters
 
 CPUS = len(os.sched_getaffinity(0))
 
@@ -51,11 +53,11 @@ def main() -> None:
         rates: dict[str, list[float]] = {"plain": [], "ray": []}
         for number in range(options.rounds):
             if not options.ray_only:
-                rates["plain"].append(_plain(splits["train"], settings))
+                rates["plain"].append(_plain(splits.train, settings))
             rate, worker_bytes = _ray(splits, settings, folder, number)
             rates["ray"].append(rate)
             print(f"round {number + 1}: " + ", ".join(f"{name} {all_[-1]:.1f}" for name, all_ in rates.items() if all_))
-    _print(rates, len(splits["train"]), worker_bytes)
+    _print(rates, len(splits.train), worker_bytes)
 
 
 def _print(rates: dict[str, list[float]], posters: int, worker_bytes: int) -> None:
@@ -67,7 +69,7 @@ def _print(rates: dict[str, list[float]], posters: int, worker_bytes: int) -> No
     print(f"{posters:,} training posters; the worker took at most {worker_bytes / 2**30:.2f} GiB")
 
 
-def _draw(folder: Path, count: int, settings: TrainSettings) -> dict[str, LabelledPosters]:
+def _draw(folder: Path, count: int, settings: TrainSettings) -> Splits[LabelledPosters]:
     posters = []
     for poster in draw_posters(count, seed=1):
         file = folder / poster.key
@@ -78,8 +80,8 @@ def _draw(folder: Path, count: int, settings: TrainSettings) -> dict[str, Labell
     return read_labelled_posters(str(folder / "labels.csv"), str(folder / "posters"), settings, Storage())
 
 
-def _ray(splits: dict[str, LabelledPosters], settings: TrainSettings, folder: str, number: int) -> tuple[float, int]:
-    from genretag.training.fitting import fit
+def _ray(splits: Splits[LabelledPosters], settings: TrainSettings, folder: str, number: int) -> tuple[float, int]:
+    from genretag.training.fit import fit
 
     session = Session(quiet=True)
     with ray_session(session) as cluster:
@@ -98,8 +100,8 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
     import keras
     import tensorflow as tf
 
-    from genretag.modeling import network
-    from genretag.modeling.augmentation import augment
+    from genretag.model import networks as network
+    from genretag.training.batches import augment
 
     keras.utils.set_random_seed(settings.seed)
     labels = posters.labelled.multi_hot.astype(np.float32)

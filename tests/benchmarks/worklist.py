@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 
-from genretag.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.output import list_output
+from genretag.output.schema import Run, predictions_table
+from genretag.scoring.inventory import Inventory, with_all_columns
+from genretag.scoring.worklist import make_worklist
 from genretag.storage import Storage, join, resolve
-from genretag.tagging.inventory import Inventory, with_all_columns
-from genretag.tagging.schema import Night, predictions_table
-from genretag.tagging.worklist import make_worklist
 
 ROWS_PER_FILE = 50_000
 
@@ -61,7 +62,7 @@ def _keys(start: int, stop: int) -> pa.Table:
 
 def _fill(output: str, rows: int) -> None:
     storage, bundle = Storage(), load_bundle(str(DEFAULT_BUNDLE), Storage())
-    night = Night("run", date(2026, 11, 23), "m1", bundle.labels, "balanced", bundle.profile().thresholds)
+    night = Run("run", date(2026, 11, 23), "m1", bundle.labels, "balanced", bundle.profile().thresholds)
     random = np.random.default_rng(1)
     with tempfile.NamedTemporaryFile() as temporary:
         for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
@@ -95,7 +96,7 @@ def _inventory(folder: Path, rows: int, new: int) -> Path:
 def _measured(job: tuple[Path, int, str]) -> tuple[float, int, int]:
     file, rows, output = job
     started = time.monotonic()
-    worklist = make_worklist(Inventory(file, rows, may_repeat=False), output, "m1", Storage())
+    worklist = make_worklist(Inventory(file, rows, may_repeat=False), list_output(output, Storage()), "m1", Storage())
     seconds = time.monotonic() - started
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, worklist.to_score
 

@@ -1,0 +1,244 @@
+"""Commands about outputs as a user sees them: names, arguments, options and help.
+
+Each command calls its file in `commands/` or `reports/`. Heavy imports happen inside a command, so `--help` answers
+at once.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from genretag.errors import UsageError
+from genretag.runtime import logs
+from genretag.runtime.session import Session, new_run_id
+from genretag.settings import (
+    CompactSettings,
+    GallerySettings,
+    Location,
+    RetagSettings,
+    TableSettings,
+    TagSettings,
+    WarehouseSettings,
+)
+
+logger = logging.getLogger(__name__)
+app = App(
+    name="genretag",
+    help="Tag images at scale: train a multi-label classifier, score an image bucket, query the Parquet.",
+    exit_on_error=False,
+    print_error=False,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(negative_iterable=()),  # no --empty-slice next to --slice
+)
+Flat = Parameter(name="*")
+
+
+@app.command
+def tag(
+    images: Location,
+    output: Location,
+    *,
+    model: Location | None = None,
+    settings: Annotated[TagSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Score all images that OUTPUT does not hold yet, and write the predictions as Parquet.
+
+    Example: genretag tag s3://films/posters s3://films/genres
+
+    Parameters
+    ----------
+    images
+        A folder, an s3:// prefix, or a .csv or .parquet manifest with a `uri` column.
+    output
+        A folder or an s3:// prefix. `tag` writes `predictions/`, `failures/` and `runs/` there.
+    model
+        A model bundle. Default: the bundle that ships with genretag.
+    """
+    from genretag.commands.tag import describe
+    from genretag.commands.tag import tag as run
+
+    settings, table, session = settings or TagSettings(), table or TableSettings(), session or Session()
+    start_logging(session)
+    record = run(images, output, settings, session, model, table)
+    print(describe(record))  # noqa: T201
+
+
+@app.command
+def compact(
+    output: Location,
+    *,
+    settings: Annotated[CompactSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Merge the small files of past nights into large files, which warehouses read faster.
+
+    Example: genretag compact s3://films/genres --before 2026-11-01
+
+    Parameters
+    ----------
+    output
+        The output of `genretag tag`.
+    """
+    from genretag.commands.compact import compact as run
+    from genretag.commands.compact import describe
+
+    settings, table, session = settings or CompactSettings(), table or TableSettings(), session or Session()
+    start_logging(session)
+    done = run(output, settings, session, table)
+    print(describe(done, dry_run=settings.dry_run))  # noqa: T201
+
+
+@app.command
+def retag(
+    output: Location,
+    *,
+    model: Location | None = None,
+    settings: Annotated[RetagSettings | None, Flat] = None,
+    table: Annotated[TableSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Apply another threshold profile to the probabilities in OUTPUT, without reading images or starting Ray.
+
+    Example: genretag retag s3://films/genres --profile precise
+
+    Parameters
+    ----------
+    output
+        The output of `genretag tag`.
+    model
+        The bundle that made the predictions. Default: the bundle that ships with genretag.
+    """
+    from genretag.commands.retag import describe
+    from genretag.commands.retag import retag as run
+
+    settings, table, session = settings or RetagSettings(), table or TableSettings(), session or Session()
+    start_logging(session)
+    done = run(output, settings, session, model, table)
+    print(describe(done, settings))  # noqa: T201
+
+
+@app.command
+def report(
+    output: Location,
+    *,
+    run: str | None = None,
+    drift_limit: float = 0.1,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Draw the page of a run again: its counts, its failures, and the drift of its genres from earlier runs.
+
+    Example: genretag report s3://films/genres
+
+    Parameters
+    ----------
+    output
+        The output of `genretag tag`.
+    run
+        Id of the run. Default: the newest run.
+    drift_limit
+        The page warns if the population stability index of the genres is above this limit. The index must also be
+        larger than chance explains.
+    """
+    from genretag.reports.run_report import describe
+    from genretag.reports.run_report import report as draw
+
+    session = session or Session()
+    start_logging(session)
+    print(describe(draw(output, run, session.storage, drift_limit)))  # noqa: T201
+
+
+@app.command
+def gallery(
+    output: Location,
+    *,
+    settings: Annotated[GallerySettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make a page to browse tagged posters, filter and sort them, and mark wrong genres.
+
+    Example: genretag gallery s3://films/genres --genre Western --html westerns.html
+
+    Parameters
+    ----------
+    output
+        The output of `genretag tag`.
+    """
+    from genretag.reports.gallery import describe
+    from genretag.reports.gallery import gallery as draw
+
+    settings, session = settings or GallerySettings(), session or Session()
+    start_logging(session)
+    print(describe(draw(output, settings, session)))  # noqa: T201
+
+
+@app.command
+def predict(*posters: str, model: str | None = None, session: Annotated[Session | None, Flat] = None) -> None:
+    """Print the three most probable genres of a few posters.
+
+    Example: genretag predict endgame.jpg fast.jpg
+
+    Parameters
+    ----------
+    posters
+        Image files or s3:// objects.
+    model
+        A model bundle. Default: the bundle that ships with genretag.
+    """
+    from genretag.commands.predict import predict as run
+    from genretag.commands.predict import print_genres
+
+    session = session or Session()
+    if not posters:
+        raise UsageError("name at least one poster: genretag predict POSTER...")
+    if not print_genres(posters, run(list(posters), session.storage, model=model)):
+        raise SystemExit(2)  # `print_genres` has written the reasons to the error output
+
+
+@app.command
+def warehouse(
+    *,
+    dialect: str,
+    location: Location,
+    output: Path | None = None,
+    model: Location | None = None,
+    settings: Annotated[WarehouseSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Print SQL for the warehouse: tables, views, checks and queries for the output of `tag` with this model.
+
+    Example: genretag warehouse --dialect athena --location s3://films/genres --output sql
+
+    Parameters
+    ----------
+    dialect
+        athena, bigquery, databricks (and Spark), duckdb, redshift (Spectrum), snowflake or trino.
+    location
+        The output of `genretag tag`, as the warehouse addresses it.
+    output
+        A folder to write to instead of printing: one file per part of the SQL, and a dbt source.
+    model
+        The model bundle whose labels are the columns. Default: the bundle that ships with genretag.
+    """
+    from genretag.commands.warehouse import as_script, warehouse_files, write_files
+
+    settings, session = settings or WarehouseSettings(), session or Session()
+    files = warehouse_files(dialect, location, settings, session.storage, model)
+    if output is None:
+        print(as_script(files), end="")  # noqa: T201
+        return
+    write_files(files, output)
+    print(f"{', '.join(files)}: {output}")  # noqa: T201
+
+
+def start_logging(session: Session) -> None:
+    """Start the log of a command, with a new run id. Without `--verbose`, libraries log only warnings and errors."""
+    logs.start_logging(session.quiet, session.log_format)
+    new_run_id()
+    if not session.verbose:
+        logs.quieten_libraries()

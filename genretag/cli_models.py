@@ -1,0 +1,190 @@
+"""Commands about models as a user sees them: names, arguments, options and help."""
+
+import logging
+from typing import Annotated
+
+from genretag.cli_commands import Flat, app, start_logging
+from genretag.commands.submit import command_line
+from genretag.runtime import logs
+from genretag.runtime.session import Session
+from genretag.settings import (
+    BenchSettings,
+    EvaluateSettings,
+    Location,
+    SubmitSettings,
+    TagSettings,
+)
+from genretag.training.settings import TrainRunSettings, TrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+@app.command
+def train(
+    *,
+    labels: Location,
+    images: Location,
+    output: Location,
+    run: Annotated[TrainRunSettings | None, Flat] = None,
+    settings: Annotated[TrainSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Train a multi-label classifier on data-parallel workers, and write a model bundle.
+
+    Example: genretag train --labels films.csv --images s3://films/posters --output s3://films/models/1
+
+    Parameters
+    ----------
+    labels
+        A CSV with an id column, and either one column of 0 and 1 per label or one column with all labels. The log
+        says how `train` read the CSV.
+    images
+        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+    output
+        The folder or s3:// prefix to write the bundle to.
+    """
+    from genretag.commands.train import train as train_bundle
+    from genretag.reports.evaluation_table import print_metrics
+
+    run, settings, session = run or TrainRunSettings(), settings or TrainSettings(), session or Session()
+    start_logging(session)
+    logger.info("recipe %s", run.recipe)
+    bundle = train_bundle(labels, images, output, settings, session, run)
+    print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def requantize(
+    model: Location,
+    *,
+    labels: Location,
+    images: Location,
+    output: Location,
+    overwrite: bool = False,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make the int8 network of a bundle again from its training posters. The native network stays as it is.
+
+    Example: genretag requantize model --labels films.csv --images posters --output model-2
+
+    Parameters
+    ----------
+    model
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        The CSV that the bundle was trained with.
+    images
+        The posters that the bundle was trained with.
+    output
+        The folder or s3:// prefix to write the new bundle to.
+    overwrite
+        Replace a bundle that is already there.
+    """
+    from genretag.commands.requantize import requantize as run
+    from genretag.reports.evaluation_table import print_metrics
+
+    session = session or Session()
+    start_logging(session)
+    bundle = run(model, labels, images, output, session, overwrite=overwrite)
+    print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+
+
+@app.command
+def evaluate(
+    bundle: Location,
+    *,
+    labels: Location,
+    images: Location,
+    against: Location | None = None,
+    settings: Annotated[EvaluateSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Measure a model bundle on labelled posters that it was not trained on, next to a model that never looks.
+
+    Example: genretag evaluate model --labels films.csv --images posters --against other-model
+
+    Parameters
+    ----------
+    bundle
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        A CSV, as for `train`.
+    images
+        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+    against
+        Another bundle to compare with, on the same posters.
+    """
+    from genretag.commands.evaluate import evaluate_with_answers as run
+    from genretag.reports.evaluation_table import print_report, to_json
+    from genretag.reports.model_card import write_model_card
+
+    settings, session = settings or EvaluateSettings(), session or Session()
+    start_logging(session)
+    found, answers = run(bundle, labels, images, settings, session, against)
+    print_report(found)
+    if settings.json:
+        settings.json.write_text(to_json(found))
+    if settings.html:
+        place = write_model_card(settings.html, found, answers, session.storage, with_posters=settings.posters)
+        print(f"model card: {place}")  # noqa: T201
+
+
+@app.command
+def bench(
+    images: Location | None = None,
+    *,
+    output: Location | None = None,
+    model: Location | None = None,
+    settings: Annotated[BenchSettings | None, Flat] = None,
+    tagging: Annotated[TagSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Measure the speed of `tag` here, compared with the most that the machine can do, and name the bottleneck.
+
+    Example: genretag bench s3://films/posters --posters 10000
+
+    Parameters
+    ----------
+    images
+        A folder, an s3:// prefix or a manifest, as for `tag`. Default: synthetic posters that `bench` draws.
+    output
+        A place for the rows, which `bench` removes at its end. Default: a local temporary folder.
+    model
+        A model bundle. Default: the bundle that ships with genretag.
+    """
+    from genretag.commands.bench import bench as run
+    from genretag.reports.bench_table import print_report, to_json
+
+    settings, tagging, session = settings or BenchSettings(), tagging or TagSettings(), session or Session()
+    start_logging(session)
+    found = run(images, output, settings, tagging, session, model)
+    print_report(found)
+    if settings.json:
+        settings.json.write_text(to_json(found))
+
+
+@app.command
+def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = None) -> None:
+    """Run a command on a Ray cluster once, even if it is submitted twice.
+
+    If the same command of the same day is running or has succeeded, nothing is submitted. If it failed, it is
+    submitted again.
+
+    Example: genretag submit --address http://head:8265 --wait tag s3://films/posters s3://films/genres
+
+    Parameters
+    ----------
+    command
+        tag, train, evaluate, compact, retag or bench, with its arguments and options. Options of submit come before
+        the command.
+    """
+    from genretag.commands.submit import submit as run
+
+    settings = settings or SubmitSettings()
+    start_logging(Session())
+    code = run(command_line(app, command), settings)
+    if code:
+        logs.tell(f"the job ended with exit code {code}", code)
+        raise SystemExit(code)

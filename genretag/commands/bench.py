@@ -1,0 +1,239 @@
+"""`genretag bench`: measure the real job, then plain threads on the same posters, then each stage alone."""
+
+import logging
+import multiprocessing
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from genretag.commands.tag import tag
+from genretag.demo.posters import draw_posters
+from genretag.errors import UsageError
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.reports.bench_table import Benchmark, JobRun
+from genretag.runtime.cpus import cpus_here
+from genretag.runtime.display import QUIET, Display
+from genretag.runtime.logs import quieten_libraries, start_logging
+from genretag.runtime.ray_session import ray_session
+from genretag.runtime.session import Session
+from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c
+from genretag.scoring.ceiling import BareMetal, Rate, measure, steady_rate
+from genretag.scoring.inventory import take_inventory
+from genretag.settings import BenchSettings, TagSettings
+from genretag.storage import Storage, join, resolve
+
+logger = logging.getLogger(__name__)
+
+DRAWN = 160  # different posters, if the user names none
+STAGES = ("ceiling", "fetch", "decode", "infer", "write")  # after the job, in this order
+Result = TypeVar("Result")
+
+
+def bench(
+    images: str | None,
+    output: str | None,
+    settings: BenchSettings,
+    tag_settings: TagSettings,
+    session: Session,
+    model: str | None = None,
+) -> Benchmark:
+    """Tag posters into a new folder below `output`, measure job, ceiling and stages, and remove the folder.
+
+    If `images` is None, `bench` draws posters. If `output` is None, the rows go to a local temporary folder. If `model`
+    is None, `bench` uses the default bundle. `tag_settings` are those of the job.
+
+    Raises `UsageError` on a cluster without both `images` and `output`, or if no poster can be read. Also raises what
+    `tag` raises.
+    """
+    on_cluster = bool(session.address or os.environ.get("RAY_ADDRESS"))
+    if on_cluster and not (images and output):
+        raise UsageError("on a cluster all nodes must reach the posters: name IMAGES, and --output s3://BUCKET/PREFIX")
+    with tempfile.TemporaryDirectory(prefix="genretag-bench-") as name:
+        folder, storage = Path(name), session.storage
+        manifest = str(folder / "manifest.parquet")
+        with Display(session) as display:
+            display.phase("listing" if images else "drawing")
+            source = resolve(images) if images else str(drawn_folder(folder / "posters", settings.posters))
+            uris = _write_manifest(manifest, source, settings.posters, storage)
+        place = join(resolve(output or str(folder)), f"bench-{secrets.token_hex(4)}")
+        try:
+            jobs, ceilings = [], []
+            for number in range(settings.rounds):
+                logger.info("round %d of %d: 1/%d job", number + 1, settings.rounds, len(STAGES) + 1)
+                jobs.append(run_job(manifest, join(place, str(number)), tag_settings, session, model))
+                plan = jobs[-1].record.actors
+                if plan is None:
+                    raise UsageError(f"no poster of {source} could be read")
+                arguments = (uris, model, plan, tag_settings, storage, join(place, str(number)))
+                measured, nodes = _apart(session, _on_a_node if on_cluster else _here, session, arguments)
+                ceilings.append(nodes * measured.steady_per_s)
+        finally:
+            storage.delete_below(place)
+    return Benchmark(len(uris), measured.cpus, nodes, measured.stages, ceilings, jobs)
+
+
+@dataclass(frozen=True)
+class BareMetalRun:
+    """Rates that one process reached without Ray.
+
+    `steady_per_s` is the ceiling: all stages together, in posters per second, NaN if there are too few posters.
+    `stages` has the rate of each stage alone.
+    """
+
+    cpus: int  # that the process may use
+    steady_per_s: float
+    stages: dict[str, Rate]
+
+
+def measure_bare_metal(
+    uris: list[str],
+    model: str | None,
+    plan: dict[str, Any],
+    settings: TagSettings,
+    storage: Storage,
+    scored: str,
+    *,
+    display: Display = QUIET,
+) -> BareMetalRun:
+    """Measure the ceiling and the rate of each stage alone, in this process, with the job's engine, decoder and store.
+
+    `plan` is the actor plan of the job, as its run record has it. `scored` is the location of the job's output. The
+    stage `write` writes rows of that output again.
+    """
+
+    def begin(stage: str, posters: int | None = None) -> None:
+        display.phase(f"{STAGES.index(stage) + 2}/{len(STAGES) + 1} {stage}", posters)
+
+    begin("ceiling", len(uris))
+    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    metal = BareMetal(bundle, storage, plan, settings)
+    ceiling = steady_rate(metal.together(uris, display.advance))
+    stages = metal.stages(uris, begin)
+    begin("write")
+    stages["write"] = _write_rate(scored, storage)
+    return BareMetalRun(cpus_here(), ceiling, stages)
+
+
+def _here(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
+    """Call `measure_bare_metal` on this machine. Return its rates, and 1 as the number of nodes."""
+    with Display(session) as display:
+        return measure_bare_metal(*arguments, display=display), 1
+
+
+def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
+    """Measure one node of the cluster. Return its rates, and the number of nodes, which are assumed to be alike.
+
+    `arguments` are those of `measure_bare_metal`.
+    """
+    import ray
+
+    with Display(session) as display, ray_session(session) as cluster:
+        display.phase("ceiling and stages of a node")
+        plan = arguments[2]
+        task = ray.remote(num_cpus=1, num_gpus=plan["predict_gpus"])(measure_bare_metal)
+        return ray.get(task.remote(*arguments)), cluster.nodes
+
+
+def run_job(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> JobRun:
+    """Run `tag` in a separate process. Return its rates and its run record.
+
+    The rates come from the timestamps of the rows, so `output` must be a new place. The steady rate is NaN if there are
+    too few posters.
+    """
+    started = time.time()
+    record = _apart(session, tag, images, output, settings, session, model)
+    seconds = time.time() - started
+    finished = _finished(output, session.storage)
+    first = min((at for at, _ in finished), default=started)
+    return JobRun(steady_rate(finished), record.listed / seconds, first - started, record)
+
+
+def _finished(output: str, storage: Storage) -> list[tuple[float, int]]:
+    """Return when posters were finished: pairs of seconds since the epoch and the number of posters finished then.
+
+    The times are those of the rows in `output`, of predictions and failures.
+    """
+    times = []
+    for kind, column in (("predictions", "scored_at"), ("failures", "failed_at")):
+        filesystem, path = storage.filesystem(join(output, kind))
+        if filesystem.exists(path):
+            table = pyarrow.parquet.read_table(path, columns=[column], filesystem=filesystem, partitioning=None)
+            times.append(table[column])
+    counts = pc.value_counts(pa.chunked_array([chunk for column in times for chunk in column.chunks]))
+    stamps: list[datetime] = counts.field("values").to_pylist()
+    return [(at.timestamp(), count) for at, count in zip(stamps, counts.field("counts").to_pylist(), strict=True)]
+
+
+def _write_rate(output: str, storage: Storage) -> Rate:
+    """Measure the rate of writing, by encoding and storing the rows of one part file of `output` again and again."""
+    part = next(info for page in storage.list(join(output, "predictions")) for info in page)
+    with storage.open(part) as file:
+        table = pyarrow.parquet.read_table(file)
+
+    def write() -> int:
+        buffer = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        storage.put(join(output, "written-again.parquet"), buffer.getvalue().to_pybytes())
+        return len(table)
+
+    return measure(write)
+
+
+def _write_manifest(manifest: str, source: str, posters: int, storage: Storage) -> list[str]:
+    """Write the first `posters` posters of `source` to the file `manifest`. Return their URIs."""
+    inventory = take_inventory(source, storage, Path(manifest).parent)
+    with pyarrow.parquet.ParquetFile(inventory.file) as file:
+        first = next(file.iter_batches(posters, columns=["uri", "poster_id", "etag"]))
+    pyarrow.parquet.write_table(pa.Table.from_batches([first]), manifest)
+    return first["uri"].to_pylist()
+
+
+def drawn_folder(folder: Path, posters: int) -> Path:
+    """Make `folder` with `posters` drawn posters, and return it.
+
+    There are at most `DRAWN` different images; the other files are hard links to them.
+    """
+    folder.mkdir()
+    drawn = []
+    for number, poster in enumerate(draw_posters(min(DRAWN, posters), seed=1)):
+        drawn.append(folder / f"{number:06d}.jpg")
+        drawn[-1].write_bytes(poster.data)
+    for number in range(len(drawn), posters):
+        (folder / f"{number:06d}.jpg").hardlink_to(drawn[number % len(drawn)])
+    return folder
+
+
+def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Run `work(*arguments)` in a new process and return its result, so that one measurement does not affect the next.
+
+    The new process ignores Ctrl-C. On Ctrl-C or SIGTERM, this process terminates it.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(session,)) as process:
+        with ignoring_ctrl_c():  # the new process inherits this
+            result = process.submit(work, *arguments)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _begin(session: Session) -> None:
+    """Set up signals and logging in the new process, as the command does."""
+    end_on_sigterm()
+    start_logging(session.quiet, session.log_format)
+    if not session.verbose:
+        quieten_libraries()

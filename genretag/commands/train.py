@@ -1,0 +1,129 @@
+"""`genretag train`: one training run, from the labels to the written bundle."""
+
+import json
+import logging
+import tempfile
+from dataclasses import asdict, replace
+from typing import Any
+
+from genretag.data.splits import Splits
+from genretag.errors import JobError, UsageError
+from genretag.model.bundle import MANIFEST, Bundle, write_bundle
+from genretag.reports.model_card import card_of_training
+from genretag.reports.page import draw_if_possible
+from genretag.runtime.display import Display
+from genretag.runtime.ray_session import ray_session
+from genretag.runtime.session import Session
+from genretag.runtime.stopping import going_on
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.scoring.training_ids import TRAINING_IDS, training_ids_file
+from genretag.storage import Storage, StorageError, join, resolve
+from genretag.training.checkpoints import opened_run
+from genretag.training.distillation import load_teachers, with_targets
+from genretag.training.fit import fit
+from genretag.training.make_bundle import make_bundle
+from genretag.training.settings import ONE_RUN, TrainRunSettings, TrainSettings
+from genretag.training.splits import read_labelled_posters
+
+logger = logging.getLogger(__name__)
+
+RUN_NOTE = "training.json"  # settings and epochs, for people; it does not affect any prediction
+
+
+def train(
+    labels: str,
+    images: str,
+    output: str,
+    settings: TrainSettings,
+    session: Session,
+    run: TrainRunSettings = ONE_RUN,
+) -> Bundle:
+    """Train on labelled posters, and write the bundle to `output`. Return the bundle.
+
+    `labels` is the location of a CSV. With `run.teacher`, the network also learns from the probabilities of other
+    bundles. Raises `UsageError` if a person must act, and `JobError` if the workers failed too often.
+    """
+    output, storage = resolve(output), session.storage
+    with tempfile.TemporaryDirectory() as folder, Display(session) as display:
+        display.phase("reading")
+        splits = read_labelled_posters(labels, images, settings, storage)
+        asked = load_teachers(run.teacher, splits, storage)
+        _claim(output, settings, splits, storage, run.overwrite)
+        display.phase("starting Ray")
+        run_folder = resolve(run.checkpoints or folder)
+        versions = [teacher.bundle.model_version for teacher in asked]
+        with (
+            opened_run(run_folder, settings, splits, storage, teachers=versions, resume=run.resume),
+            going_on(_how_to_go_on(run.checkpoints)),
+            ray_session(session) as cluster,
+        ):
+            if asked:
+                share = settings.teacher_share
+                taught = with_targets(splits.train, asked, share, cluster, storage, display)
+                splits = replace(splits, train=taught)
+            fitted = fit(splits, settings, session, cluster, run_folder, display)
+            finished = make_bundle(fitted.weights, splits, settings, cluster, storage, display, teachers=versions)
+            display.phase("writing")
+            try:
+                storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "epochs": fitted.history}))
+                storage.put(join(output, TRAINING_IDS), training_ids_file(splits.train.labelled.ids))
+                write_bundle(finished.bundle, output, storage)
+            except StorageError as error:
+                how = _how_to_go_on(run.checkpoints)
+                raise JobError(f"cannot write the bundle to {output} any more: {error}; {how}") from error
+        draw_if_possible("the model card", lambda: card_of_training(finished, output, storage))
+    return finished.bundle
+
+
+def _how_to_go_on(checkpoints: str | None) -> str:
+    """Return what an interrupted run says about its finished epochs."""
+    if checkpoints:
+        return "finished epochs are kept, the same command with --resume goes on from there"
+    return "its epochs were not kept: with --checkpoints FOLDER a run that is stopped can go on with --resume"
+
+
+def _claim(
+    output: str,
+    settings: TrainSettings,
+    splits: Splits[LabelledPosters],
+    storage: Storage,
+    overwrite: bool,
+) -> None:
+    """Check that a bundle can be written to `output`, before the hours of training.
+
+    Write a first `training.json` there. Raises `UsageError` if that fails, or as `require_free` does.
+    """
+    require_free(output, storage, overwrite)
+    try:
+        posters = {name: len(part) for name, part in splits.parts().items()}
+        storage.put(join(output, RUN_NOTE), _json({"settings": asdict(settings), "posters": posters}))
+    except StorageError as error:
+        raise UsageError(f"cannot write the bundle to {output}: {error}") from error
+
+
+def require_free(output: str, storage: Storage, overwrite: bool) -> None:
+    """Raise `UsageError` if `output` has a bundle and `overwrite` is False.
+
+    Also raise it if `output` cannot be read.
+    """
+    try:
+        if not overwrite and _exists(join(output, MANIFEST), storage):
+            raise UsageError(f"there is a bundle at {output}: name another place, or pass --overwrite")
+    except StorageError as error:
+        raise UsageError(f"cannot write the bundle to {output}: {error}") from error
+
+
+def _exists(uri: str, storage: Storage) -> bool:
+    """Return True if the object at `uri` exists. Raises `StorageError` if that cannot be found out."""
+    try:
+        storage.stat(uri)
+    except StorageError as error:
+        if error.reason == "not_found":
+            return False
+        raise
+    return True
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    """Return the value as JSON in UTF-8."""
+    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,107 @@
+"""Select the posters that a bundle may be measured on: those that its own training held out.
+
+If the settings include training posters, a bundle may also be measured on posters that it was trained on.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from genretag.data.labels import with_labels
+from genretag.data.splits import SplitRule
+from genretag.errors import UsageError, one_line
+from genretag.scoring.labelled_posters import FoundPosters, LabelledPosters
+from genretag.scoring.training_ids import Candidate, split_rule_of, trained_on
+from genretag.settings import EvaluateSettings
+from genretag.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+def choose_posters(
+    found: FoundPosters, candidates: Sequence[Candidate], settings: EvaluateSettings, storage: Storage
+) -> tuple[LabelledPosters, LabelledPosters]:
+    """Return the posters to measure the candidates on, and the other labelled posters.
+
+    Both have only the labels that all candidates know, and only posters with at least one of these labels. With the
+    split `test` or `validation`, the posters to measure on are in that split of every candidate. With `all`, all
+    these posters are measured.
+
+    Raises `UsageError` if no poster is left to measure on, or if the candidates share no label. Also raises
+    `UsageError` if a candidate was trained on some of these posters, unless `settings.include_training` is set.
+    """
+    labels = common_labels(candidates)
+    known = _with_any(found, labels)
+    everyone = known.posters(known.labelled)
+    chosen = np.ones(len(everyone), dtype=bool)
+    if settings.split != "all":
+        for rule in {_require_rule(candidate) for candidate in candidates}:
+            part = set(known.split(rule, storage).parts()[settings.split].labelled.ids)
+            chosen &= np.array([poster in part for poster in everyone.labelled.ids], dtype=bool)
+    if not chosen.any():
+        raise UsageError(
+            f"no labelled poster is in the {settings.split} split: pass --split all, or label more of them"
+        )
+    posters = everyone.where(chosen)
+    if not settings.include_training:
+        for candidate in candidates:
+            _require_untrained(posters, candidate, storage)
+    return posters, everyone.where(~chosen)
+
+
+def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return the labels that every candidate knows, in the order of the first candidate.
+
+    The log names the labels that are left out. Raises `UsageError` if the candidates have no label in common.
+    """
+    first, *others = candidates
+    labels = tuple(label for label in first.bundle.labels if all(label in c.bundle.labels for c in others))
+    if not labels:
+        raise UsageError("the two bundles have no label in common: evaluate each by itself")
+    for candidate in candidates:
+        if extra := [label for label in candidate.bundle.labels if label not in labels]:
+            logger.warning("labels of %s left out, the other has none: %s", candidate.location, ", ".join(extra))
+    return labels
+
+
+def _with_any(found: FoundPosters, labels: Sequence[str]) -> FoundPosters:
+    """Return the posters that have at least one of `labels`, with only these labels, as training does.
+
+    Raises `UsageError` if the CSV has none of the labels, or if no poster is left.
+    """
+    unknown = [label for label in labels if label not in found.labelled.labels]
+    if len(unknown) == len(labels):
+        raise UsageError(
+            f"the CSV has none of the bundle's labels ({one_line(', '.join(labels), 100)}): its labels are "
+            f"{one_line(', '.join(found.labelled.labels), 100)}"
+        )
+    if unknown:
+        logger.warning("no poster has these labels of the bundle: %s", one_line(", ".join(unknown)))
+    labelled = with_labels(found.labelled, labels)
+    some = labelled.multi_hot.any(axis=1)
+    if not some.all():
+        logger.info("%d posters left out, none of the bundle's labels", int((~some).sum()))
+    if not some.any():
+        raise UsageError("no poster of the CSV has any of the bundle's labels: name the CSV that belongs to them")
+    return FoundPosters(labelled.where(some), found.images)
+
+
+def _require_rule(candidate: Candidate) -> SplitRule:
+    """Return the rule by which a bundle's training split its posters. Raises `UsageError` if the bundle has none."""
+    rule = split_rule_of(candidate)
+    if rule is None:
+        raise UsageError(
+            f"the bundle at {candidate.location} does not say how its posters were split: pass --split all"
+        )
+    return rule
+
+
+def _require_untrained(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> None:
+    """Raise `UsageError` if a bundle was trained on one of the posters, or does not say on which."""
+    trained = int(trained_on(posters, candidate, storage).sum())
+    if trained:
+        raise UsageError(
+            f"{candidate.location} was trained on {trained:,} of these {len(posters):,} posters, so its figures would "
+            "tell nothing: choose --split test, or pass --include-training to see them all the same"
+        )

@@ -1,0 +1,1 @@
+"""Model: the bundle, its networks and engines, and measures of how good its probabilities are."""

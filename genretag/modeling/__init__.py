@@ -1,1 +1,0 @@
-"""Networks, calibration, thresholds and metrics: plain functions, no Ray."""

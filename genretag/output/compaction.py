@@ -1,0 +1,210 @@
+"""Merging of small part files into large ones: same rows, same order, same columns, same key-value metadata.
+
+Merged files are first written whole. The journal (`compaction_journal`) then exchanges them for the old files.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from genretag.errors import JobError, UsageError, one_line
+from genretag.output.compaction_journal import Plan, Step, begin, carry_out, journal_of
+from genretag.output.lock import require_held
+from genretag.output.schema import writer_options
+from genretag.settings import TableSettings
+from genretag.storage import S3, ObjectInfo, Storage, join
+
+logger = logging.getLogger(__name__)
+
+ROW_GROUP_ROWS = 122_880  # DuckDB reads a row group of this size in one thread
+ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, before compression: bounds the memory of a merge
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """A part file and its row count. Files of the same schema (columns, key-value metadata) can be merged."""
+
+    uri: str
+    size_bytes: int
+    rows: int
+    schema: pa.Schema
+
+
+def read_footer(info: ObjectInfo, filesystem: Any) -> PartFile:
+    """Return a part file with what its footer says; `filesystem` is that of the output.
+
+    Raises `UsageError` if the file is no Parquet file.
+    """
+    try:
+        with filesystem.open(info.uri.removeprefix(S3), "rb") as file:
+            footer = pyarrow.parquet.read_metadata(file)
+    except pa.ArrowException as error:
+        raise UsageError(f"{info.uri} is no part file ({one_line(error)}): remove it, it stands in the way") from error
+    return PartFile(info.uri, info.size_bytes, footer.num_rows, footer.schema.to_arrow_schema())
+
+
+def groups_of(parts: Sequence[PartFile], target_bytes: int) -> list[list[PartFile]]:
+    """Return groups of files to merge, each group into one file of at most `target_bytes`.
+
+    Files of a group have the same columns and key-value metadata, so they are of one model. A file that has no partner
+    is left out.
+    """
+    alike: dict[bytes, list[PartFile]] = defaultdict(list)
+    for part in sorted(parts, key=lambda part: part.uri):
+        alike[part.schema.serialize().to_pybytes()].append(part)
+    groups: list[list[PartFile]] = []
+    for same in alike.values():
+        size_bytes = target_bytes + 1  # the first file opens a group
+        for part in same:
+            size_bytes += part.size_bytes
+            if size_bytes > target_bytes:
+                groups.append([])
+                size_bytes = part.size_bytes
+            groups[-1].append(part)
+    return [group for group in groups if len(group) > 1]
+
+
+def concatenate(group: Sequence[PartFile], target: str, storage: Storage, filesystem: Any) -> None:
+    """Write the rows of a group into the new file `target`; `filesystem` is that of the target.
+
+    Memory holds one small file and one row group. Raises `StorageError` if a file cannot be read, `OSError` if the
+    target cannot be written, and `JobError` if rows are missing in it.
+    """
+    rows = sum(part.rows for part in group)
+    write_whole(_large_row_groups(group, storage), group[0].schema, rows, target, filesystem)
+
+
+def write_whole(tables: Iterable[pa.Table], schema: pa.Schema, rows: int, target: str, filesystem: Any) -> None:
+    """Write tables into the new part file `target`, one row group per table, and check that it has `rows` rows.
+
+    When this returns, a local file is on the disk. `filesystem` is that of the target. Raises `OSError` if the file
+    cannot be written, and `JobError` if the number of rows differs.
+    """
+    path = target.removeprefix(S3)
+    with (
+        _durable(filesystem, path, local=not target.startswith(S3)) as sink,
+        pyarrow.parquet.ParquetWriter(sink, schema, **writer_options(schema)) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table)
+    with filesystem.open(path, "rb") as file:
+        written = pyarrow.parquet.read_metadata(file).num_rows
+    if written != rows:
+        raise JobError(f"{target} has {written} rows instead of {rows}: nothing was replaced by it")
+
+
+@contextmanager
+def _durable(filesystem: Any, path: str, *, local: bool) -> Iterator[Any]:
+    """Open a new file for the block. When the block ends, a local file is on the disk, not only in memory.
+
+    This matters because the old files will be deleted.
+    """
+    if local:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with filesystem.open(path, "wb") as file:
+        yield file
+        if local:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _large_row_groups(group: Sequence[PartFile], storage: Storage) -> Iterator[pa.Table]:
+    """Yield the rows of a group's files in tables, each of which becomes one large row group."""
+    waiting: list[pa.Table] = []
+    rows = size_bytes = 0
+    for part in group:
+        with pyarrow.parquet.ParquetFile(pa.BufferReader(pa.py_buffer(storage.get(part.uri).data))) as file:
+            for number in range(file.num_row_groups):
+                waiting.append(file.read_row_group(number))
+                rows += waiting[-1].num_rows
+                size_bytes += waiting[-1].nbytes
+                if rows >= ROW_GROUP_ROWS or size_bytes >= ROW_GROUP_BYTES:
+                    yield pa.concat_tables(waiting)
+                    waiting, rows, size_bytes = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+FILES_PER_PLAN = 2_000  # if the run dies, it loses at most the merge of this many files
+BYTES_PER_PLAN = 8 << 30  # or of this many bytes, which exist twice for a while
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Files of one `dt` folder that are replaced together, each group by one file."""
+
+    folder: str  # below the output
+    groups: list[list[PartFile]]
+    since: int | None  # the table's first commit that reads one of the files; None if no table reads them
+
+    @property
+    def files(self) -> list[PartFile]:
+        """Files that are replaced, those of all groups."""
+        return [part for group in self.groups for part in group]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all replaced files together, in bytes."""
+        return sum(part.size_bytes for part in self.files)
+
+
+def replace_files(
+    replacements: Iterable[Replacement],
+    write: Callable[[list[PartFile], str], None],
+    run_id: str,
+    output: str,
+    storage: Storage,
+    table: TableSettings,
+    at_once: int = 1,
+) -> Iterator[Replacement]:
+    """Carry out replacements, some thousand files at a time, and yield each replacement that is done.
+
+    `write` puts the rows of a group into one new file, whose location is its second argument; it runs in `at_once`
+    threads. Only the run that holds the output may call this. Raises what `write` raises. Also raises `StorageError`,
+    `OutputHeldError` if another run took the output over, and the errors of `carry_out`.
+    """
+    filesystem, _ = storage.filesystem(output)
+    journal = journal_of(output, run_id)
+    names = (f"part-{run_id}-{number:05d}.parquet" for number in count())
+    with ThreadPoolExecutor(at_once) as threads:
+        for together in _in_plans(replacements):
+            steps = []
+            for one in together:
+                new = tuple(join(one.folder, next(names)) for _ in one.groups)
+                list(threads.map(write, one.groups, [join(journal, name) for name in new]))
+                old = tuple(part.uri.removeprefix(output + "/") for part in one.files)
+                steps.append(Step(old, new, sum(part.rows for part in one.files)))
+            since = min((one.since for one in together if one.since is not None), default=None)
+            plan = Plan(run_id, tuple(steps), None if since is None else table.table, since)
+            require_held(output, run_id, storage)  # otherwise a plan could name files that another run has removed
+            begin(plan, output, storage)
+            carry_out(plan, output, storage, filesystem, table)
+            logger.info("up to %s: %d files became %d", together[-1].folder, len(plan.old), len(plan.new))
+            yield from together
+
+
+def _in_plans(replacements: Iterable[Replacement]) -> Iterator[list[Replacement]]:
+    """Yield lists of replacements that are carried out together: a table reads either all of a list's files or none.
+
+    A list is closed at `FILES_PER_PLAN` files or `BYTES_PER_PLAN` bytes.
+    """
+    waiting: list[Replacement] = []
+    for one in replacements:
+        mixed = waiting and (waiting[0].since is None) != (one.since is None)
+        full = sum(len(other.files) for other in waiting) >= FILES_PER_PLAN
+        if mixed or full or sum(other.size_bytes for other in waiting) >= BYTES_PER_PLAN:
+            yield waiting
+            waiting = []
+        waiting.append(one)
+    if waiting:
+        yield waiting

@@ -1,0 +1,121 @@
+"""Part files of scored and failed rows: each is either whole or missing, and a retry writes it under the same name."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from ray.data import Datasink
+
+from genretag.errors import OutputHeldError
+from genretag.images.file_kinds import OTHER_FILE, UNNAMED, kind_by_name
+from genretag.output import list_output
+from genretag.output.lock import LOCK, SETTLE_S, age_s, require_held
+from genretag.output.run_record import Outcome, WrittenPart, count_predictions, outcome_of
+from genretag.output.schema import Run, failures_table, predictions_table, versions_table, writer_options
+from genretag.runtime.telemetry import timed
+from genretag.storage import Storage, join
+
+logger = logging.getLogger(__name__)
+
+NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # name of a part file, in any folder
+
+
+class PartFiles(Datasink[WrittenPart]):
+    """Ray Data sink for `predictions/dt=…/part-<run>-00000.parquet`, and the same in `failures/` and `versions/`.
+
+    `rows_per_file` is the number of posters in one part. After the write, `parts` has what each write task wrote.
+    """
+
+    def __init__(self, output: str, storage: Storage, run: Run, rows_per_file: int) -> None:
+        self._output = output
+        self._storage = storage
+        self._run = run
+        self._rows_per_file = rows_per_file
+        self.parts: list[WrittenPart] = []
+
+    @property
+    def min_rows_per_write(self) -> int:
+        """Least number of rows that Ray gathers for one write task."""
+        return self._rows_per_file
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> WrittenPart:
+        """Write the rows of one write task as part files, and return what was written.
+
+        The number in the file names is that of the task, which Ray gives again to a retry. Blocks without rows write
+        nothing.
+        """
+        with timed("write"):
+            tables = [block for block in blocks if len(block)]  # a job that stops passes on blocks without rows
+            return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else WrittenPart(Outcome(), ())
+
+    def _write(self, rows: pa.Table, number: int) -> WrittenPart:
+        """Write the rows of predictions, failures and versions, each to a part file if there are any."""
+        scored = rows.filter(pc.is_valid(rows["probabilities"]))
+        failed = rows.filter(pc.is_valid(rows["reason"]))
+        versions = versions_table(rows, self._run)
+        files, counts = [], None
+        if len(scored):
+            predictions = predictions_table(scored, self._run)
+            counts = count_predictions(predictions, self._run.labels)
+            files.append(self._put("predictions", number, predictions))
+        if len(failed):
+            files.append(self._put("failures", number, failures_table(failed, self._run)))
+        if len(versions):  # last: these rows are true only once the other rows exist
+            files.append(self._put("versions", number, versions))
+        return WrittenPart(outcome_of(rows), tuple(files), counts, _other_files(failed))
+
+    def on_write_complete(self, write_result: Any) -> None:
+        """Keep the results of the write tasks in `parts`."""
+        self.parts = list(write_result.write_returns)
+
+    def _put(self, kind: str, number: int, table: pa.Table) -> str:
+        """Write a table as a part file of a kind, and return the file's name below the output.
+
+        Raises `OutputHeldError` if this run no longer holds the output.
+        """
+        run = self._run
+        name = join(kind, f"dt={run.dt.isoformat()}", f"part-{run.run_id}-{number:05d}.parquet")
+        buffer = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(table, buffer, **writer_options(table.schema))
+        require_held(self._output, run.run_id, self._storage)
+        self._storage.put(join(self._output, name), buffer.getvalue().to_pybytes())
+        self._take_back_if_late(name)
+        return name
+
+    def _take_back_if_late(self, name: str) -> None:
+        """If the output was lost while this file was written, remove the file and raise `OutputHeldError`.
+
+        This happens if the run was suspended in the moment of writing. A file that was there before is old by now, and
+        the run that took the output over has seen it. Such a file stays.
+        """
+        try:
+            require_held(self._output, self._run.run_id, self._storage)
+        except OutputHeldError:
+            uri = join(self._output, name)
+            if age_s(uri, self._storage, join(self._output, f"{LOCK}.{name.rpartition('/')[2]}")) < SETTLE_S:
+                self._storage.delete(uri)
+            raise
+
+
+def _other_files(failed: pa.Table) -> dict[str, int]:
+    """Return how many of the failed rows are no posters, by kind of file."""
+    uris = failed.filter(pc.equal(failed["reason"], OTHER_FILE))["uri"].to_pylist()
+    return dict(Counter(kind_by_name(uri) or UNNAMED for uri in uris))
+
+
+def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: Storage) -> None:
+    """Remove part files that a dead run's last worker wrote after this run had listed the output.
+
+    `known` are the URIs in that list. This run has scored the same posters, so their rows would be there twice. Raises
+    `OutputHeldError` if this run no longer holds the output, and `StorageError`.
+    """
+    for uri in list_output(output, storage).uris - known:
+        if NAME.search(uri) and f"/part-{run_id}-" not in uri:
+            require_held(output, run_id, storage)  # otherwise the file may belong to a run that took the output over
+            logger.warning("removing %s, which a dead run wrote after this one had taken its place", uri)
+            storage.delete(uri)

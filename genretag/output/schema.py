@@ -1,0 +1,262 @@
+"""Columns of the output: the schemas of the part files, and the tables made from scored and failed rows.
+
+A store gives one version of an object, the newest. The inventory may name another version. It may be older, because the
+listing was taken before an overwrite. A person's manifest may name any version, or several. Predictions and failures
+hold the etag that was read. `versions/` holds the other etags under which the object was listed, so that no later run
+looks for them again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genretag.data.labels import column_names
+from genretag.errors import UsageError, one_line
+from genretag.model.thresholds import Profile
+
+SCORED, FAILED = "scored", "failed"  # the outcome of a version that the output holds
+HELD = {SCORED: "scored_etags", FAILED: "failed_etags"}  # columns of the worklist: lists of etags, null for none
+LISTED = "listed_etags"  # in the worklist: all listed etags, null if only one; in scored rows: those not read
+CARRIED = "carried"  # a struct of the manifest's columns that the output will have
+ALREADY = "already"  # SCORED or FAILED, for a poster that was not decoded because the output holds this version
+LIST = pa.list_(pa.string())
+
+
+def held_of(posters: pa.Table) -> Mapping[str, Mapping[str, str]]:
+    """Return, by URI, the etags of the versions that the output has rows of, each with `SCORED` or `FAILED`.
+
+    `posters` are rows of the worklist. Posters without such etags are left out.
+    """
+    held: dict[str, dict[str, str]] = {}
+    for became, column in HELD.items():
+        if column in posters.column_names and posters[column].null_count < len(posters):
+            for uri, etags in zip(posters["uri"].to_pylist(), posters[column].to_pylist(), strict=True):
+                if etags:
+                    held[uri] = dict.fromkeys(etags, became) | held.get(uri, {})
+    return held
+
+
+def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
+    """Return each poster's listed etags other than the one that was read, as lists; null if there is none.
+
+    `read` has one etag for each row of `posters`. Unknown (empty) etags are left out.
+    """
+    ones = posters["etag"].to_pylist()
+    lists = posters[LISTED].to_pylist() if LISTED in posters.column_names else [None] * len(ones)
+    others = [
+        [etag for etag in (several or [one]) if etag not in ("", etag_read)]
+        for one, several, etag_read in zip(ones, lists, read, strict=True)
+    ]
+    return pa.array([other or None for other in others], LIST)
+
+
+LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
+MODEL_KEY = b"genretag.model_version"
+PROFILE_KEY = b"genretag.profile"  # the name of the thresholds
+PROFILE_KEYS = (b"genretag.thresholds", PROFILE_KEY, b"genretag.at_most")
+
+FAILURES = pa.schema(
+    [
+        pa.field("poster_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("failed_at", pa.timestamp("us", "UTC"), nullable=False),
+    ]
+)
+
+VERSIONS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("listed_etag", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("read_at", pa.timestamp("us", "UTC"), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that writes: its id, the date of its `dt` folders, and the model with its labels and thresholds."""
+
+    run_id: str
+    dt: date
+    model_version: str
+    labels: tuple[str, ...]
+    profile: str
+    thresholds: tuple[float, ...]
+    carried: tuple[pa.Field, ...] = ()  # columns of the manifest that both tables have too
+    at_most: int | None = None  # most labels of one poster; None if the profile sets no limit
+
+
+def predictions_schema(run: Run) -> pa.Schema:
+    """Return the schema of predictions: one row per poster and model version.
+
+    The key-value metadata holds the labels, the model version and the threshold profile.
+    """
+    names = column_names(run.labels)
+    metadata = {
+        LABELS_KEY: json.dumps(run.labels).encode(),
+        MODEL_KEY: run.model_version.encode(),
+        **profile_metadata(run.profile, Profile(run.thresholds, run.at_most)),
+    }
+    return pa.schema(
+        [
+            pa.field("poster_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("etag", pa.string(), nullable=False),
+            pa.field("genres", pa.list_(pa.string()), nullable=False),
+            *[pa.field(f"is_{name}", pa.bool_(), nullable=False) for name in names],
+            *[pa.field(f"p_{name}", pa.float32(), nullable=False) for name in names],
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("model_version", pa.string(), nullable=False),
+            pa.field("run_id", pa.string(), nullable=False),
+            pa.field("scored_at", pa.timestamp("us", "UTC"), nullable=False),
+            *run.carried,
+        ],
+        metadata=metadata,
+    )
+
+
+def profile_metadata(name: str, profile: Profile) -> dict[bytes, bytes]:
+    """Return the key-value metadata for a part file whose genres this profile decided. `name` is the profile's name."""
+    metadata = {b"genretag.thresholds": json.dumps(profile.thresholds).encode(), PROFILE_KEY: name.encode()}
+    if profile.at_most is not None:
+        metadata[b"genretag.at_most"] = str(profile.at_most).encode()
+    return metadata
+
+
+def profile_held(schema: pa.Schema) -> dict[bytes, bytes]:
+    """Return the part of a schema's key-value metadata that `profile_metadata` wrote; empty if there is none."""
+    metadata = schema.metadata or {}
+    return {key: metadata[key] for key in PROFILE_KEYS if key in metadata}
+
+
+def is_of_model(schema: pa.Schema, model_version: str) -> bool:
+    """Return whether a part file's schema says that its rows are of this model."""
+    return (schema.metadata or {}).get(MODEL_KEY) == model_version.encode()
+
+
+def writer_options(schema: pa.Schema) -> dict[str, Any]:
+    """Return how part files are encoded, as arguments of pyarrow's Parquet writer.
+
+    Only columns that repeat their values have a dictionary. For other columns pyarrow builds a dictionary and drops it
+    when it is full, which takes three times as long. Probabilities are not compressed: compression would save only 7 %.
+    """
+    distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at"}
+    names = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
+    return {
+        "compression": {path: "none" if name.startswith("p_") else "zstd" for name, path in names.items()},
+        "use_dictionary": [
+            path for name, path in names.items() if name not in distinct and not name.startswith(("p_", "is_"))
+        ],
+    }
+
+
+def failures_schema(run: Run) -> pa.Schema:
+    """Return the schema of failures: one row per poster that failed and per run that tried it."""
+    return pa.schema([*FAILURES, *run.carried])
+
+
+def require_columns_free(carried: Sequence[str], run: Run) -> None:
+    """Raise `UsageError` if a carried column has the name of a column that the output needs; case does not matter."""
+    ours = {name.lower() for name in (*predictions_schema(replace(run, carried=())).names, *FAILURES.names, "dt")}
+    for name in carried:
+        if name.lower() in ours:
+            raise UsageError(f"column {one_line(name)!r} cannot be carried: the output has a column of that name")
+
+
+def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
+    """Return the predictions of scored rows, in the schema of `run`.
+
+    In `rows`, `probabilities` is a column of fixed-size lists of float32, with a value per label.
+    """
+    schema = predictions_schema(run)
+    column = rows["probabilities"].combine_chunks()
+    probabilities = column.flatten().to_numpy().reshape(len(rows), len(run.labels))
+    values = {
+        **tag_columns(run.labels, probabilities, Profile(run.thresholds, run.at_most)),
+        "model_version": pa.repeat(run.model_version, len(rows)),
+        "run_id": pa.repeat(run.run_id, len(rows)),
+        "scored_at": rows["at"],
+        **{name: rows[name] for name in ("poster_id", "uri", "etag", "width", "height")},
+        **_carried(rows, run),
+    }
+    for index, name in enumerate(column_names(run.labels)):
+        values[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
+    return pa.table([values[field.name] for field in schema], schema=schema)
+
+
+def tag_columns(labels: Sequence[str], probabilities: np.ndarray, profile: Profile) -> dict[str, pa.Array]:
+    """Return the columns `genres` and `is_*` by name, as `profile` decides them from float32 probabilities (N, L)."""
+    predicted = profile.predicted(probabilities)
+    columns: dict[str, pa.Array] = {"genres": genre_lists(labels, probabilities, predicted)}
+    for index, name in enumerate(column_names(labels)):
+        columns[f"is_{name}"] = pa.array(np.ascontiguousarray(predicted[:, index]))
+    return columns
+
+
+def genre_lists(labels: Sequence[str], probabilities: np.ndarray, predicted: np.ndarray) -> pa.ListArray:
+    """Return the predicted labels of each poster, most probable first: float32 (N, L), bool (N, L) -> N lists.
+
+    Probabilities are between 0 and 1. Equally probable labels keep the order of `labels`.
+    """
+    places = np.flatnonzero(predicted)
+    rows, chosen = np.divmod(places, len(labels))
+    # one integer sorts by row, falling probability, label: floats between 0 and 1 sort like their 30 low bits
+    bits = (np.take(probabilities, places) + np.float32(0)).view(np.uint32)  # + 0 makes -0 a 0
+    label_bits = len(labels).bit_length()
+    keys = (rows << (30 + label_bits)) | ((0x3FFFFFFF - bits.astype(np.int64)) << label_bits) | chosen
+    keys.sort()
+    order = keys & ((1 << label_bits) - 1)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(predicted)))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(list(labels)).take(pa.array(order)))
+
+
+def failures_table(rows: pa.Table, run: Run) -> pa.Table:
+    """Return the failures of failed rows, in the schema of `run`."""
+    values = {
+        "model_version": pa.repeat(run.model_version, len(rows)),
+        "run_id": pa.repeat(run.run_id, len(rows)),
+        "failed_at": rows["at"],
+        **{name: rows[name] for name in ("poster_id", "uri", "etag", "size", "stage", "reason", "message")},
+        **_carried(rows, run),
+    }
+    schema = failures_schema(run)
+    return pa.table([values[field.name] for field in schema], schema=schema)
+
+
+def versions_table(rows: pa.Table, run: Run) -> pa.Table:
+    """Return a row for each etag under which a poster was listed, if that is not the etag that was read."""
+    listed = rows[LISTED].combine_chunks()
+    posters = rows.take(pc.list_parent_indices(listed))
+    values = {
+        "listed_etag": listed.flatten(),
+        "model_version": pa.repeat(run.model_version, len(posters)),
+        "run_id": pa.repeat(run.run_id, len(posters)),
+        "read_at": posters["at"],
+        **{name: posters[name] for name in ("uri", "etag")},
+    }
+    return pa.table([values[field.name] for field in VERSIONS], schema=VERSIONS)
+
+
+def _carried(rows: pa.Table, run: Run) -> dict[str, Any]:
+    """Return the carried columns of `rows` by name, cast to the types of the output; empty if none are carried."""
+    if not run.carried:
+        return {}
+    struct = rows[CARRIED].combine_chunks()
+    return {field.name: struct.field(field.name).cast(field.type) for field in run.carried}

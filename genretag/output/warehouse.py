@@ -1,0 +1,352 @@
+"""Differences between the warehouses: types, quoting, three functions, and how each one reaches a bucket.
+
+All warehouses can read the output's types from Parquet: flat columns of bool, float, int32, int64, string, timestamp
+(UTC, microseconds), and one list of string.
+
+The module checks everything from outside that goes into statements: the location, the schema, the access, the labels.
+
+`dbt_sources` makes dbt's `sources.yml`: the two tables with their columns, tests and freshness.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from genretag.data.labels import column_names
+from genretag.errors import UsageError, quoted
+from genretag.storage import resolve
+
+PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # names that no warehouse folds to another case or needs in quotes
+LIST = "list<item: string>"  # the one list of the output, as pyarrow names its type
+
+
+class Sql(str):
+    """Text that may go into a statement as it is: quoted by a dialect, or part of this program.
+
+    The templates print nothing else.
+    """
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One warehouse: its types, its quoting, and what it allows.
+
+    `days_between`, `array_length`, `array_contains` and `is_nan` are SQL templates for `str.format`. In these, `p` is
+    the alias of the predictions table.
+    """
+
+    name: str
+    types: Mapping[str, str]  # by the type's name in pyarrow
+    days_between: str  # whole days from {first} to {last}
+    array_length: str = ""
+    array_contains: str = ""  # of {label}
+    is_nan: str = "is_nan({column})"  # a comparison may skip files, because file statistics leave NaN out
+    schemes: tuple[str, ...] = ("s3://",)
+    schema: str = "genretag"
+    name_parts: tuple[int, int] = (1, 2)  # least and most parts of a schema's name
+    plain_names: bool = False  # refuse names that need quotes, because DDL and queries quote differently
+    quote: str = '"'
+    escapes: Mapping[str, str] = field(default_factory=lambda: {"'": "''"})  # inside '…'
+    longest_name: int = 255  # characters of a column's name
+    takes_access: bool = False
+    has_lists: bool = True  # a list can be read like any other column
+    tables_suffix: str = ""  # of the tables' schema, if views cannot be in the same schema
+    view_end: str = ""
+
+    def literal(self, text: str) -> Sql:
+        """Return `text`, which may come from anywhere, as an SQL string literal."""
+        return Sql("'" + "".join(self.escapes.get(letter, letter) for letter in text) + "'")
+
+    def identifier(self, name: str) -> Sql:
+        """Return a name as an SQL identifier, in quotes if it needs quotes."""
+        return Sql(
+            name if PLAIN.fullmatch(name) else self.quote + name.replace(self.quote, self.quote * 2) + self.quote
+        )
+
+    def qualified(self, *names: str) -> Sql:
+        """Return names as one SQL identifier with dots between them, each part in quotes if it needs quotes."""
+        return Sql(".".join(self.identifier(part) for name in names for part in name.split(".")))
+
+
+BACKSLASH = {"\\": "\\\\", "'": "\\'"}
+LOCAL = "/"
+# Databricks and Spark replace `${env:HOME}` and `{{name}}` even inside a literal.
+SPARK = BACKSLASH | {"$": "\\u0024", "{": "\\u007b"}
+
+
+def _types(text: str, texts: str, truth: str, real: str, double: str, ints: tuple[str, str], at: str) -> dict[str, str]:
+    """Return a warehouse's SQL types by the names that pyarrow gives the types.
+
+    `texts` is a list of strings, `ints` are those of int32 and int64, and `at` is that of a time.
+    """
+    integer, bigint = ints
+    return {
+        "string": text,
+        LIST: texts,
+        "bool": truth,
+        "float": real,
+        "double": double,
+        "int32": integer,
+        "int64": bigint,
+        "timestamp[us, tz=UTC]": at,
+        "date32[day]": "date",
+    }
+
+
+NAN_AS_TEXT = "lower(cast({column} as varchar)) = 'nan'"  # for warehouses without a function for NaN
+_INTS = ("integer", "bigint")
+_ALL = (
+    Dialect(
+        name="duckdb",
+        is_nan="isnan({column} + 0 * random())",  # DuckDB answers isnan(column) from statistics; a sum has none
+        types=_types("varchar", "varchar[]", "boolean", "float", "double", _INTS, "timestamptz"),
+        array_length="len(p.genres)",
+        array_contains="list_contains(p.genres, {label})",
+        days_between="date_diff('day', {first}, {last})",
+        schemes=("s3://", LOCAL),
+    ),
+    Dialect(
+        name="athena",
+        types=_types("string", "array<string>", "boolean", "float", "double", ("int", "bigint"), "timestamp"),
+        name_parts=(1, 1),
+        plain_names=True,
+        array_length="cardinality(p.genres)",
+        array_contains="contains(p.genres, {label})",
+        days_between="date_diff('day', {first}, {last})",
+    ),
+    Dialect(
+        name="trino",
+        types=_types("varchar", "array(varchar)", "boolean", "real", "double", _INTS, "timestamp"),
+        schema="hive.genretag",
+        name_parts=(2, 2),
+        array_length="cardinality(p.genres)",
+        array_contains="contains(p.genres, {label})",
+        days_between="date_diff('day', {first}, {last})",
+    ),
+    Dialect(
+        name="bigquery",
+        types=_types("string", "array<string>", "bool", "float64", "float64", ("int64", "int64"), "timestamp"),
+        array_length="array_length(p.genres)",
+        array_contains="{label} in unnest(p.genres)",
+        days_between="date_diff({last}, {first}, day)",
+        schemes=("gs://", "s3://"),
+        quote="`",
+        escapes=BACKSLASH,
+        takes_access=True,
+    ),
+    Dialect(
+        name="snowflake",
+        is_nan=NAN_AS_TEXT,
+        types=_types("varchar", "array", "boolean", "float", "double", _INTS, "timestamp_ntz"),
+        array_length="array_size(p.genres)",
+        array_contains="array_contains({label}::variant, p.genres)",
+        days_between="datediff(day, {first}, {last})",
+        escapes={"\\": "\\\\", "'": "''"},
+        takes_access=True,
+    ),
+    Dialect(
+        name="redshift",
+        is_nan=NAN_AS_TEXT,
+        # Redshift cuts longer text without an error; an S3 key has at most 1,024 bytes
+        types=_types(
+            "varchar(4096)", "array<varchar(4096)>", "boolean", "real", "double precision", _INTS, "timestamp"
+        ),
+        days_between="datediff(day, {first}, {last})",
+        escapes={"\\": "\\\\", "'": "''"},
+        longest_name=127,
+        takes_access=True,
+        name_parts=(1, 1),
+        has_lists=False,
+        tables_suffix="_files",
+        view_end=" with no schema binding",
+    ),
+    Dialect(
+        name="databricks",
+        is_nan="isnan({column})",
+        types=_types("string", "array<string>", "boolean", "float", "double", ("int", "bigint"), "timestamp"),
+        array_length="size(p.genres)",
+        array_contains="array_contains(p.genres, {label})",
+        days_between="datediff({last}, {first})",
+        schemes=("s3://", "s3a://", LOCAL),
+        quote="`",
+        escapes=SPARK,
+    ),
+)
+DIALECTS = {dialect.name: dialect for dialect in _ALL}
+OTHER_NAMES = {"spark": "databricks", "presto": "trino", "spectrum": "redshift", "bq": "bigquery", "glue": "athena"}
+
+
+def dialect_named(name: str) -> Dialect:
+    """Return the dialect of this name. If there is none, raise `UsageError`, which suggests the nearest name."""
+    if name in DIALECTS:
+        return DIALECTS[name]
+    close = difflib.get_close_matches(name.lower(), [*DIALECTS, *OTHER_NAMES], n=1)
+    hint = (
+        f"did you mean {OTHER_NAMES.get(close[0], close[0])}?" if close else f"known are {', '.join(sorted(DIALECTS))}"
+    )
+    raise UsageError(f"there is no dialect {quoted(name)}: {hint}")
+
+
+# No quote, backslash, wildcard, percent, dollar or brace: these have a meaning in SQL, globs or URIs.
+IN_LOCATION = re.compile(r"[\w!.()=+@:,~ /-]+")
+# DuckDB reads a local path as written, except that a backslash becomes a slash.
+IN_LOCAL_DUCKDB = re.compile(r"[^\\]+")
+NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that some warehouses refuse in a literal
+
+
+def checked_location(location: str, dialect: Dialect) -> str:
+    """Return the location of the output for SQL: without a slash at its end, and absolute if it is a local path.
+
+    Raises `UsageError` if the warehouse cannot read such a location, or if it has a character that SQL takes for
+    something else.
+    """
+    if "://" not in location:
+        if LOCAL not in dialect.schemes:
+            raise UsageError(f"{dialect.name} cannot read {quoted(location)}: write {dialect.schemes[0]}BUCKET/PREFIX")
+        place = resolve(location)
+    else:
+        place = location.rstrip("/")
+        scheme = next((scheme for scheme in dialect.schemes if place.startswith(scheme)), None)
+        if scheme is None or not place.removeprefix(scheme).strip("/"):
+            forms = " or ".join(f"{scheme}BUCKET/PREFIX" for scheme in dialect.schemes if scheme != LOCAL)
+            raise UsageError(f"{dialect.name} cannot read {quoted(location)}: write {forms}")
+    local = dialect.name == "duckdb" and place.startswith(LOCAL)
+    wrong = (IN_LOCAL_DUCKDB if local else IN_LOCATION).sub("", place)
+    wrong += "".join(letter for letter in place if unicodedata.category(letter) in NO_TEXT)
+    if wrong:
+        raise UsageError(
+            f"the location {quoted(location)} has {wrong[0]!r} in it, which warehouses take for something else: "
+            "write the output to a prefix of letters, digits and - _ . = /"
+        )
+    return place
+
+
+def checked_schema(schema: str | None, dialect: Dialect) -> str:
+    """Return the schema's name, with its catalogue if the warehouse needs one; None means the warehouse's default.
+
+    Raises `UsageError` if the name has too few or too many parts, or needs quotes that the warehouse does not allow.
+    """
+    schema = schema or dialect.schema
+    parts = schema.split(".")
+    least, most = dialect.name_parts
+    if not least <= len(parts) <= most:
+        forms = " or ".join(("SCHEMA", "CATALOG.SCHEMA")[least - 1 : most])
+        raise UsageError(f"the schema for {dialect.name} must be {forms}, not {quoted(schema)}")
+    if dialect.plain_names and not all(PLAIN.fullmatch(part) for part in parts):
+        raise UsageError(f"the schema for {dialect.name} must be of a-z, 0-9 and _, not {quoted(schema)}")
+    return schema
+
+
+def checked_access(access: str | None, dialect: Dialect, place: str) -> Sql:
+    """Return the SQL that says how the warehouse reaches the bucket; empty if it needs none.
+
+    `access` is the user's option, None if not given, and `place` is the checked location. Raises `UsageError` if the
+    warehouse takes no access, or needs one for this place.
+    """
+    if access is not None and not dialect.takes_access:
+        raise UsageError(f"{dialect.name} reaches the bucket by its own configuration: leave out --access")
+    if dialect.name == "redshift":
+        return dialect.literal(access) if access else Sql("default")
+    if dialect.name == "snowflake":
+        return dialect.qualified(access or "genretag")
+    if dialect.name == "bigquery" and access is None and place.startswith("s3://"):
+        raise UsageError(
+            "bigquery reads s3:// through a connection only: add --access aws-us-east-1.NAME, or give the location as "
+            "gs://BUCKET/PREFIX where it is a bucket of Google's"
+        )
+    return dialect.qualified(access) if access else Sql("")
+
+
+def check_labels(labels: Sequence[str], dialect: Dialect) -> None:
+    """Raise `UsageError` if the warehouse cannot have a label as text, or cannot have a column with its name."""
+    for label, name in zip(labels, column_names(labels), strict=True):
+        if any(unicodedata.category(letter) in NO_TEXT for letter in label):
+            raise UsageError(f"label {quoted(label)} has a control character: rename it and train again")
+        if len(f"is_{name}") > dialect.longest_name:
+            raise UsageError(
+                f"label {quoted(label)} would be a column of {len(f'is_{name}')} characters, and {dialect.name} takes "
+                f"{dialect.longest_name}: shorten it and train again"
+            )
+
+
+HEADER = """\
+# Generated by `genretag warehouse`. Freshness looks at the newest row: a night on which nothing was new writes none.
+"""
+MEANING = {
+    "poster_id": "the key's stem, or the manifest's own id",
+    "uri": "the poster",
+    "etag": "the version of the poster",
+    "genres": "the predicted labels, most probable first",
+    "width": "of the poster, in pixels",
+    "height": "of the poster, in pixels",
+    "size": "of the object, in bytes",
+    "stage": "where it failed: list, fetch, decode or predict",
+    "reason": "why it failed, a stable name",
+    "message": "why it failed, for people",
+    "model_version": "the model that says so",
+    "run_id": "the run that says so",
+    "scored_at": "when, UTC",
+    "failed_at": "when, UTC",
+    "dt": "the night, from the folder's name",
+}
+TABLES = {
+    "predictions": ("One row per poster, version of it and model version.", "scored_at"),
+    "failures": ("Posters that could not be scored, and why.", "failed_at"),
+}
+WARN_HOURS, ERROR_HOURS = 26, 50  # one day and two days of a nightly job, plus two hours for the run
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table in the warehouse: its name, its SQL type, and whether it may be null."""
+
+    name: Sql
+    type: Sql
+    nullable: bool
+
+
+def dbt_sources(schema: str, columns: Mapping[Sql, Sequence[Column]], labels: Sequence[str]) -> str:
+    """Return the text of dbt's `sources.yml`. `columns` are those of each table, by the table's name.
+
+    `schema` may have a catalogue before a dot, which becomes dbt's `database`.
+    """
+    import yaml
+
+    catalog, _, name = schema.rpartition(".")
+    meaning = dict(MEANING)
+    for label, column in zip(labels, column_names(labels), strict=True):
+        meaning[f"is_{column}"] = f"predicted: {_plain(label)}"
+        meaning[f"p_{column}"] = f"probability: {_plain(label)}"
+    source: dict[str, object] = {"name": "genretag", "schema": name}
+    if catalog:
+        source["database"] = catalog
+    tables = [_table(table, described, meaning) for table, described in columns.items()]
+    document = {"version": 2, "sources": [source | {"tables": tables}]}
+    return HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _table(name: str, columns: Sequence[Column], meaning: Mapping[str, str]) -> dict[str, object]:
+    """Return a table's entry in `sources.yml`. `meaning` has the description of each column."""
+    description, loaded_at = TABLES[name]
+    table: dict[str, object] = {"name": str(name), "description": description}
+    if name == "predictions":  # a run without a failure is no reason to warn
+        freshness = {
+            "warn_after": {"count": WARN_HOURS, "period": "hour"},
+            "error_after": {"count": ERROR_HOURS, "period": "hour"},
+        }
+        table["config"] = {"loaded_at_field": loaded_at, "freshness": freshness}
+    table["columns"] = [
+        {"name": str(column.name), "description": meaning[column.name], "data_type": str(column.type)}
+        | ({} if column.nullable else {"data_tests": ["not_null"]})
+        for column in columns
+    ]
+    return table
+
+
+def _plain(label: str) -> str:
+    """Return a label as text for a description, with parentheses in place of braces, which dbt would evaluate."""
+    return label.replace("{", "(").replace("}", ")")

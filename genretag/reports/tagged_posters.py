@@ -1,0 +1,220 @@
+"""Tagged posters for the pages: thumbnails, and rows of an output's part files with their model.
+
+Thumbnails are WebP in base64, made by the project's only decoder. A page shows only the version of a poster that was
+scored, so etags are compared before decoding. So the decoder gets only images here that it has already decoded in a
+job. A job, unlike a page, survives a decoder that dies.
+"""
+
+import base64
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet
+
+from genretag.data.labels import column_names
+from genretag.images import ImageRule
+from genretag.images.decode_cost import DecodeMemory
+from genretag.images.decoding import BadImage, ImageLimits, decode
+from genretag.output.schema import LABELS_KEY
+from genretag.scoring.reader import DECODE_BYTES
+from genretag.storage import ObjectInfo, Storage, StorageError
+from genretag.storage.objects import etag_key
+
+logger = logging.getLogger(__name__)
+
+HEIGHT, WIDTH = 180, 120  # pixels, at most: a card of the gallery, sharp enough to recognise a film
+QUALITY = 60
+THREADS = 16  # most of the time they wait for the store
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A poster to show: the URI and the etag of the version that was scored, and its size in pixels (None: unknown)."""
+
+    uri: str
+    etag: str
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def rule(self) -> ImageRule:
+        """Return the size of the thumbnail: the poster's shape, fitted into a box of `WIDTH` x `HEIGHT` pixels.
+
+        If the poster's size is unknown, the thumbnail is the middle of the poster, cropped to the box.
+        """
+        if not (self.width and self.height):
+            return ImageRule(HEIGHT, WIDTH, "crop")
+        scale = min(WIDTH / self.width, HEIGHT / self.height)
+        return ImageRule(max(1, round(self.height * scale)), max(1, round(self.width * scale)))
+
+
+def thumbnails(
+    pictures: Sequence[Picture],
+    storage: Storage,
+    *,
+    deadline_s: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[str | None]:
+    """Return the thumbnail of each picture, in the order of `pictures`: WebP in base64, or None if there is none.
+
+    A picture has no thumbnail if its object is gone, has changed, cannot be decoded, or is not ready after `deadline_s`
+    seconds (None: no deadline). `progress` is called in a thread after each picture, with the number of finished
+    pictures.
+    """
+    memory, limits = DecodeMemory(DECODE_BYTES), ImageLimits()
+    done = 0
+
+    def draw(picture: Picture) -> str | None:
+        nonlocal done
+        try:
+            fetched = storage.get(picture.uri, limits.max_bytes)
+            if etag_key(fetched.etag) != etag_key(picture.etag):
+                return None
+            return _webp(fetched.data, picture.rule, limits, memory)
+        except (StorageError, BadImage) as error:
+            logger.debug("no thumbnail of %s: %s", picture.uri, error)
+            return None
+        finally:
+            done += 1
+            if progress:
+                progress(done)
+
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="thumbnails")
+    try:
+        drawing = [threads.submit(draw, picture) for picture in pictures]
+        wait(drawing, timeout=deadline_s)
+        return [future.result() if future.done() else None for future in drawing]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _webp(data: bytes, rule: ImageRule, limits: ImageLimits, memory: DecodeMemory) -> str:
+    """Decode the bytes of an image by `rule`, and return it as WebP in base64. Raises `BadImage`."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    pixels = decode(data, rule, limits, memory).pixels
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY, method=2)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+BATCH_ROWS = 16_384
+DATABASE: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "1GB",
+    "enable_external_access": "false",  # so that no query, such as a user's condition, can open a file
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that wrote a part file, from the file's metadata: version, labels, profile and its thresholds."""
+
+    version: str
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    profile: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns with probabilities, such as `p_drama`, in the order of the labels."""
+        return tuple(f"p_{name}" for name in column_names(self.labels))
+
+    @property
+    def certainty(self) -> str:
+        """Return a SQL expression for the highest probability of a row."""
+        return f"greatest({', '.join(self.columns)})" if len(self.columns) > 1 else self.columns[0]
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A scored poster, as the pages show it.
+
+    `genres` are indices into the model's labels, the most probable first. `probabilities` has a value for each label,
+    with 3 decimals. `width` and `height` are the poster's, in pixels.
+    """
+
+    id: str
+    uri: str
+    etag: str
+    genres: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    width: int
+    height: int
+    scored_at: datetime
+
+
+def model_of(schema: pa.Schema) -> Model:
+    """Return the model of a part file from the schema. Raises `ValueError` if genretag did not write the file."""
+    import json
+
+    metadata = schema.metadata or {}
+    if LABELS_KEY not in metadata:
+        raise ValueError("a Parquet file among the predictions that genretag did not write")
+    return Model(
+        version=metadata[b"genretag.model_version"].decode(),
+        labels=tuple(json.loads(metadata[LABELS_KEY])),
+        thresholds=tuple(json.loads(metadata[b"genretag.thresholds"])),
+        profile=metadata[b"genretag.profile"].decode(),
+    )
+
+
+def read_model(info: ObjectInfo, storage: Storage) -> Model:
+    """Return the model of a part file, from the file's footer.
+
+    Raises `StorageError` if the file cannot be read, and `ValueError` if genretag did not write it.
+    """
+    with storage.open(info) as file:
+        return model_of(pyarrow.parquet.read_schema(file))
+
+
+def read_rows(info: ObjectInfo, storage: Storage, at_most: int | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a part file in tables of at most `BATCH_ROWS` rows. Stop after `at_most` rows (None: all rows).
+
+    Raises `StorageError` if the file cannot be opened.
+    """
+    left = at_most
+    with storage.open(info) as file:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            if left is not None:
+                table = table.slice(0, left)
+                left -= len(table)
+            yield table
+            if left == 0:
+                return
+
+
+def open_sandbox() -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB database in memory in which no query can open a file or change a setting."""
+    database = duckdb.connect(config=DATABASE)
+    database.execute("set enable_progress_bar = false")
+    database.execute("set lock_configuration = true")
+    return database
+
+
+def shown(rows: Sequence[dict[str, Any]], model: Model) -> list[Tagged]:
+    """Turn rows of predictions, as dictionaries by column, into tagged posters.
+
+    A genre that is no label of `model` is left out.
+    """
+    number = {label: at for at, label in enumerate(model.labels)}
+    return [
+        Tagged(
+            row["poster_id"],
+            row["uri"],
+            row["etag"],
+            tuple(number[genre] for genre in row["genres"] if genre in number),
+            tuple(round(float(row[column]), 3) for column in model.columns),
+            row["width"],
+            row["height"],
+            row["scored_at"],
+        )
+        for row in rows
+    ]

@@ -1,1 +1,0 @@
-"""Other thresholds for what is stored: new genres from old probabilities."""

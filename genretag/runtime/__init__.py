@@ -1,0 +1,1 @@
+"""The process and its Ray session: cluster checks, progress, logs, telemetry and stopping."""

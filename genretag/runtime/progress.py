@@ -1,0 +1,83 @@
+"""Progress of a running job: actors on any node report to a small board, and the driver reads the board.
+
+`genretag.runtime.display` shows the values of the board.
+"""
+
+import resource
+import sys
+from collections import Counter
+from typing import Any
+
+from genretag.runtime.ray_session import actor_here
+
+LAST_WORDS_TIMEOUT_S = 10
+
+
+class Board:
+    """The progress of one job: counters, facts (the latest values by name), and events (texts for the log).
+
+    The board is a Ray actor: call its methods with `.remote`.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._facts: dict[str, Any] = {}
+        self._events: list[str] = []
+
+    def add(self, **counts: int) -> None:
+        """Add numbers to the counters with these names, such as `scored=512, failed=3`."""
+        self._counts.update(counts)
+
+    def set(self, **facts: Any) -> None:
+        """Set facts, such as `epoch=2`, and replace their earlier values."""
+        self._facts.update(facts)
+
+    def peak(self, **facts: int) -> None:
+        """Keep the highest value of each fact, such as `fetch_bytes=300_000_000`."""
+        self._facts.update({name: max(value, self._facts.get(name, value)) for name, value in facts.items()})
+
+    def say(self, event: str) -> None:
+        """Append the text of an event, such as the end of an epoch. If actors report the same text, keep it once."""
+        if event not in self._events:
+            self._events.append(event)
+
+    def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
+        """Return the board's values (counters and facts in one dictionary), and its events without the first ones.
+
+        `events_seen` is the number of events to leave out.
+        """
+        return {**self._counts, **self._facts}, self._events[events_seen:]
+
+
+def peak_memory_bytes() -> int:
+    """Return the peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def open_board() -> Any:
+    """Start a board on the driver's node of the connected Ray cluster, and return its handle."""
+    return actor_here(Board)
+
+
+def read_board(board: Any, events_seen: int = 0, timeout_s: float = 5.0) -> tuple[dict[str, Any], list[str]] | None:
+    """Return the values and the new events of a board, as `Board.read` does.
+
+    `board` is the handle from `open_board`. If the board is gone or does not answer within `timeout_s`, return None,
+    because progress must not fail a job.
+    """
+    import ray
+
+    try:
+        return ray.get(board.read.remote(events_seen), timeout=timeout_s)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+
+
+def last_words(board: Any) -> dict[str, Any]:
+    """Return the values (counters and facts) of a board whose job has ended.
+
+    If the board is gone or does not answer within 10 s, return an empty dictionary.
+    """
+    answer = read_board(board, timeout_s=LAST_WORDS_TIMEOUT_S)
+    return answer[0] if answer else {}

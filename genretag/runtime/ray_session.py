@@ -1,0 +1,291 @@
+"""The Ray session of a command: connect to a cluster, or start a local Ray that ends with the command.
+
+A cluster may ask for a token. genretag makes Ray send its token, and never logs the value.
+
+A local Ray must start whatever path TMPDIR names. The path of a socket has at most 107 bytes, and a Ray node does not
+start if a path contains a quote. So `ray_folder` replaces such a path by a short link.
+"""
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genretag.errors import JobError, UsageError, one_line, redact
+from genretag.runtime import logs
+from genretag.runtime.compat import is_other_version, is_refused_token, is_slow_start
+from genretag.runtime.cpus import cpus_here
+from genretag.runtime.session import Session
+from genretag.runtime.stopping import HOOK, keeping_sigterm, leftovers, warn_of_leftovers
+
+logger = logging.getLogger(__name__)
+
+
+def show_a_token_where_there_is_one() -> None:
+    """Make Ray send its token to a cluster, if the user has a token. Call this before Ray is imported.
+
+    A cluster may ask for a token, but Ray sends it only if RAY_AUTH_MODE is `token`. If RAY_AUTH_MODE is set already,
+    its value stays.
+    """
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def make_a_token_where_none_can_be_kept() -> None:
+    """Set RAY_AUTH_TOKEN to a new token if Ray could not store one. Call this before a local Ray starts.
+
+    Ray makes a token for a local Ray and stores the token in the home folder. The home folder may be missing or
+    read-only (OpenShift). The variable then passes the token to this process and its children. If there is a token
+    already, or if RAY_AUTH_MODE is not `token`, do nothing.
+    """
+    if _has_token() or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return
+    folder = _in_home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        can_be_kept = os.access(folder, os.W_OK)
+    except OSError:
+        can_be_kept = False
+    if not can_be_kept:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    """Return whether the environment or Ray's folder in the home folder has a token."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(given) or (_in_home() / "auth_token").exists()
+
+
+def _in_home() -> Path:
+    """Return Ray's folder in the home folder. A user without a home gets `/dev/null/.ray`, which cannot exist."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises if there is none
+    return Path("/dev/null" if home == "~" else home) / ".ray"
+
+
+def refused_token(address: str | None) -> UsageError:
+    """Return the error to raise if the cluster at `address` does not accept our token."""
+    return UsageError(
+        f"the Ray cluster at {address} does not accept our token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one "
+        "that it was started with"
+    )
+
+
+LONGEST_SOCKET = 107  # sun_path of Linux, less the zero at its end
+SOCKET = "/session_2026-11-27_10-15-53_123456_1234567/sockets/plasma_store"  # the path that Ray appends to its folder
+PLAIN = re.compile(r"[\w/.,:=@+-]*")
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - parents of a new folder with a random name
+
+
+@contextmanager
+def ray_folder() -> Iterator[str | None]:
+    """Yield the folder for Ray's `_temp_dir`, or None if Ray's choice from RAY_TMPDIR and TMPDIR works.
+
+    If the path of Ray's choice is too long or has odd characters, yield a short link to that folder. Logs and spilled
+    objects then still go to the folder that RAY_TMPDIR or TMPDIR names. The link is removed after the block.
+    Raises `UsageError` if the folder or the link cannot be made.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray does it
+    folder = os.path.abspath(os.path.join(chosen, "ray"))  # noqa: PTH100, PTH118 - as Ray does it
+    if len(os.fsencode(folder + SOCKET)) <= LONGEST_SOCKET and PLAIN.fullmatch(folder):
+        yield None
+        return
+    short = _short_folder()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if short is None:
+            raise OSError("no link can be made in /tmp")
+        link = short / "ray"
+        link.symlink_to(folder)
+    except OSError as error:
+        raise UsageError(
+            f"Ray needs a folder with a shorter path than {one_line(folder, 200)} ({error.strerror or error}): set "
+            f"RAY_TMPDIR to one that can be written, of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray')} bytes"
+        ) from error
+    try:
+        yield str(link)
+    finally:
+        shutil.rmtree(link.parent, ignore_errors=True)  # removes the link, not its target
+
+
+def _short_folder() -> Path | None:
+    """Create a folder with a short path, and return the path; None if no place of `SHORT_PLACES` can be written."""
+    for place in SHORT_PLACES:
+        try:
+            return Path(tempfile.mkdtemp(prefix="gt-", dir=place))
+        except OSError:
+            continue
+    return None
+
+
+LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for CPUs; spare ones prevent that
+CONNECT_TIMEOUT_S = 10
+QUIET_RAY = {  # services that a local Ray does not need, and that cost 5 % of two CPUs
+    "RAY_prestart_worker_first_driver": "0",  # idle workers, which take seconds to start
+    "RAY_enable_metrics_collection": "false",
+    "RAY_event_stats": "false",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+OBJECT_STORE_BYTES = 1 << 30  # for decoded batches in flight; bounded so that a laptop keeps enough memory
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The resources of a Ray cluster, as the cluster declares them.
+
+    If `ray_session` has started a local Ray, `cpus` is the number of real CPUs, because that Ray declares more.
+    """
+
+    cpus: float
+    gpus: float
+    nodes: int = 1  # with CPUs
+    memory_bytes: float = float("inf")  # of all nodes
+
+    @property
+    def cpus_of_a_node(self) -> float:
+        """The average number of CPUs per node."""
+        return self.cpus / self.nodes
+
+
+@contextmanager
+def ray_session(session: Session) -> Iterator[Cluster]:
+    """Connect to `session.address` or RAY_ADDRESS. If neither is set, start a local Ray for the block.
+
+    Yield the resources of the cluster. After the block, disconnect, or end the local Ray. If this process is connected
+    to Ray already, keep that connection and leave it open.
+    Raises `UsageError` if no cluster answers at the address, if the cluster refuses our token, or if its version
+    differs. Raises `UsageError` also for the URL of a dashboard. Raises `JobError` if a local Ray does not start in
+    time.
+    """
+    if not session.verbose:
+        logs.quieten_libraries()
+    address = session.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _refuse_dashboard(address)
+        show_a_token_where_there_is_one()
+    import ray
+
+    if ray.is_initialized():
+        yield _declared()
+        return
+    with ExitStack() as opened:
+        _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
+        _configure_data(session.verbose)
+        try:
+            yield _declared() if address else replace(_declared(), cpus=cpus_here())
+        except KeyboardInterrupt:
+            logger.info("stopping")  # Ray takes some seconds to stop
+            raise
+        finally:
+            ray.shutdown()
+
+
+def actor_here(kind: type, *arguments: Any) -> Any:
+    """Start an actor of the class `kind` on the driver's node, so that it lives as long as the driver.
+
+    Return the actor's handle. The actor reserves no CPU. The affinity to the node is not soft. Otherwise Ray would
+    sometimes place the actor on another node, and the actor's state would be lost together with that node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(kind).remote(*arguments)
+
+
+def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
+    """Connect to the cluster at `address`. If `address` is None, start a local Ray with its files in `folder`.
+
+    If `folder` is None too, Ray chooses the folder. Raises `UsageError` and `JobError` as `ray_session` does.
+    """
+    import ray
+
+    options: dict[str, Any] = {"address": address}
+    if address:
+        _require_answer(address)
+    else:
+        make_a_token_where_none_can_be_kept()
+        for name, value in QUIET_RAY.items():
+            os.environ.setdefault(name, value)
+        options = {
+            "address": "local",
+            "num_cpus": cpus_here() * LOGICAL_CPUS_PER_CPU,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "_temp_dir": folder,
+        }
+    options["runtime_env"] = {"worker_process_setup_hook": HOOK}
+    seen = leftovers()
+    try:
+        with logs.stderr_muted(not verbose), keeping_sigterm():
+            ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+    except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise (refused_token if is_refused_token(error) else _no_answer)(address) from error
+    except RuntimeError as error:
+        if not is_other_version(error):
+            raise
+        raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
+    except Exception as error:
+        if not is_slow_start(error):
+            raise
+        raise JobError("Ray did not start here in time: the machine is too busy, run the same command again") from error
+    warn_of_leftovers(seen)
+
+
+def _refuse_dashboard(address: str) -> None:
+    """Raise `UsageError` if `address` is the URL of Ray's dashboard, which only takes jobs."""
+    if address.startswith(("http://", "https://")):
+        shown = one_line(redact(address), 100)
+        raise UsageError(
+            f"{shown} is the address of Ray's dashboard, which takes jobs: genretag submit --address {shown} ...; to "
+            "connect from here, RAY_ADDRESS or --address is HOST:6379 or ray://HOST:10001; unset it for a local Ray"
+        )
+
+
+def _require_answer(address: str) -> None:
+    """Raise `UsageError` if nothing listens at `host:port`, because Ray itself would retry for minutes.
+
+    An address of another form, such as `auto`, is not checked.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # such as `auto`, for which Ray answers at once
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_answer(address) from error
+
+
+def _no_answer(address: str | None) -> UsageError:
+    return UsageError(f"no Ray cluster answers at {address}: start one, or leave --address and RAY_ADDRESS out")
+
+
+def _declared() -> Cluster:
+    """Return the resources that the connected cluster declares: CPUs, GPUs, nodes with CPUs, and memory."""
+    import ray
+
+    resources = ray.cluster_resources()
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    memory = resources.get("memory", float("inf"))
+    return Cluster(resources.get("CPU", 1.0), resources.get("GPU", 0.0), max(nodes, 1), memory)
+
+
+def _configure_data(verbose: bool) -> None:
+    """Turn off Ray Data's progress bars and log lines in this process, unless `verbose`."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.enable_operator_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # no tracebacks of what is raised anyway

@@ -1,0 +1,70 @@
+"""The session of a command: the settings that all commands share, and the id of the run.
+
+The settings say where a command runs and what it prints. The run id is in the run record, in the part files and in
+every JSON log line.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from genretag.errors import UsageError, has_credentials
+from genretag.runtime.cluster import WAIT_FOR_NODES_S
+
+if TYPE_CHECKING:
+    from genretag.storage import Storage
+
+
+_current: str | None = None
+
+
+def new_run_id(started: datetime | None = None) -> str:
+    """Make a new run id, such as `20261123T013000Z-4f2a`, the current run id of this process, and return it.
+
+    Run ids sort by time. `started` is the time in the id, in UTC, by default the present time.
+    """
+    global _current
+    _current = f"{started or datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    return _current
+
+
+def current_run_id() -> str | None:
+    """Return the run id of this process, or None if the process has begun no run."""
+    return _current
+
+
+@dataclass(frozen=True)
+class Session:
+    """The store, the cluster, and the output of a command."""
+
+    endpoint_url: str | None = None
+    """S3 endpoint, if the store is not AWS. AWS_ENDPOINT_URL does the same."""
+    address: str | None = None
+    """Ray cluster to run on; RAY_ADDRESS does the same. If neither is set, a local Ray starts."""
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
+    """Seconds to wait until the cluster has a node with room for an actor. Set more if nodes start on demand."""
+    quiet: bool = False
+    """Print nothing but results and errors."""
+    verbose: Annotated[bool, Parameter(alias="-v")] = False
+    """Show Ray's messages too."""
+    log_format: Literal["text", "json"] = "text"
+    """Format of log lines: `text` for people, or `json`: one object per line, each with the run id."""
+
+    def __post_init__(self) -> None:
+        if not self.wait_for_nodes_s >= 0:
+            raise UsageError(f"wait_for_nodes_s must not be negative, not {self.wait_for_nodes_s:g}")
+        if self.endpoint_url and has_credentials(self.endpoint_url):
+            raise UsageError(
+                "--endpoint-url carries a user name or password, which would be logged along the way: leave them out, "
+                "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+
+    @property
+    def storage(self) -> "Storage":
+        """A new `Storage` with the endpoint of this session. Raises `UsageError` as `Storage` does."""
+        from genretag.storage import Storage
+
+        return Storage(self.endpoint_url)

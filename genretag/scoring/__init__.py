@@ -1,0 +1,1 @@
+"""Scoring: posters to probabilities on Ray, for `tag`, `train` and `evaluate`."""

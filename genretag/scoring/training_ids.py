@@ -1,0 +1,113 @@
+"""Training ids: the posters that a bundle was trained on, so that nobody measures the bundle on them unawares.
+
+A file next to the bundle holds sorted hashes of the ids, 8 bytes each. A million posters take 8 MB, and the ids
+themselves stay private. Scoring never reads the file.
+"""
+
+import hashlib
+import logging
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genretag.data.splits import SplitRule, split_of
+from genretag.errors import UsageError
+from genretag.model.bundle import Bundle
+from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.storage import Storage, StorageError, join
+
+logger = logging.getLogger(__name__)
+
+
+TRAINING_IDS = "training_ids.bin"
+
+
+HASH = np.dtype(">u8")  # big-endian, so that the bytes sort as the numbers do
+
+
+def training_ids_file(ids: Iterable[str]) -> bytes:
+    """Return the content of the file for these poster ids: a blake2b hash of each, 8 bytes each, sorted."""
+    return np.sort(_hashes(ids)).tobytes()
+
+
+def training_ids_facts(content: bytes) -> dict[str, Any]:
+    """Return the facts that the bundle stores about the file: the number of posters and the sha256 of its content."""
+    return {"posters": len(content) // HASH.itemsize, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def read_training_ids(location: str, facts: dict[str, Any], storage: Storage) -> np.ndarray:
+    """Return the hashes in the file next to the bundle at `location`, sorted: big-endian uint64 (posters,).
+
+    `facts` are those of `training_ids_facts`. Raises `UsageError` if the file cannot be read or has another sha256.
+    """
+    uri = join(location, TRAINING_IDS)
+    try:
+        content = bytes(storage.get(uri).data)
+    except StorageError as error:
+        raise UsageError(f"the bundle's {TRAINING_IDS} cannot be read: copy it beside bundle.json ({error})") from error
+    if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
+        raise UsageError(f"{uri} is not the bundle's: copy the file that was written with it")
+    return np.frombuffer(content, dtype=HASH)
+
+
+def among(ids: Iterable[str], hashes: np.ndarray) -> np.ndarray:
+    """Return which of the ids have their hash among `hashes`: bool (ids,).
+
+    Ids are composed (NFC). An older bundle may have learnt from the same ids decomposed, so both forms are looked up.
+    """
+    ids = list(ids)
+    decomposed = (unicodedata.normalize("NFD", id) for id in ids)
+    return np.isin(_hashes(ids), hashes) | np.isin(_hashes(decomposed), hashes)
+
+
+def _hashes(ids: Iterable[str]) -> np.ndarray:
+    """Return the hash of each id, in the order of the ids: big-endian uint64 (ids,)."""
+    digests = (hashlib.blake2b(id.encode(errors="surrogatepass"), digest_size=8).digest() for id in ids)
+    return np.frombuffer(b"".join(digests), dtype=HASH)
+
+
+class Candidate(NamedTuple):
+    """A bundle to be measured, and the location that it was read from."""
+
+    location: str
+    bundle: Bundle
+
+
+def split_rule_of(candidate: Candidate) -> SplitRule | None:
+    """Return the rule by which a bundle's training split its posters; None if the bundle does not say.
+
+    If a bundle has the rule only in its training settings, it is from before identical pictures were kept together.
+    """
+    facts = candidate.bundle.facts
+    if "split" in facts:
+        return SplitRule(**facts["split"])
+    training = facts.get("training", {})
+    if not {"seed", "validation_share", "test_share"} <= training.keys():
+        return None
+    shares = training["validation_share"], training["test_share"]
+    return SplitRule(training["seed"], *shares, identical_together=False)
+
+
+def trained_on(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> np.ndarray:
+    """Return which of N posters a candidate has learnt from: bool (N,).
+
+    If a bundle has no list of its training posters, its rule of the split by the id decides, and a warning says so.
+    Raises `UsageError` if the bundle has neither, or its list cannot be read.
+    """
+    facts = candidate.bundle.facts
+    if "training_ids" in facts:
+        return among(posters.labelled.ids, read_training_ids(candidate.location, facts["training_ids"], storage))
+    rule = split_rule_of(candidate)
+    if rule is None:
+        raise UsageError(
+            f"the bundle at {candidate.location} does not say what it was trained on: pass --include-training to "
+            "evaluate it all the same"
+        )
+    logger.warning(
+        "%s has no list of its training posters: taken for them are those that its split by the id would train on",
+        candidate.location,
+    )
+    shares = {"validation": rule.validation_share, "test": rule.test_share}
+    return np.array([split_of(poster, seed=rule.seed, **shares) == "train" for poster in posters.labelled.ids])

@@ -1,0 +1,361 @@
+"""Settings of all commands but `train`: frozen dataclasses, one field per option, that check their values when made.
+
+Flags, the environment and the settings file fill these fields. A wrong value raises `UsageError`. This module
+needs only the standard library, because every command imports it, even for `--help`.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from genretag.errors import UsageError, has_credentials, quoted
+
+Location = Annotated[str, "a place that the command reads or writes: a local path or an s3:// URI"]
+"""Type of each setting that names a place. `genretag submit` checks that the cluster can reach these places."""
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """Settings of the Iceberg table to commit to, and its catalogue. Without a table, nothing is committed."""
+
+    table: str | None = None
+    """Iceberg table NAMESPACE.TABLE. Every finished run is committed to it in one step."""
+    catalog: str | None = None
+    """Catalogue of the table: a URI (https://, sqlite:///, postgresql://), or a name in pyiceberg's configuration. Keep
+    tokens and passwords in that configuration. When not set and OUTPUT is a folder: OUTPUT/_catalog.db."""
+
+    def __post_init__(self) -> None:
+        if self.table is not None and not all(self.table.partition(".")):
+            raise UsageError(f"table must be NAMESPACE.TABLE, such as films.genres, not {quoted(self.table)}")
+        if self.catalog is not None and self.table is None:
+            raise UsageError("a catalogue is of no use without a table: add --table NAMESPACE.TABLE")
+
+
+NO_TABLE = TableSettings()
+
+
+@dataclass(frozen=True)
+class CompactSettings:
+    """Settings of `compact`: the days whose files it merges, and how large the merged files become."""
+
+    before: str | None = None
+    """Merge the days (`dt=` folders) before this date, YYYY-MM-DD. When not set: all days before today, in UTC."""
+    target_bytes: int = 128 * 1024 * 1024
+    """Target size of merged files, in bytes. Files of at least half this size stay as they are."""
+    dry_run: bool = False
+    """Print what would be merged, and change nothing."""
+    break_lock: bool = False
+    """Take the output over from the run that holds it. Use this only when you know that the other run is dead."""
+
+    def __post_init__(self) -> None:
+        from datetime import UTC, date, datetime
+
+        if self.target_bytes < 1:
+            raise UsageError(f"target_bytes must be at least 1, not {self.target_bytes}")
+        if self.before is None:
+            return
+        try:
+            before = date.fromisoformat(self.before)
+        except ValueError as error:
+            raise UsageError(f"before must be YYYY-MM-DD, not {quoted(self.before)}") from error
+        if before > datetime.now(UTC).date():
+            raise UsageError(f"before must not be later than today, or the current night would be merged: {before}")
+
+
+@dataclass(frozen=True)
+class RetagSettings:
+    """Settings of `retag`: the threshold profile that decides the genres anew."""
+
+    profile: str = "balanced"
+    """Threshold profile of the bundle that decides the genres from now on, as for `tag`."""
+    dry_run: bool = False
+    """Print what would change, and change nothing."""
+    break_lock: bool = False
+    """Take the output over from the run that holds it. Use this only when you know that the other run is dead."""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Settings for reading the CSV of labels. Columns and separators that are not set are detected in the file.
+
+    If a file can be read in two ways, it is refused until a setting decides.
+    """
+
+    id_column: str | None = None
+    """Column of the CSV that holds the ids. Default: found by its name, such as id, image_id or filename."""
+    labels_column: str | None = None
+    """Column of the CSV that holds the labels as text. Default: found by its name, such as labels, genres or tags."""
+    label_separator: str | None = None
+    """Separator between two labels in a cell: a text such as `|`, or one of the words space, tab, newline and none.
+    Default: found in the cells."""
+    true_value: tuple[str, ...] = ()
+    """A value that means yes, for columns of one label each. May be given several times. Default: 1, true, yes."""
+    false_value: tuple[str, ...] = ()
+    """A value that means no, for columns of one label each. May be given several times. `blank` stands for an empty
+    cell. Default: 0, false, no, blank. A table with -1 is refused."""
+    unlabelled_word: tuple[str, ...] = ()
+    """A text that means that a poster has no label. May be given several times. Default: nan, NULL, None, \\N and other
+    words of databases and spreadsheets, but not N/A."""
+    allow_left_out: bool = False
+    """Go on although many rows, columns or posters of the CSV are left out."""
+
+
+SPLITS = ("test", "validation", "all")
+LEAST_RESAMPLES = 20  # with fewer draws there is no 2.5 % to cut off
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(LabelSettings):
+    """Settings of `evaluate`: the posters to measure on, and what to compute."""
+
+    split: str = "test"
+    """Posters to measure on: test or validation, as the bundle's own training split them by the id, or all of the CSV.
+    """
+    slice: tuple[str, ...] = ()
+    """Columns of the CSV. The posters are also measured separately for each value of a column. A column with many
+    different numbers is cut into quartiles."""
+    profile: str = "balanced"
+    """Threshold profile for the table of labels and for the slices."""
+    bootstrap: int = 1_000
+    """Bootstrap draws of posters behind each interval. More draws take longer and make the ends of the intervals
+    steadier."""
+    seed: int = 0
+    """Seed of the bootstrap draws."""
+    include_training: bool = False
+    """Evaluate also on posters that the bundle was trained on. The figures then look better than the bundle is."""
+    json: Path | None = None
+    """File to write all figures to."""
+    html: Location | None = None
+    """File or s3:// object for the model card: a page with figures, curves, and the best and worst posters."""
+    posters: bool = True
+    """Show posters in the model card. Without posters, the card has no pictures and can go to places where posters may
+    not go."""
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise UsageError(f"there is no split {self.split!r}: choose from {', '.join(SPLITS)}")
+        if self.bootstrap < LEAST_RESAMPLES:
+            raise UsageError(f"bootstrap must be at least {LEAST_RESAMPLES}, not {self.bootstrap}")
+        if self.seed < 0:
+            raise UsageError(f"seed must not be negative, as it is in {self.seed}")
+        if self.json is not None and not self.json.absolute().parent.is_dir():
+            raise UsageError(f"there is no folder for {self.json}: make it first")
+
+
+GALLERY_POSTERS = 50_000  # most posters of one page, which then has some 250 MB
+
+
+@dataclass(frozen=True)
+class GallerySettings(LabelSettings):
+    """Settings of `gallery`: the posters to show, and the place of the page."""
+
+    day: str | None = None
+    """Show the posters of one day (a `dt=` folder), YYYY-MM-DD. When not set: of all days."""
+    genre: str | None = None
+    """Show only posters that were given this genre."""
+    where: str | None = None
+    """Condition in DuckDB's SQL on the columns of the predictions, such as `p_drama > .9 and width < 300`."""
+    labels: str | None = None
+    """CSV of true labels, as for `train`. The page can then sort posters by how far their predictions are from the
+    labels."""
+    limit: int = 5_000
+    """Largest number of posters in the page. If there are more, the page shows a random sample of this size, the same
+    sample each time. 5,000 posters take some 20 MB."""
+    html: Location | None = None
+    """File or s3:// object to write the page to. When not set: `gallery.html` in the output."""
+
+    def __post_init__(self) -> None:
+        from datetime import date
+
+        if not 1 <= self.limit <= GALLERY_POSTERS:
+            raise UsageError(f"limit must be between 1 and {GALLERY_POSTERS:,}, not {self.limit:,}")
+        if self.day is not None:
+            try:
+                date.fromisoformat(self.day)
+            except ValueError as error:
+                raise UsageError(f"day must be YYYY-MM-DD, not {self.day!r}") from error
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Settings of `bench`: how many posters to measure, and how often."""
+
+    posters: int = 2_000
+    """Posters to measure on, at most. Ten thousand give steadier figures."""
+    rounds: int = 1
+    """Rounds of measuring the ceiling and the job, one after the other. The command prints medians over the rounds."""
+    json: Path | None = None
+    """File to write all figures to."""
+
+    def __post_init__(self) -> None:
+        for name in ("posters", "rounds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"  # `ray dashboard` and `kubectl port-forward` open the dashboard here
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class SubmitSettings:
+    """Settings of `submit`: the cluster to send a command to, and whether to wait for the job."""
+
+    address: str | None = None
+    """Address of the cluster's job server. When not set: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS if that is the
+    dashboard's URL, else http://127.0.0.1:8265."""
+    wait: bool = False
+    """Follow the job's log until the job ends, and exit with the job's exit code."""
+    dry_run: bool = False
+    """Print what would be sent, and send nothing."""
+    submission_id: str | None = None
+    """Name of the job on the cluster. By default, the same command gets the same name all day (UTC)."""
+    env: tuple[str, ...] = ()
+    """Names of variables of this environment to pass to the job. Whoever has the cluster's token can read their values
+    there. A role of the nodes is safer."""
+
+    def __post_init__(self) -> None:
+        if self.submission_id is not None and not NAME.fullmatch(self.submission_id):
+            raise UsageError(f"a submission id is of letters, digits, - and _, not {quoted(self.submission_id)}")
+        for name in self.env:
+            if name not in os.environ:
+                raise UsageError(f"--env {quoted(name)} is not set here")
+
+    @property
+    def server(self) -> str:
+        """Address of the job server, without a slash at its end.
+
+        Raises `UsageError` if the address is not an HTTP URL or contains a user name or password.
+        """
+        of_ray = os.environ.get("RAY_ADDRESS", "")  # `ray job submit` uses this if it is the dashboard's URL
+        dashboard = of_ray if of_ray.startswith(("http://", "https://")) else ""
+        address = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or dashboard or DEFAULT_ADDRESS
+        if has_credentials(address):
+            raise UsageError("the job server's address carries a user name or password: set RAY_AUTH_TOKEN instead")
+        if not address.startswith(("http://", "https://")):
+            raise UsageError(
+                f"{quoted(address)} is no job server: write http://HEAD:8265, the address of the dashboard"
+            )
+        return address.rstrip("/")
+
+
+SCHEMA = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}(\.[A-Za-z_][A-Za-z0-9_-]{0,99}){0,2}")
+ACCESS = re.compile(r"[A-Za-z0-9_.:/@+=,-]{1,2048}")
+
+
+@dataclass(frozen=True)
+class WarehouseSettings:
+    """Settings of `warehouse`: where the tables and views go, and how the warehouse reaches the bucket."""
+
+    schema: str | None = None
+    """Schema (database, dataset) of the tables and views, with its catalogue or project if the warehouse needs one.
+    When not set: genretag, or hive.genretag for Trino."""
+    access: str | None = None
+    """Name that lets the warehouse read the bucket: Snowflake's storage integration (genretag when not set), Redshift's
+    IAM role (its default role when not set), or BigQuery's connection (needed for s3:// only)."""
+
+    def __post_init__(self) -> None:
+        if self.schema is not None and not SCHEMA.fullmatch(self.schema):
+            raise UsageError(f"schema must be a name such as genretag or films.genretag, not {quoted(self.schema)}")
+        if self.access is not None and not ACCESS.fullmatch(self.access):
+            raise UsageError(
+                f"access must be the name of an integration, a connection or a role, not {quoted(self.access)}"
+            )
+
+
+RETRIES = 3
+
+
+COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
+
+
+MOST = 0.5  # share of all posters that may have failed: the 100 of `allowed_failures` must not hide a total failure
+
+
+@dataclass(frozen=True)
+class TagSettings:
+    """Settings of `tag`. What is not set is chosen from the CPUs and GPUs that are found."""
+
+    engine: str | None = None
+    """Runtime of the network: openvino on CPUs; on GPUs jax, tensorflow or torch, which means Keras on that backend.
+    When not set: openvino on CPUs. On GPUs: KERAS_BACKEND if that is installed, else the first installed one of
+    jax, tensorflow and torch."""
+    profile: str = "balanced"
+    """Threshold profile of the bundle that decides the genres: balanced, precise (fewer, surer genres) or generous.
+    top-3 (or top-1, top-5, ...) gives every poster that number of its most probable genres."""
+    precision: str | None = None
+    """Number format that the network computes in: native, float32, bfloat16 or int8. native means bfloat16 if the
+    hardware has it, else float32. When not set: int8 on CPU if the bundle has it, else native."""
+    batch_size: int | None = None
+    """Posters per call of the engine. The shape is fixed, so the last batch is padded. When not set: 8 on CPU, because
+    CPU caches hold no more, and 64 on a GPU."""
+    fetch_actors: int | None = None
+    """Number of actors that fetch and decode posters. On CPUs the predict actors also do this work, unless this option
+    is set."""
+    fetch_threads: int = 16
+    """Posters that one fetching actor has in flight. At most four of them are decoded at a time."""
+    decode_timeout_s: float = 60.0
+    """Seconds that one poster may take to decode. If a decoder hangs, its actor ends, and the poster becomes a failure
+    row."""
+    predict_actors: int | None = None
+    """Number of actors that run the network. When not set: one for each GPU, or one for every few CPUs."""
+    engine_threads: int | None = None
+    """CPU threads of one engine. When not set: four, or all CPUs of a node that has fewer."""
+    rows_per_file: int | None = None
+    """Posters in one part file. Larger files are read faster; smaller files lose less work when a job dies. When not
+    set: a twentieth of the worklist, between 500 and 50,000."""
+    carry: tuple[str, ...] = ()
+    """Columns of the manifest to copy to the output."""
+    error_budget: float = 0.05
+    """Share of the worklist that may fail before the job fails. Up to 100 posters may always fail, as long as at most
+    half of all posters failed. Files that are no posters do not count."""
+    retries: int = RETRIES
+    """Number of later runs that try a poster again if the store did not deliver it (`unavailable`, or `timeout` during
+    the fetch). Posters that failed for another reason are tried again only with `--retry-failed`."""
+    retry_failed: bool = False
+    """Try all posters again that failed on an earlier run and have not changed since."""
+    break_lock: bool = False
+    """Take the output over from the run that holds it. Use this only when you know that the other run is dead."""
+    report: bool = True
+    """Draw `runs/<run_id>/run.html`, the page of the run, after the run's record is published."""
+    date: str | None = None
+    """Date of the `dt=` folders that the run writes to, YYYY-MM-DD. When not set: today, in UTC."""
+
+    def __post_init__(self) -> None:
+        from datetime import date
+
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.retries < 0:
+            raise UsageError(f"retries must be at least 0, not {self.retries}")
+        if not self.decode_timeout_s > 0:
+            raise UsageError(f"decode_timeout_s must be positive, not {self.decode_timeout_s:g}")
+        if not 0 <= self.error_budget <= 1:
+            raise UsageError(f"error_budget is a share between 0 and 1, not {self.error_budget}")
+        if self.date is not None:
+            try:
+                date.fromisoformat(self.date)
+            except ValueError as error:
+                raise UsageError(f"date must be YYYY-MM-DD, not {self.date!r}") from error
+
+    def allowed_failures(self, posters: int) -> int:
+        """Return how many posters of a worklist may fail: the share `error_budget` of `posters`, but at least 100."""
+        return max(100, int(self.error_budget * posters))
+
+    def allowed_of_all(self, posters: int) -> int:
+        """Return how many of all `posters` posters may have failed, on this run or before.
+
+        The limit is half of the posters, or the share `error_budget` if that is larger.
+        """
+        return int(max(MOST, self.error_budget) * posters)
+
+    def rows_per_file_for(self, posters: int) -> int:
+        """Return how many posters go into one part file, for a worklist of `posters` posters.
+
+        The number is `rows_per_file`. If that is not set, it is a twentieth of `posters`, between 500 and 50,000.
+        """
+        return self.rows_per_file or min(max(posters // 20, 500), 50_000)

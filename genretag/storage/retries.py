@@ -1,0 +1,102 @@
+"""Deadlines and retries for requests to a store."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from genretag.errors import UsageError, one_line
+from genretag.storage.objects import StorageError
+
+Result = TypeVar("Result")
+
+ATTEMPT_S = 20.0  # for one request and its whole answer; then the connection counts as dead
+TOTAL_S = 60.0  # for all attempts at one object: longer than most outages
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between attempts: doubled each time, then drawn between half and all of it
+
+TRANSIENT = frozenset({"unavailable", "timeout"})
+"""Reasons of temporary errors, for which a retry may help."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """The time limits for requests about one object, in seconds: for each attempt, and in total."""
+
+    attempt_s: float
+    total_s: float
+
+    @staticmethod
+    def of_environment() -> "RetryPolicy":
+        """Read GENRETAG_STORE_ATTEMPT_S (default 20 s) and GENRETAG_STORE_TOTAL_S (default 60 s).
+
+        Raises `UsageError` if a value is no number of seconds above 0 and below 86,400.
+        """
+        return RetryPolicy(_seconds("GENRETAG_STORE_ATTEMPT_S", ATTEMPT_S), _seconds("GENRETAG_STORE_TOTAL_S", TOTAL_S))
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds after the start in which a retry may still begin, so that the last attempt ends within `total_s`."""
+        return max(0.0, self.total_s - self.attempt_s - LONGEST_PAUSE_S)
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the seconds to wait before each further attempt, until `retry_s` have passed since the first `next`."""
+        started, pause = time.monotonic(), FIRST_PAUSE_S
+        while time.monotonic() - started <= self.retry_s:
+            yield random.uniform(pause / 2, pause)  # noqa: S311 - jitter, so that many clients do not retry at once
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _seconds(variable: str, default: float) -> float:
+    """Return the number of seconds in an environment variable, or `default` if it is unset. Raises `UsageError`."""
+    text = os.environ.get(variable, "")
+    try:
+        seconds = float(text or default)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise UsageError(f"{variable} is a number of seconds, not {one_line(text, 40)!r}")
+    return seconds
+
+
+def retry(attempt: Callable[[], Result], policy: RetryPolicy) -> Result:
+    """Call `attempt` and return its result. Retry while its `StorageError` is temporary and the policy has time left.
+
+    A `StorageError` is temporary if its reason is in `TRANSIENT`. Raises the error of the last attempt.
+    """
+    pauses = policy.pauses()
+    while True:
+        try:
+            return attempt()
+        except StorageError as error:
+            pause = next(pauses, None) if error.reason in TRANSIENT else None
+            if pause is None:
+                raise
+        time.sleep(pause)
+
+
+def within(seconds: float, uri: str, call: Callable[[], Result]) -> Result:
+    """Run `call` in a thread, and return its result or raise its exception.
+
+    If the call takes longer than `seconds`, raise `StorageError` with the reason `timeout` and the name `uri`. The call
+    then goes on in its thread, and its result is dropped.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="within", daemon=True)  # a daemon: it must not delay the exit
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if results:
+        return results[0]
+    raise StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")

@@ -1,1 +1,0 @@
-"""Sends a command to a Ray cluster as a job: `genretag submit`."""

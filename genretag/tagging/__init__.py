@@ -1,1 +1,0 @@
-"""Inventory -> worklist -> fetch and decode -> predict -> part files -> run record."""

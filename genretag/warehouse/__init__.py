@@ -1,1 +1,0 @@
-"""`genretag warehouse`: SQL for the warehouse that reads an output, generated from a bundle's labels."""

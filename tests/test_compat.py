@@ -1,0 +1,48 @@
+"""The insides of Ray and pyiceberg that `genretag.runtime.compat` leans on are still as it expects them."""
+
+import inspect
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.exceptions import ExecutionTimeoutError
+
+from genretag.errors import JobError, UsageError
+from genretag.runtime import compat
+from genretag.runtime.cluster import Ask
+
+
+def source_of(*parts):
+    return Path(ray.__file__).parent.joinpath(*parts).read_text()
+
+
+def test_ray_words_its_errors_as_we_look_for_them():
+    assert compat.SLOW_START in source_of("_private", "node.py")
+    assert f"V{compat.OTHER_VERSION}: " in source_of("_private", "utils.py")
+    assert compat.KNOWN_JOB in source_of("dashboard", "modules", "job", "job_manager.py")
+    assert "status code" in source_of("dashboard", "modules", "dashboard_sdk.py")
+
+
+def test_ray_data_calls_a_callback_before_an_execution_and_in_its_loop():
+    for name in ("before_execution_starts", "on_execution_step"):
+        assert list(inspect.signature(getattr(ExecutionCallback, name)).parameters) == ["self", "executor"]
+    kind = compat.ending_without_nodes([Ask("an actor", 1)], 45, lambda: True)
+    assert issubclass(kind, ExecutionCallback)
+    assert kind().begun()
+
+
+def test_a_run_that_lost_its_nodes_is_told_apart_from_one_that_stands_still():
+    lost = ExecutionTimeoutError("the cluster has no room")
+    lost.lost_nodes = True
+    with pytest.raises(UsageError, match="no room"), compat.explaining_lost_nodes():
+        raise lost
+    with pytest.raises(JobError, match="nothing moved"), compat.explaining_lost_nodes():
+        raise ExecutionTimeoutError("30 minutes")
+
+
+def test_pyiceberg_refuses_a_type_that_iceberg_lacks():
+    compat.require_iceberg_types(pa.schema([("uri", pa.string())]))
+    with pytest.raises(Exception, match=r"[Uu]nsupported"):
+        compat.require_iceberg_types(pa.schema([("took", pa.duration("s"))]))
