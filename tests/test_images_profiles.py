@@ -17,10 +17,10 @@ from picture_variants import SCENE, small
 from PIL import Image, ImageCms
 from variant_files import GREY, RGB, png, tiff
 
-from genretag.images import RESIZES, ImageRule
 from genretag.images import colour as colours
 from genretag.images import colour as icc
 from genretag.images.decoding import decode
+from genretag.images.resizing import RESIZES, ImageRule
 
 pytestmark = odd_metadata_is_silent
 

@@ -6,8 +6,8 @@ from image_corpus import FORMATS, encode, scene, turned
 from image_decoding import mean_difference
 from PIL import Image, JpegImagePlugin
 
-from genretag.images import BAR, RESIZES, ImageRule
 from genretag.images.decoding import decode
+from genretag.images.resizing import BAR, RESIZES, ImageRule
 
 LETTERBOX, CROP = ImageRule(30, 20, "letterbox"), ImageRule(30, 20, "crop")
 

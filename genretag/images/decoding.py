@@ -17,7 +17,6 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from genretag.errors import one_line
-from genretag.images import ImageRule as ImageRule
 from genretag.images.colour import ROWS, Conversion, conversion_of
 from genretag.images.decode_cost import decode_bytes, endless_work, gif_frame_size, slow_decoder
 from genretag.images.file_kinds import configure_pillow, ends_early, looks_like, not_decoded
@@ -29,6 +28,7 @@ from genretag.images.file_structure import (
     missing_scans,
     undecodable,
 )
+from genretag.images.resizing import ImageRule
 from genretag.images.samples import (
     DEEP_GREY,
     Reading,

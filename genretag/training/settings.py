@@ -158,7 +158,7 @@ class TrainSettings(LabelSettings):
 
     def _check_choices(self) -> None:
         """Raise `UsageError` for an unknown name, or if the input is too small for the backbone."""
-        from genretag.images import RESIZES
+        from genretag.images.resizing import RESIZES
         from genretag.model.losses import LOSSES, WEIGHTINGS
         from genretag.model.networks import BACKBONES, smallest_side
 
