@@ -91,7 +91,7 @@ def test_clothes_are_tagged_by_the_pipeline_that_tags_posters(clothes):
     rows = f"read_parquet('{folder}/tags/predictions/**/*.parquet')"
     columns = [name for name, *_ in duckdb.sql(f"describe select * from {rows}").fetchall()]
 
-    assert duckdb.sql(f"select count(*) from {rows}").fetchone() == (NEW_PIECES,)
+    assert duckdb.sql(f"select count(*) from {rows}").fetchall() == [(NEW_PIECES,)]
     assert {f"is_{label}" for label in LABELS} | {f"p_{label}" for label in LABELS} <= set(columns)
     is_red = "avg(is_red::int) filter (where labels {} '%red')"
     [(found, invented)] = duckdb.sql(
@@ -130,7 +130,8 @@ def test_genretag_accepts_the_commands_of_posters(words):
     name, arguments = as_genretag_reads(words)
 
     assert name == words[1]
-    assert arguments.get("recipe", DEFAULT_RECIPE) in RECIPES
+    run = arguments.get("run")
+    assert (run.recipe if run else DEFAULT_RECIPE) in RECIPES
 
 
 def test_each_piece_has_one_type_and_one_colour_and_a_seed_draws_the_same_again():
