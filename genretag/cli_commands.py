@@ -13,13 +13,13 @@ from cyclopts import App, Parameter
 from genretag.errors import UsageError
 from genretag.runtime import logs
 from genretag.runtime.session import Session, new_run_id
+from genretag.scoring.settings import TagSettings
 from genretag.settings import (
     CompactSettings,
     GallerySettings,
     Location,
     RetagSettings,
     TableSettings,
-    TagSettings,
     WarehouseSettings,
 )
 

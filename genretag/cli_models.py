@@ -7,13 +7,8 @@ from genretag.cli_commands import Flat, app, start_logging
 from genretag.commands.submit import command_line
 from genretag.runtime import logs
 from genretag.runtime.session import Session
-from genretag.settings import (
-    BenchSettings,
-    EvaluateSettings,
-    Location,
-    SubmitSettings,
-    TagSettings,
-)
+from genretag.scoring.settings import TagSettings
+from genretag.settings import BenchSettings, EvaluateSettings, Location, SubmitSettings
 from genretag.training.settings import TrainRunSettings, TrainSettings
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from genretag.demo.s3_server import running_s3_server
 from genretag.model.bundle import MANIFEST
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage
 from genretag.training import make_bundle
 from genretag.training.settings import TrainRunSettings, TrainSettings

@@ -18,7 +18,7 @@ from genretag.runtime.cpus import cpu_quota, cpus_here
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.reader import PosterReader
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"

@@ -14,7 +14,7 @@ from genretag.images.decoding import decode
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.step_ledger import open_ledger
 from genretag.storage import Storage, join
-from genretag.training import pixels as pixel_files
+from genretag.training import pixel_files
 from genretag.training.batches import training_batches, validation_batches
 from genretag.training.pixels import Guard, decode_posters
 

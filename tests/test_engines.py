@@ -22,7 +22,7 @@ from genretag.runtime.ray_session import Cluster
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.actors import Predict
 from genretag.scoring.reader import PosterReader
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage
 from genretag.training.settings import TrainSettings
 from genretag.training.splits import read_labelled_posters

@@ -16,7 +16,8 @@ from genretag.commands.compact import compact
 from genretag.commands.tag import tag
 from genretag.commands.train import train
 from genretag.runtime.session import Session
-from genretag.settings import CompactSettings, TagSettings
+from genretag.scoring.settings import TagSettings
+from genretag.settings import CompactSettings
 from genretag.storage import Storage
 from genretag.training.settings import TrainRunSettings
 

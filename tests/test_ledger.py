@@ -15,8 +15,8 @@ from genretag.output.run_record import Outcome
 from genretag.output.schema import ALREADY
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.actors import DECODED_AT, Predict
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import Ledger, last_outcome, open_ledger
-from genretag.settings import TagSettings
 
 
 def test_a_new_step_is_done_all_at_once():

@@ -15,7 +15,7 @@ from genretag.model.engines.processors import CAP, this_processor
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.actors import Predict
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage
 from genretag.training import make_bundle
 

@@ -7,7 +7,7 @@ from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring import pipeline as resources
 from genretag.scoring.actor_plan import WRITE_CPU
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage
 
 BUNDLE = load_bundle(str(DEFAULT_BUNDLE), Storage())

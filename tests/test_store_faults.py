@@ -14,7 +14,7 @@ from store_front import ScoredPosters, store_front
 from genretag.commands.tag import tag
 from genretag.errors import UsageError
 from genretag.runtime.session import Session
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage, StorageError, join, local
 from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3_errors import Answer, of_answer, s3_error, words_of

@@ -26,9 +26,9 @@ from genretag.output.schema import Run
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.actors import FetchDecodePredict, FetchOptions
 from genretag.scoring.inventory import Inventory, take_inventory
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import open_ledger
 from genretag.scoring.worklist import make_worklist, steps
-from genretag.settings import TagSettings
 from genretag.storage import Storage, join
 from genretag.storage.objects import etag_key, etag_keys
 

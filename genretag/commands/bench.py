@@ -30,7 +30,8 @@ from genretag.runtime.session import Session
 from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c
 from genretag.scoring.ceiling import BareMetal, Rate, measure, steady_rate
 from genretag.scoring.inventory import take_inventory
-from genretag.settings import BenchSettings, TagSettings
+from genretag.scoring.settings import TagSettings
+from genretag.settings import BenchSettings
 from genretag.storage import Storage, join, resolve
 
 logger = logging.getLogger(__name__)

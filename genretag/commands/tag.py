@@ -49,9 +49,10 @@ from genretag.scoring.error_budget import require_not_stopped, require_success, 
 from genretag.scoring.inventory import Inventory, carried_fields, take_inventory
 from genretag.scoring.manifests import is_manifest
 from genretag.scoring.pipeline import scored_dataset, show_scored
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import running_ledger
 from genretag.scoring.worklist import Worklist, held_schema, make_worklist, remove_shards, write_shards
-from genretag.settings import NO_TABLE, TableSettings, TagSettings
+from genretag.settings import NO_TABLE, TableSettings
 from genretag.storage import Storage, StorageError, resolve
 
 logger = logging.getLogger(__name__)

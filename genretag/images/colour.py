@@ -12,16 +12,16 @@ for HDR, which Chromium darkens to make room for highlights.
 """
 
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from genretag.images.file_structure import avif_code_points
+from genretag.images.icc import MAX_PROFILE_BYTES, icc_conversion
 from genretag.images.samples import Unreadable, png_code_points
 
 _White = tuple[float, float]
@@ -176,48 +176,6 @@ def _to_srgb(chromaticities: Chromaticities) -> np.ndarray:
     source, target = (bradford @ _to_xyz(colours) @ np.ones(3) for colours in (chromaticities, SRGB))
     adapted = np.linalg.solve(bradford, np.diag(target / source) @ bradford)
     return np.asarray(np.linalg.solve(_to_xyz(SRGB), adapted @ _to_xyz(chromaticities)), np.float32)
-
-
-MAX_PROFILE_BYTES = 4 * 2**20  # profiles of printing presses have 0.5 to 3 MB
-_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # colour space of a profile -> Pillow's mode
-_CLASSES = ("scnr", "mntr", "prtr", "spac")  # devices and colour spaces, but no links, abstract or named colours
-# Most pictures for print are made and shown with these two. Without the second, the black of a press would show as dark
-# grey. Neither makes a difference for Adobe RGB, Display P3 and other matrix profiles.
-_INTENT, _BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-_EXACT = ImageCms.Flags.NOOPTIMIZE  # for grey: else Little CMS 2.19 approximates linear grey, up to 10 levels off
-_FITTING = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # channels of a picture -> colour spaces that fit
-
-
-def icc_conversion(profile: bytes, channels: str) -> Callable[[Image.Image], Image.Image] | None:
-    """Return a function that converts a picture with this ICC profile to RGB in sRGB, or None if the profile is unfit.
-
-    `channels` is the picture's mode: "L", "RGB" or "CMYK". A profile is unfit if it is broken, larger than
-    `MAX_PROFILE_BYTES`, made for other channels, or no profile of a device or colour space. An RGB profile fits a grey
-    picture too. Building the function takes 1 to 60 ms.
-    """
-    if len(profile) > MAX_PROFILE_BYTES:
-        return None
-    try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        mode = _SPACES.get(opened.profile.xcolor_space.strip())
-        if mode not in _FITTING[channels] or opened.profile.device_class not in _CLASSES:
-            return None
-        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        flags = _BLACK_TO_BLACK | (_EXACT if channels == "L" else 0)
-        transform = ImageCms.ImageCmsTransform(opened, srgb, mode, "RGB", _INTENT, flags=ImageCms.Flags(flags))
-    except (OSError, ValueError, TypeError, ArithmeticError, LookupError, ImageCms.PyCMSError):
-        return None
-    if channels != "L":
-        return partial(_apply, transform)
-    greys = Image.frombytes("L", (256, 1), bytes(range(256))).convert(mode)
-    table = [level for band in _apply(transform, greys).split() for level in band.tobytes()]
-    return lambda image: image.convert("RGB").point(table)
-
-
-def _apply(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
-    converted = transform.apply(image)
-    del converted.info["icc_profile"]
-    return converted
 
 
 MAX_CONVERSIONS = 16  # of ICC profiles that this process caches; each takes up to some MB

@@ -1,8 +1,7 @@
 """Image bytes -> uint8 (height, width, 3) RGB: the only decoder, for training, scoring and predict.
 
 The filter, the colours and the orientation are the same everywhere, so a model sees in production what it was trained
-on. The rule of the bundle (`ImageRule`) decides the shape, and the colours are sRGB (`colour.py`). An animation is
-represented by its first frame, and a multi-page TIFF by its first page.
+on. The bundle's `ImageRule` decides the shape, and colours are sRGB (`colour.py`). The first frame or page counts.
 """
 
 import hashlib
@@ -132,10 +131,8 @@ def decode(
 
     Transparent parts become white. Grey of more than 8 bits is scaled to 8 bits. Signed and floating-point grey has no
     agreed white, so its darkest and brightest values become 0 and 255. In an HDR picture, light brighter than white
-    becomes white. A JPEG that is damaged inside, but has its end, decodes with grey or shifted parts.
-    Libjpeg warns of the damage, but Pillow does not pass the warning on.
-
-    If `memory` is given, the estimated peak memory is reserved from that budget while pixels are decoded.
+    becomes white. A JPEG that is damaged inside, but has its end, decodes with grey or shifted parts: libjpeg warns,
+    and Pillow drops the warning. If `memory` is given, the estimated peak is reserved from it while pixels are decoded.
     Raises BadImage, and no other exception, whatever the bytes are.
     """
     size_bytes = memoryview(data).nbytes

@@ -1,11 +1,9 @@
 """Differences between the warehouses: types, quoting, three functions, and how each one reaches a bucket.
 
-All warehouses can read the output's types from Parquet: flat columns of bool, float, int32, int64, string, timestamp
-(UTC, microseconds), and one list of string.
-
-The module checks everything from outside that goes into statements: the location, the schema, the access, the labels.
-
-`dbt_sources` makes dbt's `sources.yml`: the two tables with their columns, tests and freshness.
+All warehouses read the types of the output: flat columns of bool, float, int32, int64, string, timestamp (UTC,
+microseconds), and one list of string.
+The module checks all input that goes into statements: the location, the schema, the access, the labels. `dbt_sources`
+makes dbt's `sources.yml`: the two tables with their columns, tests and freshness.
 """
 
 import difflib

@@ -6,7 +6,7 @@ from genretag.model.bundle import Bundle
 from genretag.model.engines import INT8, engine_for, precision_for
 from genretag.runtime.cluster import Ask
 from genretag.runtime.ray_session import Cluster
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 
 THREADS_PER_CPU_ENGINE = 4
 FETCH_ACTORS_PER_GPU = 16  # each decodes 1,600 posters/s if it has four CPUs; an H100 predicts 20,000

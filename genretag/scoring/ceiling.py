@@ -18,8 +18,8 @@ from genretag.model.bundle import Bundle
 from genretag.model.engines import Engine, open_engine
 from genretag.runtime.cpus import cpus_here
 from genretag.scoring.reader import Poster, PosterReader
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import POSTERS_PER_STEP
-from genretag.settings import TagSettings
 from genretag.storage import Storage, StorageError
 
 UNDER_WAY, NEARLY_DONE = 0.1, 0.9  # between these shares of its posters, a run is in its steady state

@@ -6,9 +6,9 @@ from typing import Any
 from genretag.errors import JobError, UsageError
 from genretag.images.file_kinds import OTHER_FILE
 from genretag.output.run_record import Outcome, RunRecord
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import last_outcome
 from genretag.scoring.worklist import Worklist
-from genretag.settings import TagSettings
 
 
 def require_not_stopped(

@@ -21,9 +21,9 @@ from genretag.scoring.actor_plan import ActorPlan, plan_actors
 from genretag.scoring.actors import FetchDecode, FetchDecodePredict, FetchOptions, Predict
 from genretag.scoring.inventory import inventory_of
 from genretag.scoring.labelled_posters import LabelledPosters
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import running_ledger
 from genretag.scoring.worklist import POSTERS_PER_STEP, steps
-from genretag.settings import TagSettings
 from genretag.storage import Storage
 
 logger = logging.getLogger(__name__)

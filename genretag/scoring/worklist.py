@@ -28,7 +28,7 @@ from genretag.output.run_record import ListedCounts
 from genretag.output.schema import HELD, LIST, LISTED, is_of_model, profile_held
 from genretag.scoring.database import open_database
 from genretag.scoring.inventory import Inventory
-from genretag.settings import RETRIES
+from genretag.scoring.settings import RETRIES
 from genretag.storage import ObjectInfo, Storage, join
 from genretag.storage.objects import etag_keys
 from genretag.storage.paths import parquet_rows

@@ -3,15 +3,8 @@
 The setting `cache` decides where a worker finds the pixels of a block of posters. With `memory` they are in Ray's
 object store. With a folder or prefix they are in Parquet files. With `none` the worker decodes the images in each
 epoch. The pixels are always those of `PosterReader`, the decoder of scoring. A cache keeps them unchanged.
-
-A Parquet file holds one block, and later epochs and later runs read the file instead of the images. The file's name is
-a hash of everything that decides the pixels: each poster's URI and etag, the rule, and the decoder's version. If any of
-these changes, the name changes, so a file is never out of date. Files of posters that are gone stay until somebody
-removes the files.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,99 +12,16 @@ from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
-import PIL
-import pyarrow as pa
-import pyarrow.parquet
 
 from genretag.errors import Failure, UsageError
 from genretag.images import ImageRule
 from genretag.scoring.guarded_reader import GuardedReader
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.reader import Held, Poster, PosterReader
-from genretag.storage import Storage, StorageError, join, resolve
+from genretag.storage import Storage, StorageError, resolve
 from genretag.training.epoch_order import blocks_of
+from genretag.training.pixel_files import Contents, contents_of, file_of, read_pixels, write_pixels
 from genretag.training.settings import MEMORY, NO_CACHE
-
-FORMAT = "1"
-FACTS = b"genretag"  # the key of genretag's facts in a file's metadata
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Contents of a block's file: the posters that have pixels, and the failures of the others.
-
-    `readable`, int64 (n,), has the places in the block of the posters with pixels. `failures` has a text "stage:
-    reason" for each other poster. `lasting` is False if a poster could not be fetched, or has changed since the
-    listing. Then a later run decodes the block again.
-    """
-
-    readable: np.ndarray
-    failures: tuple[str, ...]
-    lasting: bool
-
-
-def file_of(cache: str, rule: ImageRule, uris: Sequence[str], etags: Sequence[str]) -> str:
-    """Return the URI of a block's file below `cache`. The rule and the posters' URIs and etags decide the name."""
-    decided_by = [
-        FORMAT,
-        PIL.__version__,
-        repr(rule),
-        *(f"{uri}\t{etag}" for uri, etag in zip(uris, etags, strict=True)),
-    ]
-    digest = hashlib.sha256("\n".join(decided_by).encode(errors="surrogatepass")).hexdigest()
-    return join(cache, f"{rule.height}x{rule.width}", f"{digest[:32]}.parquet")
-
-
-def write_pixels(file: str, pixels: np.ndarray, contents: Contents, storage: Storage) -> None:
-    """Write a block to the Parquet file `file` (a URI), so that a reader sees all of it or nothing.
-
-    `pixels` are uint8 (n, height, width, 3), one for each of `contents.readable`. Raises `StorageError`.
-    """
-    count, size = len(pixels), int(np.prod(pixels.shape[1:]))
-    column = pa.Array.from_buffers(pa.binary(size), count, [None, pa.py_buffer(np.ascontiguousarray(pixels))])
-    facts = {
-        "shape": pixels.shape[1:],
-        "readable": contents.readable.tolist(),
-        "failures": contents.failures,
-        "lasting": contents.lasting,
-    }
-    table = pa.table({"pixels": column}).replace_schema_metadata({FACTS: json.dumps(facts)})
-    buffer = pa.BufferOutputStream()
-    # Compression and a dictionary do not help with pixels. Statistics would put two whole posters into the metadata.
-    pyarrow.parquet.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
-    storage.put(file, buffer.getvalue().to_pybytes())
-
-
-def contents_of(file: str, storage: Storage) -> Contents | None:
-    """Read the contents from a file's footer alone. Return None if there is no such file. Raises `StorageError`."""
-    try:
-        info = storage.stat(file)
-    except StorageError as error:
-        if error.reason == "not_found":
-            return None
-        raise
-    with storage.open(info) as opened:
-        facts = _facts(pyarrow.parquet.read_schema(opened))
-    return Contents(np.array(facts["readable"], dtype=np.int64), tuple(facts["failures"]), facts["lasting"])
-
-
-def read_pixels(file: str, storage: Storage) -> np.ndarray:
-    """Return the pixels of a block's file, uint8 (n, height, width, 3), one for each readable poster.
-
-    The array is read-only. Raises `StorageError`.
-    """
-    table = pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(storage.get(file).data)))
-    column, shape = table["pixels"].combine_chunks(), _facts(table.schema)["shape"]
-    if not len(column):
-        return np.empty((0, *shape), dtype=np.uint8)
-    pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8)
-    size = int(np.prod(shape))
-    return pixels[column.offset * size : (column.offset + len(column)) * size].reshape(-1, *shape)
-
-
-def _facts(schema: pa.Schema) -> dict[str, Any]:
-    """Return genretag's facts from a file's metadata: shape, readable, failures and lasting."""
-    return json.loads(schema.metadata[FACTS])
 
 
 @dataclass(frozen=True, eq=False)

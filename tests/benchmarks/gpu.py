@@ -31,8 +31,8 @@ from genretag.images.decoding import decode
 from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.model.engines import open_engine
 from genretag.runtime.session import Session
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import POSTERS_PER_STEP
-from genretag.settings import TagSettings
 from genretag.storage import Storage
 
 DRAWN = 2_000  # different posters, also those that are compared

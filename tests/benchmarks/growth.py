@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genretag.commands.bench import drawn_folder, run_job
 from genretag.runtime.session import Session
-from genretag.settings import TagSettings
+from genretag.scoring.settings import TagSettings
 
 
 def main() -> None:
