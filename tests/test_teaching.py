@@ -80,4 +80,4 @@ def test_a_teacher_without_one_of_the_labels_is_refused(small_bundle, splits):
     other = replace(splits.train, labelled=replace(labelled, labels=("Opera", *labelled.labels[1:])))
 
     with pytest.raises(UsageError, match="does not know Opera: choose one that has all the labels"):
-        load_teachers([small_bundle], {**splits, "train": other}, Storage())
+        load_teachers([small_bundle], replace(splits, train=other), Storage())
