@@ -4,7 +4,6 @@ Each command calls its file in `commands/` or `reports/`. Heavy imports happen i
 at once.
 """
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,6 @@ from genretag.settings import (
     WarehouseSettings,
 )
 
-logger = logging.getLogger(__name__)
 app = App(
     name="genretag",
     help="Tag images at scale: train a multi-label classifier, score an image bucket, query the Parquet.",

@@ -1,7 +1,7 @@
 """Commands about models as a user sees them: names, arguments, options and help."""
 
 import logging
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from genretag.cli_commands import Flat, app, start_logging
 from genretag.commands.submit import command_line
@@ -10,6 +10,9 @@ from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
 from genretag.settings import BenchSettings, EvaluateSettings, Location, SubmitSettings
 from genretag.training.settings import TrainRunSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from genretag.model.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +42,12 @@ def train(
         The folder or s3:// prefix to write the bundle to.
     """
     from genretag.commands.train import train as train_bundle
-    from genretag.reports.evaluation_table import print_metrics
 
     run, settings, session = run or TrainRunSettings(), settings or TrainSettings(), session or Session()
     start_logging(session)
     logger.info("recipe %s", run.recipe)
     bundle = train_bundle(labels, images, output, settings, session, run)
-    print_metrics(bundle.facts["metrics"])
-    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+    _print_bundle(bundle, output)
 
 
 @app.command
@@ -77,13 +78,11 @@ def requantize(
         Replace a bundle that is already there.
     """
     from genretag.commands.requantize import requantize as run
-    from genretag.reports.evaluation_table import print_metrics
 
     session = session or Session()
     start_logging(session)
     bundle = run(model, labels, images, output, session, overwrite=overwrite)
-    print_metrics(bundle.facts["metrics"])
-    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201
+    _print_bundle(bundle, output)
 
 
 @app.command
@@ -183,3 +182,11 @@ def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = Non
     if code:
         logs.tell(f"the job ended with exit code {code}", code)
         raise SystemExit(code)
+
+
+def _print_bundle(bundle: "Bundle", output: str) -> None:
+    """Print the figures and the version of a bundle that was written to `output`."""
+    from genretag.reports.evaluation_table import print_metrics
+
+    print_metrics(bundle.facts["metrics"])
+    print(f"model {bundle.model_version} with {len(bundle.labels)} labels: {output}")  # noqa: T201

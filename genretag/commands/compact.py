@@ -1,6 +1,5 @@
 """`genretag compact`: merge the small part files of past nights, one `dt` folder after the other."""
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from genretag.errors import JobError, UsageError, one_line
-from genretag.output import KINDS
+from genretag.output import KINDS, parquet_files
 from genretag.output.compaction import Replacement, concatenate, groups_of, read_footer, replace_files
 from genretag.output.compaction_journal import JOURNAL, finish_compaction
 from genretag.output.iceberg_table import files_of_table
@@ -21,8 +20,6 @@ from genretag.output.lock import holding_output
 from genretag.runtime.session import Session, new_run_id
 from genretag.settings import NO_TABLE, CompactSettings, TableSettings
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
-
-logger = logging.getLogger(__name__)
 
 NIGHT = re.compile(r"dt=(\d{4}-\d{2}-\d{2})")
 FOOTERS_AT_ONCE = 16
@@ -123,14 +120,9 @@ def _small_files(
     `kind` is `predictions`, `failures` or `versions`. A file is small if it has less than half of `target_bytes`.
     """
     folders: dict[str, list[ObjectInfo]] = defaultdict(list)
-    try:
-        for page in storage.list(join(output, kind)):
-            for info in page:
-                if info.uri.endswith(".parquet") and info.size_bytes < target_bytes / 2:
-                    folders[info.uri.removeprefix(output + "/").rpartition("/")[0]].append(info)
-    except StorageError as error:
-        if error.reason != "not_found":
-            raise
+    for info in parquet_files(join(output, kind), storage):
+        if info.size_bytes < target_bytes / 2:
+            folders[info.uri.removeprefix(output + "/").rpartition("/")[0]].append(info)
     for folder, files in sorted(folders.items()):
         night = NIGHT.fullmatch(folder.rpartition("/")[2])
         if night and date.fromisoformat(night[1]) < before and len(files) > 1:

@@ -4,7 +4,7 @@ import logging
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -20,7 +20,7 @@ from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.model.engines import require_engine, require_precision
 from genretag.model.engines.processors import engines_on
 from genretag.model.thresholds import Profile
-from genretag.output import OutputFiles, list_output
+from genretag.output import OutputFiles, list_output, parquet_files
 from genretag.output.compaction_journal import finish_compaction
 from genretag.output.iceberg_table import commit_parts, require_table
 from genretag.output.lock import holding_output, require_held
@@ -53,7 +53,7 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import running_ledger
 from genretag.scoring.worklist import Worklist, held_schema, make_worklist, remove_shards, write_shards
 from genretag.settings import NO_TABLE, TableSettings
-from genretag.storage import Storage, StorageError, resolve
+from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,10 @@ def _carried(inventory: Inventory, output: str, settings: TagSettings, storage: 
     """Return the columns that the manifest gives to the output, with their types. Without `--carry` there are none."""
     if not settings.carry:
         return ()
-    return carried_fields(inventory.schema.field(CARRIED).type, _held(output, list_output(output, storage), storage))
+    return carried_fields(
+        inventory.schema.field(CARRIED).type,
+        _held(output, parquet_files(join(output, "predictions"), storage), storage),
+    )
 
 
 def _name_the_run(
@@ -181,7 +184,7 @@ def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: St
 
     Warehouses read all part files by the schema of any one of them.
     """
-    held = _held(output, files, storage)
+    held = _held(output, files.by_kind["predictions"], storage)
     if held is None:
         return
     tonight = predictions_schema(run)
@@ -194,10 +197,10 @@ def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: St
         )
 
 
-def _held(output: str, files: OutputFiles, storage: Storage) -> pa.Schema | None:
+def _held(output: str, predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schema | None:
     """Return the schema of the predictions in the output, or None if there are none. Raises `UsageError`."""
     try:
-        return held_schema(files, storage)
+        return held_schema(predictions, storage)
     except (OSError, pa.ArrowException, StorageError) as error:
         raise unreadable_output(output, error) from error
 
@@ -271,7 +274,7 @@ def _score(
     output, run = job.output, job.run
     require_held(output, run.run_id, storage)  # without the lock, `write_shards` would remove another run's shards
     shards = write_shards(worklist, output, run.run_id, storage)
-    fetch = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket=not is_manifest(job.images))
+    fetch = FetchOptions.of(settings, one_bucket=not is_manifest(job.images))
     wait_s = job.session.wait_for_nodes_s
     dataset = scored_dataset(shards, job.bundle, plan, fetch, storage, ledger, wait_for_nodes_s=wait_s)
     sink = PartFiles(output, storage, run, settings.rows_per_file_for(posters))

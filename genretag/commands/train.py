@@ -1,7 +1,6 @@
 """`genretag train`: one training run, from the labels to the written bundle."""
 
 import json
-import logging
 import tempfile
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,8 +23,6 @@ from genretag.training.fit import fit
 from genretag.training.make_bundle import make_bundle
 from genretag.training.settings import ONE_RUN, TrainRunSettings, TrainSettings
 from genretag.training.splits import read_labelled_posters
-
-logger = logging.getLogger(__name__)
 
 RUN_NOTE = "training.json"  # settings and epochs, for people; it does not affect any prediction
 

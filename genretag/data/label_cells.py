@@ -20,7 +20,6 @@ from genretag.data.labels import LabelError
 from genretag.errors import quoted
 from genretag.settings import LabelSettings
 
-BRACKETS = {"[": "]", "{": "}", "(": ")"}
 MAX_LIST_LENGTH = 4_000  # characters; limits the cost of parsing a hostile list
 
 # The labels of one cell or row; an empty set if there is no label. A str names a value that cannot be read. None means

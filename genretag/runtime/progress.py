@@ -8,8 +8,6 @@ import sys
 from collections import Counter
 from typing import Any
 
-from genretag.runtime.ray_session import actor_here
-
 LAST_WORDS_TIMEOUT_S = 10
 
 
@@ -55,15 +53,10 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def open_board() -> Any:
-    """Start a board on the driver's node of the connected Ray cluster, and return its handle."""
-    return actor_here(Board)
-
-
 def read_board(board: Any, events_seen: int = 0, timeout_s: float = 5.0) -> tuple[dict[str, Any], list[str]] | None:
     """Return the values and the new events of a board, as `Board.read` does.
 
-    `board` is the handle from `open_board`. If the board is gone or does not answer within `timeout_s`, return None,
+    `board` is the handle of a `Board` actor. If the board is gone or does not answer within `timeout_s`, return None,
     because progress must not fail a job.
     """
     import ray

@@ -33,6 +33,7 @@ from genretag.runtime.telemetry import (
 from genretag.scoring.actor_plan import ActorPlan
 from genretag.scoring.guarded_reader import GuardedReader
 from genretag.scoring.reader import Busy, Held, Poster, PosterReader
+from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import posters_of, steps
 from genretag.storage import Storage
 
@@ -49,6 +50,11 @@ class FetchOptions:
     threads: int
     decode_timeout_s: float
     one_bucket: bool  # all posters are in one bucket; if it is missing, nothing can work
+
+    @staticmethod
+    def of(settings: TagSettings, *, one_bucket: bool) -> "FetchOptions":
+        """Return the options that `settings` ask for."""
+        return FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
 
 
 class FetchDecode:

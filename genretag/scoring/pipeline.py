@@ -152,8 +152,7 @@ def _score(
     posters: LabelledPosters, bundle: Bundle, plan: ActorPlan, ledger: Any, storage: Storage, display: Display
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what `score_posters` returns, with the actors of `plan` and a `ledger` that runs."""
-    settings, before = TagSettings(), display.done
-    options = FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket=False)
+    options, before = FetchOptions.of(TagSettings(), one_bucket=False), display.done
     blocks = list(steps(inventory_of(posters.uris)))
     dataset = scored_dataset(blocks, bundle, plan, options, storage, ledger)
     row_of = {uri: row for row, uri in enumerate(posters.uris)}

@@ -115,12 +115,12 @@ def make_worklist(
     )
 
 
-def held_schema(held: OutputFiles, storage: Storage) -> pa.Schema | None:
+def held_schema(predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schema | None:
     """Return the schema of the output's predictions, from its first part file; None if there is no part file.
 
     Raises `StorageError` and `OSError` if the output cannot be read.
     """
-    for info in held.by_kind["predictions"][:1]:
+    for info in predictions:
         with storage.open(info) as file:
             return pyarrow.parquet.read_schema(file)
     return None

@@ -19,17 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import pyarrow as pa
 
 from genretag.errors import one_line
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
 from genretag.storage.s3_listing import to_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from genretag.images import ImageRule
 from genretag.scoring.guarded_reader import GuardedReader
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.reader import Held, Poster, PosterReader
+from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage, StorageError, resolve
 from genretag.training.epoch_order import blocks_of
 from genretag.training.pixel_files import Contents, contents_of, file_of, read_pixels, write_pixels
@@ -245,7 +246,7 @@ class Guard:
 
     endpoint_url: str | None
     ledger: Any
-    decode_timeout_s: float = 60.0
+    decode_timeout_s: float = TagSettings.decode_timeout_s
 
     def read(self, uris: Sequence[str], rule: ImageRule) -> list[Poster | Failure | Held]:
         """Return decoded posters or failures, in the order of `uris`. If the ledger stopped the job, return []."""
