@@ -76,9 +76,9 @@ def _fits(kind: str, method: str) -> bool:
 
 
 @contextmanager
-def fault_proxy(upstream_url: str, faults: Faults) -> Iterator["FaultProxy"]:
-    """Runs a proxy before `upstream_url` in a thread of its own."""
-    proxy = FaultProxy(upstream_url, faults)
+def fault_proxy(upstream_url: str, faults: Faults, address: str = LOOPBACK) -> Iterator["FaultProxy"]:
+    """Run a proxy in front of `upstream_url` in a thread. The proxy listens on a free port of `address`."""
+    proxy = FaultProxy(upstream_url, faults, address)
     proxy.start()
     try:
         yield proxy
@@ -89,8 +89,9 @@ def fault_proxy(upstream_url: str, faults: Faults) -> Iterator["FaultProxy"]:
 class FaultProxy:
     """Where the proxy listens, and what it did to how many requests. `faults` may be replaced while it runs."""
 
-    def __init__(self, upstream_url: str, faults: Faults) -> None:
+    def __init__(self, upstream_url: str, faults: Faults, address: str = LOOPBACK) -> None:
         upstream = urlsplit(upstream_url)
+        self._address = address
         self._upstream = (upstream.hostname or LOOPBACK, upstream.port or 80)
         self.faults = faults
         self.counts: Counter[str] = Counter()
@@ -122,8 +123,8 @@ class FaultProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, LOOPBACK, 0, limit=HEAD_LIMIT))
-        self.endpoint_url = f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}"
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, self._address, 0, limit=HEAD_LIMIT))
+        self.endpoint_url = f"http://{self._address}:{server.sockets[0].getsockname()[1]}"
         self._listening.set()
         self._loop.run_forever()
         server.close()

@@ -6,11 +6,9 @@ Elsewhere (no root, no `ip`) every host is the loopback address, and only ports 
 import os
 import random
 import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,35 +91,6 @@ def network() -> Iterator[Network | Loopback]:
         yield made
     finally:
         made.remove()
-
-
-@contextmanager
-def forwarded(address: str, port: int) -> Iterator[int]:
-    """Passes on to a port of the loopback address what comes to a port of another address of ours, which it yields."""
-    if address == LOOPBACK:
-        yield port
-        return
-    with closing(socket.create_server((address, 0))) as server:
-        threading.Thread(target=_accept, args=(server, port), daemon=True).start()
-        yield server.getsockname()[1]
-
-
-def _accept(server: socket.socket, port: int) -> None:
-    with suppress(OSError):  # until it is closed
-        while True:
-            client, _ = server.accept()
-            target = socket.create_connection((LOOPBACK, port))
-            for source, sink in ((client, target), (target, client)):
-                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
-
-
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    for end in (source, sink):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
 
 
 def _ip(*arguments: str) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from network_namespaces import forwarded, network
+from fault_proxy import Faults, fault_proxy
+from network_namespaces import network
 from outputs import rows
 from ray_cluster_faults import ray_cluster, until
 from warehouse_rows import opened
@@ -25,7 +26,8 @@ from genretag.runtime.telemetry import METRICS
 from genretag.storage import Storage, StorageError, join
 
 BUCKET = "s3://cluster-nights"
-POSTERS = 1500
+POSTERS = 600
+LAST = "posters/00599"
 RUN_TIMEOUT_S = 600  # generous: a run that hangs must not hang the tests
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SENDS = tuple(word for name in CREDENTIALS for word in ("--env", name))
@@ -38,21 +40,33 @@ DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
-def cluster(s3_server):
-    """A head without CPUs and two worker nodes of two CPUs, which have no credentials of their own."""
-    port = int(s3_server.endpoint_url.rpartition(":")[2])
-    with network() as net, forwarded(net.gateway, port) as reached_at:
-        environment = {
-            "AWS_ENDPOINT_URL": f"http://{net.gateway}:{reached_at}",
-            "NO_PROXY": f"{os.environ.get('NO_PROXY', '127.0.0.1')},{net.gateway}",
-            "RAY_enable_metrics_collection": "true",  # a Ray of our own in this process has switched it off
-            "RAY_metrics_report_interval_ms": "1000",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            **dict.fromkeys(CREDENTIALS, ""),
-        }
-        environment["no_proxy"] = environment["NO_PROXY"]
-        with ray_cluster(workers=2, environment=environment, net=net, jobs=True, cpus=2) as cluster:
-            yield cluster
+def net():
+    """The network of the cluster."""
+    with network() as net:
+        yield net
+
+
+@pytest.fixture(scope="module")
+def store(s3_server, net):
+    """The S3 server as the cluster's hosts reach it: a proxy that can hold requests back."""
+    with fault_proxy(s3_server.endpoint_url, Faults(), address=net.gateway) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(net, store):
+    """A head without CPUs and two worker nodes of two CPUs. The nodes have no credentials."""
+    environment = {
+        "AWS_ENDPOINT_URL": store.endpoint_url,
+        "NO_PROXY": f"{os.environ.get('NO_PROXY', '127.0.0.1')},{net.gateway}",
+        "RAY_enable_metrics_collection": "true",  # a Ray of our own in this process has switched it off
+        "RAY_metrics_report_interval_ms": "1000",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **dict.fromkeys(CREDENTIALS, ""),
+    }
+    environment["no_proxy"] = environment["NO_PROXY"]
+    with ray_cluster(workers=2, environment=environment, net=net, jobs=True, cpus=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +191,13 @@ def model(cluster, bucket, submit):
     return model
 
 
-def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submit, ended):
+def test_from_training_to_the_query_of_the_morning(cluster, store, bucket, model, submit, ended):
+    """The store holds back the last poster, so that no run ends before it is stopped or has lost its node."""
     genres = join(bucket, "genres")
+    store.faults = Faults(held=LAST)
     night = (
         "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=3",
-        "--predict-actors=2", "--rows-per-file=256", "--date=2026-11-25", "--log-format=json",
+        "--predict-actors=2", "--rows-per-file=100", "--date=2026-11-25", "--log-format=json",
     )  # fmt: skip
     seen, spread = set(), set()  # metrics with a value, and stages that two nodes work at
 
@@ -210,6 +226,7 @@ def test_from_training_to_the_query_of_the_morning(cluster, bucket, model, submi
     assert second.poll() is None, ([metric.name for metric in seen], spread, end(second))
     cluster.kill_worker(victim)
     cluster.add_worker(cpus=2)
+    store.faults = Faults()
     code, out, err = end(second)
     assert code == 0, out + err
     assert len(rows(genres)) == POSTERS
