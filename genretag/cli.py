@@ -22,12 +22,21 @@ from cyclopts.config import Dict, Env, Toml
 import genretag.cli_models  # noqa: F401 - its commands join the app
 from genretag.cli_commands import app
 from genretag.commands.submit import separated
-from genretag.errors import JobError, OutputHeldError, UsageError, one_line
+from genretag.errors import (
+    EXIT_FAILED,
+    EXIT_HELD,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    JobError,
+    OutputHeldError,
+    UsageError,
+    one_line,
+)
 from genretag.runtime import logs
 from genretag.runtime.stopping import Terminated, end_on_sigterm, how_to_go_on
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
-EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 PREFIX = "GENRETAG_"
 SERVICE = re.compile(r"(.+)_SERVICE_HOST")
 LINK = re.compile(r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")

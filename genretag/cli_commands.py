@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from genretag.errors import UsageError
+from genretag.errors import EXIT_USAGE, UsageError
 from genretag.runtime import logs
 from genretag.runtime.session import Session, new_run_id
 from genretag.scoring.settings import TagSettings
@@ -195,7 +195,7 @@ def predict(*posters: str, model: str | None = None, session: Annotated[Session 
     if not posters:
         raise UsageError("name at least one poster: genretag predict POSTER...")
     if not print_genres(posters, run(list(posters), session.storage, model=model)):
-        raise SystemExit(2)  # `print_genres` has written the reasons to the error output
+        raise SystemExit(EXIT_USAGE)  # `print_genres` has written the reasons to the error output
 
 
 @app.command

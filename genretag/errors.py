@@ -7,6 +7,8 @@ import os
 import re
 from dataclasses import dataclass
 
+EXIT_FAILED, EXIT_USAGE, EXIT_HELD, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
+
 
 class UsageError(Exception):
     """Error that a person must fix, such as a wrong option, refused credentials or a missing bucket.

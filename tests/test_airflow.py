@@ -7,7 +7,7 @@ import runpy
 import pytest
 from manifests import KUBERNETES, REPOSITORY, as_genretag_reads
 
-from genretag import cli
+from genretag import cli, errors
 
 FILE = REPOSITORY / "cluster" / "airflow" / "genretag_night.py"
 
@@ -45,7 +45,7 @@ def test_it_submits_with_options_that_genretag_has():
 
 
 def test_the_exit_codes_are_genretag_s():
-    assert _constant("FINAL") == {cli.EXIT_USAGE: "AirflowFailException", cli.EXIT_HELD: "AirflowSkipException"}
+    assert _constant("FINAL") == {errors.EXIT_USAGE: "AirflowFailException", errors.EXIT_HELD: "AirflowSkipException"}
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,5 @@
 """The examples are true: the commands in their READMEs run as they stand there."""
 
-import re
 import shlex
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import documentation
 import duckdb
 import pytest
 from conftest import REPOSITORY
@@ -20,22 +20,14 @@ from genretag.storage import Storage
 from genretag.training.settings import DEFAULT_RECIPE, RECIPES
 
 EXAMPLES = REPOSITORY / "examples"
+CLOTHES = EXAMPLES / "clothes"
 NOT_RUN = ("make", "source")  # set-up, which a test process has behind it
 NEW_PIECES = 100
 
 
-def readme(example):
-    return (EXAMPLES / example / "README.md").read_text()
-
-
-def blocks(text, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-
-
 def commands(example):
     """Return the commands of an example as words, in order, without those that set it up."""
-    lines = [line for block in blocks(readme(example), "console") for line in block.splitlines()]
-    words = [shlex.split(line.removeprefix("$ ")) for line in lines if line.startswith("$ ")]
+    words = map(shlex.split, documentation.commands([EXAMPLES / example / "README.md"]))
     return [line for line in words if line[0] not in NOT_RUN]
 
 
@@ -105,7 +97,7 @@ def test_the_query_gives_a_row_for_each_colour(clothes, monkeypatch):
     folder, _ = clothes
     monkeypatch.chdir(folder.parents[1])
 
-    rows = duckdb.sql((EXAMPLES / "clothes" / "query.sql").read_text()).fetchall()
+    rows = duckdb.sql((CLOTHES / "query.sql").read_text()).fetchall()
 
     assert [colour for colour, *_ in rows] == sorted(COLOURS)
     assert sum(pieces for _, pieces, *_ in rows) == NEW_PIECES
@@ -120,8 +112,8 @@ def test_the_gallery_is_one_page_with_all_pieces(clothes):
 
 
 def test_the_readme_shows_the_query_and_the_settings_that_run():
-    assert blocks(readme("clothes"), "sql") == [(EXAMPLES / "clothes" / "query.sql").read_text()]
-    assert blocks(readme("clothes"), "toml") == [(EXAMPLES / "clothes" / "clothes.toml").read_text()]
+    assert documentation.blocks("sql", [CLOTHES / "README.md"]) == [(CLOTHES / "query.sql").read_text()]
+    assert documentation.blocks("toml", [CLOTHES / "README.md"]) == [(CLOTHES / "clothes.toml").read_text()]
 
 
 @pytest.mark.parametrize("words", commands("posters"), ids=shlex.join)

@@ -23,7 +23,7 @@ from manifests import (
 )
 from ray._private import ray_constants
 
-from genretag import cli
+from genretag import errors
 from genretag.errors import UsageError
 
 RAYS_OWN = ("RayCluster", "RayJob")
@@ -204,7 +204,7 @@ def test_the_cronjob_runs_one_night_at_a_time_and_knows_the_exit_codes(objects):
 
     assert spec["concurrencyPolicy"] == "Forbid"
     rules = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
-    assert rules["FailJob"]["onExitCodes"]["values"] == [cli.EXIT_USAGE, cli.EXIT_HELD]
+    assert rules["FailJob"]["onExitCodes"]["values"] == [errors.EXIT_USAGE, errors.EXIT_HELD]
     assert rules["FailJob"]["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
     pattern = job["template"]["spec"]["containers"][0]["command"][-1]
     assert of_kind(objects, "RayJob", pattern)

@@ -11,7 +11,7 @@ import pytest
 from manifests import KUBERNETES
 from ray.dashboard.modules.job import job_supervisor
 
-from genretag import cli
+from genretag import errors
 
 PATTERN = {
     "apiVersion": "ray.io/v1",
@@ -191,5 +191,5 @@ def test_a_missing_pattern_is_refused_with_its_name(night, nightly):
 
 
 def test_codes_and_words_are_those_of_genretag_and_of_ray(nightly):
-    assert (nightly.RETRY, nightly.ACT, nightly.HELD) == (cli.EXIT_FAILED, cli.EXIT_USAGE, cli.EXIT_HELD)
+    assert (nightly.RETRY, nightly.ACT, nightly.HELD) == (errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_HELD)
     assert "failed with exit code {return_code}" in inspect.getsource(job_supervisor)

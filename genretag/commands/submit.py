@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from cyclopts import UNSET, App, Argument, ArgumentCollection
 
-from genretag.errors import JobError, UsageError, one_line, quoted, redact
+from genretag.errors import EXIT_TERMINATED, JobError, UsageError, one_line, quoted, redact
 from genretag.runtime.job_server import JobServer
 from genretag.runtime.stopping import going_on
 from genretag.settings import Location, SubmitSettings
@@ -152,7 +152,6 @@ UNDER_WAY = ("PENDING", "RUNNING")
 ATTEMPTS_AT_MOST = 1_000
 LOOK_AGAIN_S = 2.0
 LOST_AFTER_S = 120.0  # without an answer from the job server
-EXIT_TERMINATED = 143
 
 
 def submit(line: CommandLine, settings: SubmitSettings) -> int:

@@ -24,7 +24,6 @@ from genretag.images.file_structure import avif_code_points
 from genretag.images.icc import MAX_PROFILE_BYTES, icc_conversion
 from genretag.images.samples import Unreadable, png_code_points
 
-_White = tuple[float, float]
 Chromaticities = tuple[float, float, float, float, float, float, float, float]  # x and y of white, red, green and blue
 
 _D65, _C, _DCI, _E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1 / 3, 1 / 3)
