@@ -1,8 +1,8 @@
-"""Write docs/reference.md (every command, argument and setting) and docs/modules.md (every file with its one idea).
+"""Write docs/reference.md (all commands, arguments and settings) and docs/modules.md (all files of `genretag/`).
 
     python docs/make_reference.py
 
-`make docs` runs it, and tests/test_reference.py fails if a file is out of date.
+`make docs` runs this script. tests/test_reference.py fails if one of the two pages is out of date.
 """
 
 import ast
@@ -28,7 +28,7 @@ MODULES = """\
 `make docs` writes this page from the first sentence of each file in `genretag/`.
 [Architecture](architecture.md) says which folder may import which.
 """
-SHARED_BY = 4  # commands: settings that at least four commands have are listed once
+SHARED_BY = 4  # a settings class that at least this number of commands has gets one shared section
 INTRODUCTION = """\
 # Command reference
 
@@ -61,7 +61,7 @@ def commands() -> list[str]:
 
 
 def arguments(command: str) -> list[Argument]:
-    """Return all arguments of a command; a settings dataclass comes before its fields."""
+    """Return all arguments of a command. The argument for a settings dataclass comes before those of its fields."""
     collection = app[command].assemble_argument_collection(
         default_parameter=app.default_parameter, parse_docstring=True
     )
@@ -108,14 +108,17 @@ def _shared_section(settings: type, using: list[str]) -> str:
 
 
 def _shared_settings() -> dict[type, list[str]]:
-    """Return the settings classes that at least SHARED_BY commands have, each with those commands."""
+    """Return the settings classes that at least `SHARED_BY` commands have, each with the names of these commands."""
     using = [(settings, name) for name in commands() for settings, _ in _groups(arguments(name)) if settings]
     often = [settings for settings, count in Counter(settings for settings, _ in using).items() if count >= SHARED_BY]
     return {settings: [name for other, name in using if other is settings] for settings in often}
 
 
 def _groups(found: Iterable[Argument]) -> Iterator[tuple[type | None, list[Argument]]]:
-    """Yield a command's own arguments with None, then the fields of each settings class with the class."""
+    """Yield a command's arguments in groups: first those that are in no settings class, with None.
+
+    Then yield each settings class with the arguments for its fields. Groups without arguments are left out.
+    """
     settings: type | None = None
     members: list[Argument] = []
     for argument in found:
@@ -171,7 +174,10 @@ def _summary(command: App) -> str:
 
 
 def _code(text: str) -> str:
-    """Return the text as code; in a table a vertical bar would end the cell, even in backticks."""
+    """Return the text as Markdown code.
+
+    If it has `|` or `<`, return it as HTML, because `|` would end a table cell even in backticks.
+    """
     if "|" not in text and "<" not in text:
         return f"`{text}`"
     return "<code>" + text.replace("<", "&lt;").replace("|", "&#124;") + "</code>"
@@ -186,7 +192,7 @@ def _one_line(text: str) -> str:
 
 
 def modules() -> str:
-    """Return the text of docs/modules.md: the first sentence of every module, folder by folder."""
+    """Return the text of docs/modules.md: the first paragraph of each module's docstring, by folder."""
     folders: dict[str, list[str]] = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         sentence = _one_line((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0])

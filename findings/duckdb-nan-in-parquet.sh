@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
-# DuckDB answers questions about NaN from Parquet statistics, which leave NaN out.
+# DuckDB does not find NaN in a Parquet file, because it answers from the column statistics, which leave NaN out.
 #
 # Versions: duckdb 2.0.0, pyarrow 26.0.1, Python 3.11.
-# The Parquet format says of the statistics of a float column: NaN must not be written as minimum or maximum, and a
-# reader that looks for NaN must ignore both. pyarrow keeps to the first half. DuckDB does not keep to the second half:
-# of a file with 0.2, 0.3 and NaN it answers `isnan(x)`, `x = 'NaN'` and `not (x between 0 and 1)` by the bounds 0.2 and
-# 0.3, and finds no row. Without statistics in the file, all three find the row. If the file holds one number and NaN,
-# even `not isfinite(x)` and `cast(x as varchar) = 'nan'` find nothing: the column counts as constant.
-# `isnan(x + 0 * random())` finds the row in all three files.
-# Reported for comparisons, and open: https://github.com/duckdb/duckdb/issues/25521
-# A check for broken values that runs on Parquet is silent about the values that it was written for.
 #
-# Output seen:
+# The Parquet format has two rules for the statistics of a float column. A writer must not write NaN as minimum or
+# maximum. A reader that looks for NaN must ignore both values. pyarrow follows the rule for writers. DuckDB does not
+# follow the rule for readers.
+#
+# The first file holds 0.2, 0.3 and NaN. DuckDB evaluates `isnan(x)`, `x = 'NaN'` and `not (x between 0 and 1)` from the
+# bounds 0.2 and 0.3, and returns no row. If the same file has no statistics, all three conditions return the row.
+# The second file holds 0.2 and NaN. Minimum and maximum are equal, so DuckDB treats the column as constant. Then even
+# `not isfinite(x)` and `cast(x as varchar) = 'nan'` return no row.
+# Workaround: `isnan(x + 0 * random())` returns the row in all three files, because it cannot use the statistics.
+#
+# The problem is reported for comparisons, and the issue is open: https://github.com/duckdb/duckdb/issues/25521
+# Consequence: a data check in SQL that looks for NaN in Parquet files reports nothing, although there is NaN.
+#
+# Output seen (the number of rows that each condition returns):
 #   two numbers, statistics      isnan 0, = NaN 0, not between 0, not isfinite 1, as text 1, with random 1
 #   one number, statistics       isnan 0, = NaN 0, not between 0, not isfinite 0, as text 0, with random 1
 #   two numbers, no statistics   isnan 1, = NaN 1, not between 1, not isfinite 1, as text 1, with random 1
+#
+# The script ends with exit code 1 if the output differs.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)

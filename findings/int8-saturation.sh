@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# OpenVINO 2026.4.1 and NNCF 3.4.0: the same int8 network says something else on CPUs without VNNI, and nothing tells.
+# OpenVINO 2026.4.1 and NNCF 3.4.0: the same int8 network gives other results on CPUs without VNNI, without a warning.
 #
-# There oneDNN adds two products of 8-bit integers in 16 bits (vpmaddubsw), and what does not fit is cut off. NNCF keeps
-# the weights of the first layer to half of the range by default (OverflowFix.FIRST_LAYER), and leaves those of all
-# others at +-127. ONEDNN_MAX_CPU_ISA=AVX2 shows on any x86 CPU what comes of that: a convolution of activations of 255
-# by weights of 127 gives .506 of the right sum, without an error or a warning. Weights of 65 give .988, those of 64
-# the right sum (2 x 255 x 64 = 32,640 fits into 16 bits); a depthwise convolution is right with 127 too.
-# OverflowFix.ENABLE keeps all layers but the depthwise ones to half of the range.
+# Without VNNI, oneDNN adds two products of 8-bit integers in 16 bits (instruction vpmaddubsw). A sum that does not fit
+# is clipped. By default, NNCF limits only the weights of the first layer to half of the 8-bit range
+# (OverflowFix.FIRST_LAYER). The weights of all other layers reach +-127.
+#
+# The variable ONEDNN_MAX_CPU_ISA=AVX2 shows the effect on any x86 CPU. A convolution of activations of 255 with weights
+# of 127 gives .506 of the right sum, without an error or a warning. Weights of 65 give .988 of the right sum. Weights
+# of 64 give the right sum, because 2 x 255 x 64 = 32,640 fits into 16 bits. A depthwise convolution is right even with
+# weights of 127. OverflowFix.ENABLE limits the weights of all layers to half of the range, except depthwise layers.
 #
 # Output seen, on x86-64 Linux on an AMD EPYC without VNNI, Python 3.11:
 #   sum under AVX2, of the right one: weights 127 0.506, 65 0.988, 64 1.000, -64 1.000, depthwise 127 1.000
 #   largest weight by layer, NNCF's default: 63 127 127; OverflowFix.ENABLE: 63 127 63
 #
-# Exits with 1 where that changes.
+# The script ends with exit code 1 if these numbers change.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

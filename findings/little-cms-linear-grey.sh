@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Little CMS 2.19 (in the wheel of Pillow 13.0.0), grey with a linear profile to sRGB, 8 bits.
-# Expected: value 1 of 255 in linear light is 13 in sRGB, 2 is 22, 3 is 28.
-# Seen: with the default flags 6, 12 and 19; dark greys are off by up to 10 levels. With NOOPTIMIZE they are right. An RGB
-# profile with the same curve is right with either. By default the library samples a grey curve at a few points and
-# joins them with straight lines, which a curve as steep as this one at black does not bear.
-# Output seen:
+# Little CMS 2.19 (in Pillow 13.0.0's wheel) converts dark 8-bit greys wrongly from a linear grey profile to sRGB.
+#
+# Expected: the values 1, 2 and 3 of 255 in linear light are 13, 22 and 28 in sRGB.
+#
+# Seen: with the default flags, the results are 6, 12 and 19. Dark greys are wrong by up to 10 levels. With the flag
+# NOOPTIMIZE, the results are right. An RGB profile with the same curve gives right results with both flags.
+#
+# Reason: by default, the library samples a grey curve at a few points and interpolates linearly between them. Near
+# black, this curve is too steep for that.
+#
+# Output seen (sRGB values for the linear values 0 to 4):
 #   grey, default flags:  [0, 6, 12, 19, 25]
 #   grey, NOOPTIMIZE:     [0, 13, 22, 28, 34]
 #   RGB, default flags:   [0, 13, 22, 28, 34]
-# Exits with 1 if the behaviour changes.
+# The script ends with exit code 1 if the output changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

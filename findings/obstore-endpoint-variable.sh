@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# obstore 0.12.1 (object_store 0.14.2), Python 3.11: the variable AWS_ENDPOINT_URL_S3 comes before the argument `endpoint`.
+# obstore 0.12.1 (object_store 0.14.2), Python 3.11: the variable AWS_ENDPOINT_URL_S3 overrides the argument `endpoint`.
 #
-# A program opens `S3Store(bucket, endpoint=A)` while AWS_ENDPOINT_URL_S3=B is in the environment. Every request goes
-# to B, signed with the keys that were meant for A, and nothing says so. boto3 does it the other way round: its argument
-# `endpoint_url` comes before all variables. The documentation of obstore says that `aws_endpoint_url_s3` takes
-# precedence over `endpoint` "when both are set", which is easily read as two arguments. AWS_ENDPOINT_URL does not do this.
+# A program opens `S3Store(bucket, endpoint=A)` while the environment has AWS_ENDPOINT_URL_S3=B. obstore sends every
+# request to B, signed with the keys that were meant for A, without a warning. boto3 does the opposite: its argument
+# `endpoint_url` overrides all variables. obstore's documentation says that `aws_endpoint_url_s3` takes precedence over
+# `endpoint` "when both are set". A reader may think that both are arguments. The variable AWS_ENDPOINT_URL does not
+# override the argument.
 #
-# The way out is to pass the argument under both names: S3Store(bucket, endpoint=A, aws_endpoint_url_s3=A).
+# Workaround: pass the argument under both names: S3Store(bucket, endpoint=A, aws_endpoint_url_s3=A).
 #
-# Output seen:
+# Output seen ("argument" and "variable" are the servers that received the request):
 #   only AWS_ENDPOINT_URL in the environment -> asked: argument
 #   AWS_ENDPOINT_URL_S3 in the environment   -> asked: variable
 #   the argument under both names            -> asked: argument
 #
-# Ends with 1 where that changes.
+# The script ends with exit code 1 if this output changes.
 set -euo pipefail
 
 folder=$(mktemp -d)

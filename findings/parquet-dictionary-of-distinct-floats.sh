@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# pyarrow 26.0.1 writes a dictionary for a float column in which every value is different, and keeps it.
+# pyarrow 26.0.1 writes a dictionary for a float column in which every value is different, although the file gets
+# larger.
 #
-# A column of model probabilities (float32, all distinct) gains nothing from a dictionary: the file holds each value in
-# the dictionary and an index of it for each row besides. pyarrow gives a dictionary up only when it exceeds
-# `dictionary_pagesize_limit` (1 MiB, which is 262,144 floats), not when it makes the column larger. DuckDB 2.0.0,
-# asked to write the same column, notices and writes plain values.
+# A column of model probabilities (float32, all distinct) gains nothing from a dictionary. The file holds each value in
+# the dictionary, and also an index into the dictionary for each row. pyarrow falls back to plain values only if the
+# dictionary exceeds `dictionary_pagesize_limit` (1 MiB, which is 262,144 floats). pyarrow does not check whether the
+# dictionary makes the column larger. DuckDB 2.0.0 writes plain values for the same column.
 #
-# Seen (bytes a value, 50,000 values of 4 bytes, no compression):
+# Output seen (bytes per value, 50,000 values of 4 bytes, no compression):
 #   pyarrow, its defaults        5.95 RLE_DICTIONARY
 #   pyarrow, use_dictionary off  4.00 PLAIN
 #   duckdb, its defaults         4.00
+#
+# The script stops with an AssertionError if this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Pillow 13.0.0 opens these valid TIFF and PNG files without an error or a warning and gives other pixels than tifffile
-# 2026.3.3, or than the PNG specification says:
-# - float32, big-endian, deflated: the bytes of each sample come in the wrong order (uncompressed they are right);
-# - RGB of 16 bits in separate planes, uncompressed: bytes are taken for samples (deflated they are right);
-# - 16-bit grey, big-endian: the samples are right, and resize() makes noise of them;
-# - grey PNG of 4 bits with a transparent value 7 (tRNS): pixels are scaled to 119, the transparent value stays 7, so that
-#   nothing is transparent.
+# Pillow 13.0.0 reads some valid TIFF and PNG files wrongly, without an error or a warning. The pixels differ from those
+# of tifffile 2026.3.3 (TIFF) or from the PNG specification:
+# - TIFF, float32, big-endian, deflated: Pillow reads the bytes of each sample in the wrong order. Uncompressed files
+#   are right.
+# - TIFF, RGB of 16 bits in separate planes, uncompressed: Pillow takes single bytes for samples. Deflated files are
+#   right.
+# - TIFF, 16-bit grey, big-endian: Pillow reads the samples correctly, but resize() turns them into noise.
+# - PNG, 4-bit grey, with the transparent value 7 (tRNS): Pillow scales the pixels to 119 and leaves the transparent
+#   value at 7. So no pixel is transparent.
+#
 # Output seen:
 #   float32 big-endian deflated: first sample 8.828180325246348e-44 instead of 0.5
 #   RGB 16 bits, planes: second pixel (52, 18, 120) instead of (18, 52, 86)
 #   grey 16 bits big-endian, values 255 and 256, resized: 4736 to 61310
 #   grey PNG, 4 bits, all transparent: alpha 255 instead of 0
-# Exits with 1 if the behaviour changes.
+#
+# The script ends with exit code 1 if one of these errors is gone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

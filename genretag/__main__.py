@@ -1,4 +1,4 @@
-"""Run the `genretag` command as `python -m genretag`, for a cluster that has a known Python but no script path."""
+"""Run the `genretag` command as `python -m genretag`, as on a cluster whose nodes lack the script `genretag`."""
 
 from genretag.cli import main
 

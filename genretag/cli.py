@@ -1,10 +1,10 @@
-"""`genretag`, the command: read settings, run one command, turn its errors into one line and an exit code.
+"""The command `genretag`: read the settings, run one subcommand, and turn its errors into one line and an exit code.
 
-Exit codes: 0 done; 1 failed, a retry may help; 2 a person must act; 3 another run holds the output;
-130 interrupted (Ctrl-C); 143 terminated (SIGTERM).
+Exit codes: 0 done; 1 failed, a retry may help; 2 a person must act; 3 another run holds the output's lock; 130
+interrupted (Ctrl-C); 143 terminated (SIGTERM).
 
-Settings come from flags, then the environment, then a TOML file, then a recipe. If a key is unknown, the error names
-the nearest known key, or all known keys.
+Flags override environment variables, and environment variables override the TOML file. The file overrides the recipe (a
+named set of `train` settings). If a setting is unknown, the error names the nearest known setting, or all of them.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env, Toml
 
-import genretag.cli_models  # noqa: F401 - its commands join the app
+import genretag.cli_models  # noqa: F401 - the import adds its commands to `app`
 from genretag.cli_commands import app
 from genretag.commands.submit import separated
 from genretag.errors import (
@@ -61,7 +61,10 @@ def launch(
 
 
 def _have_a_home() -> None:
-    """Set HOME to / if the user has no home, as Docker does. OpenVINO and Ray read HOME and fail without it."""
+    """If the user has no home directory, set HOME to `/`, as Docker does.
+
+    OpenVINO and Ray read HOME and fail without it.
+    """
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home raises if there is no home
         os.environ["HOME"] = "/"
 
@@ -91,10 +94,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def settings_sources(app: App, file: Path | None) -> list[Callable[..., Any]]:
-    """Return the sources of settings below the flags, the strongest first, as cyclopts wants them in `app.config`.
+    """Return the sources of settings other than flags, the strongest first, for cyclopts' `app.config`.
 
-    The sources are the variables `GENRETAG_<COMMAND>_<SETTING>`, the TOML file (None: no file) and the recipe. Raises
-    `UsageError` if the file is missing, is not TOML, or has a table that is not a command.
+    The sources are the variables `GENRETAG_<COMMAND>_<SETTING>`, the TOML file (None: no file) and the recipe of
+    `train`. The first entry of the list is a check that refuses unknown variables. Raises `UsageError` if the file
+    cannot be read, is not TOML, or has a table that is not a command.
     """
     sources: list[Callable[..., Any]] = [_refuse_unknown_variables, Env(PREFIX)]
     if file is not None:
@@ -117,7 +121,11 @@ def _check_file(file: Path, commands: list[str]) -> None:
 
 
 def _refuse_unknown_variables(_app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Raise `UsageError` if the environment has a variable of this command that is no setting."""
+    """Raise `UsageError` if an environment variable has this command's prefix, but names none of its settings.
+
+    The prefix is `GENRETAG_<COMMAND>_`. Variables that Kubernetes sets for services are ignored. Without a command, do
+    nothing.
+    """
     if not commands:
         return
     prefix = PREFIX + "_".join(command.upper() for command in commands) + "_"
@@ -133,11 +141,11 @@ def _refuse_unknown_variables(_app: App, commands: tuple[str, ...], arguments: A
 
 
 def service_links(environment: Mapping[str, str]) -> frozenset[str]:
-    """Return the names of the variables that Kubernetes sets in a pod for services. They are not settings.
+    """Return the names of the variables that Kubernetes sets in a pod for services. These are no settings of genretag.
 
-    A service `genretag-tag` makes GENRETAG_TAG_SERVICE_HOST, GENRETAG_TAG_SERVICE_PORT, GENRETAG_TAG_PORT and more.
-    Only names that belong to a `..._SERVICE_HOST` in `environment` are returned, so a misspelt setting is still an
-    error. Source: Kubernetes documentation, "Service", section "Environment variables".
+    A service `genretag-tag` makes GENRETAG_TAG_SERVICE_HOST, GENRETAG_TAG_SERVICE_PORT, GENRETAG_TAG_PORT and more. A
+    name is returned only if `environment` has the `..._SERVICE_HOST` of the same service. So a misspelt setting is
+    still an error. Source: Kubernetes documentation, "Service", section "Environment variables".
     """
     services = [found[1] for name in environment if (found := SERVICE.fullmatch(name))]
     return frozenset(
@@ -149,9 +157,9 @@ def service_links(environment: Mapping[str, str]) -> frozenset[str]:
 
 
 def _fill_from_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill the settings that flags, environment and file left unset, from the recipe that `--recipe` names.
+    """Use a recipe (a named set of `train` settings) for the settings that flags, environment and file do not set.
 
-    If none of these sources names a recipe, change nothing.
+    The option `--recipe` names the recipe. If no flag, variable or file sets `--recipe`, change nothing.
     """
     named = arguments.get("--recipe", None)
     if named is not None and named.tokens:
@@ -160,7 +168,7 @@ def _fill_from_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCo
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message: the known name most like `name`, or all `known` names if none is close."""
+    """Return the end of an error message: the known name most similar to `name`, or all `known` names if none is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {close[0]}?" if close else f": known are {', '.join(sorted(known))}"
 

@@ -1,7 +1,7 @@
-"""Commands about outputs as a user sees them: names, arguments, options and help.
+"""Command-line options and help of `tag`, `compact`, `retag`, `report`, `gallery`, `predict` and `warehouse`.
 
-Each command calls its file in `commands/` or `reports/`. Heavy imports happen inside a command, so `--help` answers
-at once.
+Each command calls a function in `commands/` or `reports/`. Large libraries are imported inside a command, so that
+`--help` answers at once.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ app = App(
     print_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
-    default_parameter=Parameter(negative_iterable=()),  # no --empty-slice next to --slice
+    default_parameter=Parameter(negative_iterable=()),  # otherwise `--slice` would bring a flag `--empty-slice`
 )
 Flat = Parameter(name="*")
 
@@ -44,7 +44,7 @@ def tag(
     table: Annotated[TableSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Score all images that OUTPUT does not hold yet, and write the predictions as Parquet.
+    """Score all images that have no row in OUTPUT yet, and write the predictions as Parquet.
 
     Example: genretag tag s3://films/posters s3://films/genres
 
@@ -74,7 +74,7 @@ def compact(
     table: Annotated[TableSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Merge the small files of past nights into large files, which warehouses read faster.
+    """Merge the small Parquet files of past days into large files, which warehouses read faster.
 
     Example: genretag compact s3://films/genres --before 2026-11-01
 
@@ -129,7 +129,7 @@ def report(
     drift_limit: float = 0.1,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Draw the page of a run again: its counts, its failures, and the drift of its genres from earlier runs.
+    """Draw the page of a run again: its counts, its failures, and the drift of its genres since earlier runs.
 
     Example: genretag report s3://films/genres
 
@@ -208,7 +208,7 @@ def warehouse(
     settings: Annotated[WarehouseSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Print SQL for the warehouse: tables, views, checks and queries for the output of `tag` with this model.
+    """Print SQL for a warehouse: tables, views, checks and queries for the output of `tag`.
 
     Example: genretag warehouse --dialect athena --location s3://films/genres --output sql
 
@@ -217,11 +217,11 @@ def warehouse(
     dialect
         athena, bigquery, databricks (and Spark), duckdb, redshift (Spectrum), snowflake or trino.
     location
-        The output of `genretag tag`, as the warehouse addresses it.
+        The output of `genretag tag`, as a URI or path that the warehouse can read.
     output
-        A folder to write to instead of printing: one file per part of the SQL, and a dbt source.
+        A folder for the SQL files and a dbt source. Default: print the SQL.
     model
-        The model bundle whose labels are the columns. Default: the bundle that ships with genretag.
+        The model bundle whose labels name the columns. Default: the bundle that ships with genretag.
     """
     from genretag.commands.warehouse import as_script, warehouse_files, write_files
 
@@ -235,7 +235,10 @@ def warehouse(
 
 
 def start_logging(session: Session) -> None:
-    """Start the log of a command, with a new run id. Without `--verbose`, libraries log only warnings and errors."""
+    """Start logging for a command, and make a new run id for its log lines.
+
+    Without `--verbose`, most messages of the libraries are suppressed.
+    """
     logs.start_logging(session.quiet, session.log_format)
     new_run_id()
     if not session.verbose:

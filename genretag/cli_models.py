@@ -1,4 +1,4 @@
-"""Commands about models as a user sees them: names, arguments, options and help."""
+"""Command-line options and help of `train`, `requantize`, `evaluate`, `bench` and `submit`."""
 
 import logging
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +60,7 @@ def requantize(
     overwrite: bool = False,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Make the int8 network of a bundle again from its training posters. The native network stays as it is.
+    """Quantize the network of a bundle to int8 again, with its training posters. The float network does not change.
 
     Example: genretag requantize model --labels films.csv --images posters --output model-2
 
@@ -75,7 +75,7 @@ def requantize(
     output
         The folder or s3:// prefix to write the new bundle to.
     overwrite
-        Replace a bundle that is already there.
+        Replace a bundle that is already at OUTPUT.
     """
     from genretag.commands.requantize import requantize as run
 
@@ -95,7 +95,9 @@ def evaluate(
     settings: Annotated[EvaluateSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Measure a model bundle on labelled posters that it was not trained on, next to a model that never looks.
+    """Measure a model bundle on labelled posters that it was not trained on, and compare it with the null model.
+
+    The null model never looks at a poster: it gives every poster the same probabilities.
 
     Example: genretag evaluate model --labels films.csv --images posters --against other-model
 
@@ -135,7 +137,7 @@ def bench(
     tagging: Annotated[TagSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Measure the speed of `tag` here, compared with the most that the machine can do, and name the bottleneck.
+    """Measure the speed of `tag`, compare it with plain threads without Ray, and name the bottleneck.
 
     Example: genretag bench s3://films/posters --posters 10000
 
@@ -144,7 +146,8 @@ def bench(
     images
         A folder, an s3:// prefix or a manifest, as for `tag`. Default: synthetic posters that `bench` draws.
     output
-        A place for the rows, which `bench` removes at its end. Default: a local temporary folder.
+        A folder or an s3:// prefix for the rows that `tag` writes. `bench` removes them at its end. Default: a local
+        temporary folder.
     model
         A model bundle. Default: the bundle that ships with genretag.
     """
@@ -163,7 +166,7 @@ def bench(
 def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = None) -> None:
     """Run a command on a Ray cluster once, even if it is submitted twice.
 
-    If the same command of the same day is running or has succeeded, nothing is submitted. If it failed, it is
+    If the same command of the same day is running or has succeeded, nothing is submitted. If that command failed, it is
     submitted again.
 
     Example: genretag submit --address http://head:8265 --wait tag s3://films/posters s3://films/genres
@@ -185,7 +188,7 @@ def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = Non
 
 
 def _print_bundle(bundle: "Bundle", output: str) -> None:
-    """Print the figures and the version of a bundle that was written to `output`."""
+    """Print the metrics, the version and the number of labels of a bundle, and its location `output`."""
     from genretag.reports.evaluation_table import print_metrics
 
     print_metrics(bundle.facts["metrics"])

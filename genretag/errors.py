@@ -1,6 +1,7 @@
-"""Errors by who has to act: the failure of one poster is a value, the failure of the job is an exception.
+"""Errors: the failure of one poster is a value, and the failure of a whole command is an exception.
 
-Each exception stands for one exit code. `redact` removes secrets from everything that is printed or logged.
+`Failure` is the value. Each exception class stands for one exit code of the command. `redact` removes secrets from
+everything that is printed or logged.
 """
 
 import os
@@ -25,7 +26,7 @@ class JobError(Exception):
 
 
 class OutputHeldError(Exception):
-    """Error of a run that cannot write to an output, because another run holds the output or took it over.
+    """Error of a run that cannot write to an output, because another run holds the output's lock or took it over.
 
     The message names the other run if it is known. The command exits with code 3.
     """
@@ -35,8 +36,8 @@ class OutputHeldError(Exception):
 class Failure:
     """The reason why one poster could not be scored.
 
-    `stage` is fetch or decode. `reason` is a stable name, such as `not_found`, and `message` is for people. `etag` is
-    the version that was read, or empty if nothing was read.
+    `stage` is fetch or decode. `reason` is a stable name, such as `not_found`, and `message` is for people. `etag`
+    identifies the version of the object that was read. If nothing was read, `etag` is empty.
     """
 
     stage: str
@@ -46,23 +47,27 @@ class Failure:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Return `text`, which may come from anywhere, as one line of at most `limit` characters.
+    """Return any text as one line of at most `limit` characters, for messages and log lines.
 
-    Control characters, line breaks and repeated spaces become one space. A longer text is cut and ends in an ellipsis.
+    Each sequence of control characters, line breaks and spaces becomes one space. A longer text is cut and ends in an
+    ellipsis.
     """
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def quoted(value: object) -> str:
-    """Return a value as text for a message. A string comes in quotes, cut to 40 characters, on one line."""
+    """Return a value as text for a message.
+
+    A string becomes one line in single quotes, cut to 40 characters. Any other value becomes `str(value)`.
+    """
     return f"'{one_line(value, 40)}'" if isinstance(value, str) else str(value)
 
 
 def unreadable_output(output: str, error: Exception) -> UsageError:
     """Return the `UsageError` to raise if the existing files of an output cannot be read.
 
-    `output` is the location for the message, and `error` is the cause.
+    `output` is the location of the output, for the message. `error` is the cause.
     """
     return UsageError(
         f"cannot read what {output} holds already ({one_line(error)}): check its name and the credentials"
@@ -71,8 +76,8 @@ def unreadable_output(output: str, error: Exception) -> UsageError:
 
 MASK = "***"
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-PLACES = re.compile(r"(FILE|PATH|DIR|URI|URL|EXPIRATION|REGION)$", re.IGNORECASE)  # names of variables without secrets
-SHORTEST = 6  # characters of a secret: a shorter value would mask ordinary words
+PLACES = re.compile(r"(FILE|PATH|DIR|URI|URL|EXPIRATION|REGION)$", re.IGNORECASE)  # ends of names without a secret
+SHORTEST = 6  # characters: a shorter value is not masked, because it may be part of an ordinary word
 IN_URLS = (
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),  # user:password@host
     (re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|sig|access_token)=[^&\s'\"]+"), rf"\1={MASK}"),
@@ -84,7 +89,7 @@ def redact(text: str) -> str:
     """Return `text` with `***` in place of secrets.
 
     Secrets are credentials in URLs and headers, and the values of environment variables with names such as
-    AWS_SECRET_ACCESS_KEY. Variables with values shorter than `SHORTEST` characters are no secrets.
+    AWS_SECRET_ACCESS_KEY. Values shorter than `SHORTEST` characters are not masked.
     """
     for value in _secrets():
         text = text.replace(value, MASK)
@@ -99,6 +104,9 @@ def has_credentials(url: str) -> bool:
 
 
 def _secrets() -> list[str]:
-    """Return the values of environment variables whose names mean secrets, longest first."""
+    """Return the values of environment variables whose names suggest a secret, longest value first.
+
+    Values shorter than `SHORTEST` characters are left out.
+    """
     named = (v for name, v in os.environ.items() if SECRET_NAMES.search(name) and not PLACES.search(name))
     return sorted({value for value in named if len(value) >= SHORTEST}, key=len, reverse=True)

@@ -1,7 +1,7 @@
-"""Settings of all commands but `train`: frozen dataclasses, one field per option, that check their values when made.
+"""Settings of the commands, except those of `tag` and `train`: frozen dataclasses with one field per option.
 
-Flags, the environment and the settings file fill these fields. A wrong value raises `UsageError`. This module
-needs only the standard library, because every command imports it, even for `--help`.
+Flags, environment variables and the settings file fill the fields. A wrong value raises `UsageError` when the object is
+made. Every command imports this module, even for `--help`, so it imports no large library.
 """
 
 import os
@@ -13,18 +13,20 @@ from typing import Annotated
 from genretag.errors import UsageError, has_credentials, quoted
 
 Location = Annotated[str, "a place that the command reads or writes: a local path or an s3:// URI"]
-"""Type of each setting that names a place. `genretag submit` checks that the cluster can reach these places."""
+"""Type of a setting that holds a local path or an s3:// URI. `genretag submit` refuses relative local paths in such
+settings, because the cluster's nodes cannot see them."""
 
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Settings of the Iceberg table to commit to, and its catalogue. Without a table, nothing is committed."""
+    """Settings of the Iceberg table of the predictions, and of its catalogue. Without `table`, nothing is committed."""
 
     table: str | None = None
     """Iceberg table NAMESPACE.TABLE. Every finished run is committed to it in one step."""
     catalog: str | None = None
     """Catalogue of the table: a URI (https://, sqlite:///, postgresql://), or a name in pyiceberg's configuration. Keep
-    tokens and passwords in that configuration. When not set and OUTPUT is a folder: OUTPUT/_catalog.db."""
+    tokens and passwords in that configuration. When not set: OUTPUT/_catalog.db. If OUTPUT is in a bucket, you must set
+    a catalogue."""
 
     def __post_init__(self) -> None:
         if self.table is not None and not all(self.table.partition(".")):
@@ -66,10 +68,11 @@ class CompactSettings:
 
 @dataclass(frozen=True)
 class RetagSettings:
-    """Settings of `retag`: the threshold profile that decides the genres anew."""
+    """Settings of `retag`: the threshold profile that decides again which genres each poster gets."""
 
     profile: str = "balanced"
-    """Threshold profile of the bundle that decides the genres from now on, as for `tag`."""
+    """Threshold profile that decides the genres of each poster: balanced, precise, generous, or top-3 (or top-1, top-5,
+    ...), as for `tag`."""
     dry_run: bool = False
     """Print what would change, and change nothing."""
     break_lock: bool = False
@@ -78,7 +81,7 @@ class RetagSettings:
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Settings for reading the CSV of labels. Columns and separators that are not set are detected in the file.
+    """Settings for reading the CSV of labels. Columns and separators without a setting are detected in the file.
 
     If a file can be read in two ways, it is refused until a setting decides.
     """
@@ -89,21 +92,21 @@ class LabelSettings:
     """Column of the CSV that holds the labels as text. Default: found by its name, such as labels, genres or tags."""
     label_separator: str | None = None
     """Separator between two labels in a cell: a text such as `|`, or one of the words space, tab, newline and none.
-    Default: found in the cells."""
+    `none` means that a cell holds one label. Default: detected from the cells."""
     true_value: tuple[str, ...] = ()
     """A value that means yes, for columns of one label each. May be given several times. Default: 1, true, yes."""
     false_value: tuple[str, ...] = ()
     """A value that means no, for columns of one label each. May be given several times. `blank` stands for an empty
-    cell. Default: 0, false, no, blank. A table with -1 is refused."""
+    cell. Default: 0, false, no, blank. A table with -1 is refused by default, because -1 may mean no or unknown."""
     unlabelled_word: tuple[str, ...] = ()
-    """A text that means that a poster has no label. May be given several times. Default: nan, NULL, None, \\N and other
-    words of databases and spreadsheets, but not N/A."""
+    """A text in place of the labels that means that a poster has no label. May be given several times. Default: nan,
+    NULL, None, \\N and other words of databases and spreadsheets, but not N/A."""
     allow_left_out: bool = False
-    """Go on although many rows, columns or posters of the CSV are left out."""
+    """Continue even if many rows, columns or posters of the CSV are left out. Otherwise that is an error."""
 
 
 SPLITS = ("test", "validation", "all")
-LEAST_RESAMPLES = 20  # with fewer draws there is no 2.5 % to cut off
+LEAST_RESAMPLES = 20  # an interval cuts off 2.5 % of the samples at each end, which needs enough samples
 
 
 @dataclass(frozen=True)
@@ -111,18 +114,18 @@ class EvaluateSettings(LabelSettings):
     """Settings of `evaluate`: the posters to measure on, and what to compute."""
 
     split: str = "test"
-    """Posters to measure on: test or validation, as the bundle's own training split them by the id, or all of the CSV.
-    """
+    """Posters to measure on: test or validation (the splits that the bundle's training made by the id), or all (every
+    poster of the CSV)."""
     slice: tuple[str, ...] = ()
     """Columns of the CSV. The posters are also measured separately for each value of a column. A column with many
     different numbers is cut into quartiles."""
     profile: str = "balanced"
     """Threshold profile for the table of labels and for the slices."""
     bootstrap: int = 1_000
-    """Bootstrap draws of posters behind each interval. More draws take longer and make the ends of the intervals
+    """Number of bootstrap samples for each interval. More samples take longer and make the ends of the intervals
     steadier."""
     seed: int = 0
-    """Seed of the bootstrap draws."""
+    """Seed of the bootstrap samples."""
     include_training: bool = False
     """Evaluate also on posters that the bundle was trained on. The figures then look better than the bundle is."""
     json: Path | None = None
@@ -144,12 +147,12 @@ class EvaluateSettings(LabelSettings):
             raise UsageError(f"there is no folder for {self.json}: make it first")
 
 
-GALLERY_POSTERS = 50_000  # most posters of one page, which then has some 250 MB
+GALLERY_POSTERS = 50_000  # the most posters in one page; such a page has about 250 MB
 
 
 @dataclass(frozen=True)
 class GallerySettings(LabelSettings):
-    """Settings of `gallery`: the posters to show, and the place of the page."""
+    """Settings of `gallery`: the posters to show, and where to write the page."""
 
     day: str | None = None
     """Show the posters of one day (a `dt=` folder), YYYY-MM-DD. When not set: of all days."""
@@ -183,9 +186,10 @@ class BenchSettings:
     """Settings of `bench`: how many posters to measure, and how often."""
 
     posters: int = 2_000
-    """Posters to measure on, at most. Ten thousand give steadier figures."""
+    """Largest number of posters to measure on. Ten thousand give steadier figures."""
     rounds: int = 1
-    """Rounds of measuring the ceiling and the job, one after the other. The command prints medians over the rounds."""
+    """Number of rounds. A round measures `tag` first, and then the ceiling: the speed of plain threads without Ray. The
+    command prints medians over the rounds."""
     json: Path | None = None
     """File to write all figures to."""
 
@@ -213,8 +217,8 @@ class SubmitSettings:
     submission_id: str | None = None
     """Name of the job on the cluster. By default, the same command gets the same name all day (UTC)."""
     env: tuple[str, ...] = ()
-    """Names of variables of this environment to pass to the job. Whoever has the cluster's token can read their values
-    there. A role of the nodes is safer."""
+    """Names of environment variables of this machine to pass to the job. Anyone who has the cluster's token can read
+    their values on the cluster. An IAM role of the nodes is a safer way to give access."""
 
     def __post_init__(self) -> None:
         if self.submission_id is not None and not NAME.fullmatch(self.submission_id):
@@ -227,9 +231,10 @@ class SubmitSettings:
     def server(self) -> str:
         """Address of the job server, without a slash at its end.
 
-        Raises `UsageError` if the address is not an HTTP URL or contains a user name or password.
+        The first of these that is set counts: `address`, RAY_API_SERVER_ADDRESS, RAY_ADDRESS if it is an HTTP URL,
+        `DEFAULT_ADDRESS`. Raises `UsageError` if the address is not an HTTP URL or contains a user name or password.
         """
-        of_ray = os.environ.get("RAY_ADDRESS", "")  # `ray job submit` uses this if it is the dashboard's URL
+        of_ray = os.environ.get("RAY_ADDRESS", "")  # `ray job submit` reads it too, but only as a URL of the dashboard
         dashboard = of_ray if of_ray.startswith(("http://", "https://")) else ""
         address = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or dashboard or DEFAULT_ADDRESS
         if has_credentials(address):

@@ -1,4 +1,7 @@
-"""Entry point for `ray job submit -- python jobs/evaluate.py --config nightly.toml`: the evaluate command, as it is."""
+"""Run `genretag evaluate` as a Ray job: `ray job submit -- python jobs/evaluate.py --config nightly.toml`.
+
+All arguments are passed on to the command.
+"""
 
 import sys
 

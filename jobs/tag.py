@@ -1,4 +1,7 @@
-"""Entry point for `ray job submit -- python jobs/tag.py --config nightly.toml`: the tag command, as it is."""
+"""Run `genretag tag` as a Ray job: `ray job submit -- python jobs/tag.py --config nightly.toml`.
+
+All arguments are passed on to the command.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Entry point for `ray job submit -- python jobs/train.py --config nightly.toml`: the train command, as it is."""
+"""Run `genretag train` as a Ray job: `ray job submit -- python jobs/train.py --config nightly.toml`.
+
+All arguments are passed on to the command.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""ICC profiles made here, and pictures whose numbers follow them."""
+"""Make ICC colour profiles, and convert pictures to them, for the tests of the decoder."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 RELATIVE, BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
 
-# Colorants, adapted to D50, as the profiles of these spaces have them: XYZ of red, green and blue.
+# Colorants (XYZ of red, green and blue, adapted to D50) from the ICC profiles of these colour spaces.
 _COLORANTS = {
     "sRGB": ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)),
     "Adobe RGB": ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)),
@@ -18,7 +18,7 @@ _COLORANTS = {
 
 
 def rgb_profile(space: str, gamma: float = 2.2) -> bytes:
-    """A profile of three colorants and one gamma."""
+    """Return an RGB profile with the colorants of `space` and the same gamma for all three channels."""
     colorants = dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, _COLORANTS[space]), strict=True))
     curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))
     return _profile(b"RGB ", {b"wtpt": _xyz((0.9642, 1.0, 0.8249)), **colorants, **curves})
@@ -48,13 +48,13 @@ def _curve(gamma: float) -> bytes:
 
 
 def in_profile(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.Image:
-    """The same colours as numbers of the profile's space."""
+    """Return `image` converted from sRGB to `profile`: the colours stay, the numbers change."""
     target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     converted = ImageCms.profileToProfile(image, SRGB, target, RELATIVE, mode, flags=BLACK_TO_BLACK)
-    del converted.info["icc_profile"]  # or it would be saved unasked
+    del converted.info["icc_profile"]  # Pillow would save the profile in the file
     return converted
 
 
 def muted(image: Image.Image) -> Image.Image:
-    """A picture whose colours every printing press and screen has."""
+    """Return a picture of less saturated colours, which every printing press and screen can show."""
     return Image.fromarray((np.asarray(image) * 0.4 + 80).astype(np.uint8))

@@ -1,7 +1,7 @@
-"""What the tests share: one Ray, one S3 server, one small trained model, drawn posters, the real set if there.
+"""Fixtures of all tests: a Ray, an S3 server, a small trained model, drawn posters, and real posters if present.
 
-`make test` runs them in two processes (pytest-xdist), each file in one: both have a Ray and an S3 server of their own,
-and both use the one small model.
+`make test` runs the tests in two processes (pytest-xdist), and each test file in one of them. Each process has its own
+Ray and its own S3 server. Both processes use the same small model.
 """
 
 import logging
@@ -35,16 +35,16 @@ REAL_POSTERS = REPOSITORY.parent / "shared" / "posters"
 SMALL_MODEL = TrainSettings(
     workers=1, height=96, width=64, head_epochs=1, epochs=1, batch_size=16, head_learning_rate=0.01, min_positives=5
 )
-"""One worker, two epochs, tiny pictures: trained in half a minute."""
+"""Settings of the small model: one worker, two epochs, tiny pictures. Training takes half a minute."""
 
 
-SLOW_FIXTURES = frozenset({"ray_cluster", "s3_server", "browser", "process", "real_posters"})
-"""A test that needs one of these is slow, also through another fixture: `small_bundle`, `run`, `bucket`, `page`."""
+SLOW_FIXTURES = frozenset({"ray_cluster", "s3_server", "moto_url", "browser", "process", "real_posters"})
+"""A test that uses one of these fixtures is marked slow, also if it uses the fixture through another one, as `run`."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark slow tests by what they need, so that `make test-quick` leaves them out."""
+    """Mark tests that use a fixture in `SLOW_FIXTURES` as slow, so that `make test-quick` leaves them out."""
     for item in items:
         if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -58,14 +58,17 @@ def _no_settings_from_outside():
 
 @pytest.fixture(autouse=True)
 def _warnings_reach_caplog(caplog):
-    """Libraries that the tests before have used set the levels of all handlers that they found, pytest's too."""
+    """Reset the log levels before each test, so that caplog sees warnings.
+
+    Libraries that earlier tests used have changed the levels of all handlers, including pytest's.
+    """
     caplog.handler.setLevel(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """A SeaweedFS on the loopback address; its credentials and endpoint are in the environment."""
+    """Start a SeaweedFS on the loopback address. Its credentials and endpoint are put into the environment."""
     with running_s3_server(tmp_path_factory.mktemp("s3")) as server:
         os.environ.update(server.environment())
         yield server
@@ -73,7 +76,7 @@ def s3_server(tmp_path_factory):
 
 @pytest.fixture
 def bucket(s3_server):
-    """The URI of an empty bucket."""
+    """Create an empty bucket on the SeaweedFS and return its URI."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3_server.create_bucket(name)
     return f"s3://{name}"
@@ -81,7 +84,7 @@ def bucket(s3_server):
 
 @pytest.fixture(scope="session")
 def moto_url():
-    """moto's S3, in this process."""
+    """Start moto's S3 server in this process and return its URL."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
@@ -94,7 +97,7 @@ def moto_url():
 
 @pytest.fixture
 def moto_bucket(moto_url, monkeypatch):
-    """The URI of an empty bucket of moto, which the environment points to."""
+    """Create an empty bucket on the moto server, point the environment to the server, and return the URI."""
     for name, value in {
         "AWS_ENDPOINT_URL": moto_url,
         "AWS_ACCESS_KEY_ID": "any",
@@ -113,7 +116,7 @@ def moto_bucket(moto_url, monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server):  # after the S3 server: Ray's workers inherit its environment
-    """One Ray for all tests that run jobs in this process."""
+    """Start the Ray that all tests of this process share for their jobs."""
     with ray_session(Session(quiet=True)) as cluster:
         yield cluster
 
@@ -125,13 +128,13 @@ def storage():
 
 @pytest.fixture(scope="session")
 def drawn_posters():
-    """160 drawn posters with labels, all whole."""
+    """Draw 160 posters with labels. None of the posters is broken."""
     return list(draw_posters(160, seed=7))
 
 
 @pytest.fixture(scope="session")
 def poster_folder(drawn_posters, tmp_path_factory):
-    """The drawn posters as files, below `posters/`; `labels.csv` stands beside it."""
+    """Write the drawn posters to a folder `posters` and their `labels.csv` next to the folder. Return the folder."""
     folder = tmp_path_factory.mktemp("drawn")
     for poster in drawn_posters:
         file = folder / poster.key
@@ -143,7 +146,10 @@ def poster_folder(drawn_posters, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
-    """The path of a bundle that was trained for two epochs on the drawn posters, by the process that asked first."""
+    """Train a bundle for two epochs on the drawn posters and return its path.
+
+    The first test process that needs the bundle trains it. The other process uses the same bundle.
+    """
     everyones = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         everyones = everyones.parent
@@ -158,7 +164,10 @@ def small_bundle(ray_cluster, poster_folder, tmp_path_factory):
 
 @contextmanager
 def _int8_kept():
-    """Makes training keep the int8 network on every CPU: the small model loses more by 7 bits than a real one does."""
+    """Make training keep the int8 network on every CPU.
+
+    Without this, training on some CPUs would drop it: 7-bit weights cost the small model more than a real model.
+    """
     with (
         patch.object(make_bundle, "MAP_IT_MAY_COST", 1.0),
         patch.object(make_bundle, "_says_the_same_everywhere", lambda *_: (True, {})),
@@ -168,7 +177,10 @@ def _int8_kept():
 
 @pytest.fixture
 def run(ray_cluster, small_bundle):
-    """Tags in the shared Ray with the small model; keyword arguments are settings. Draws no page unless asked to."""
+    """Return a function that tags with the small model in the shared Ray. Its keyword arguments are settings.
+
+    It draws no report page unless `report=True` is passed.
+    """
 
     def run(images, output, model=small_bundle, **settings):
         return tag(str(images), str(output), TagSettings(**{"report": False} | settings), Session(quiet=True), model)
@@ -178,7 +190,7 @@ def run(ray_cluster, small_bundle):
 
 @pytest.fixture
 def few_posters(poster_folder, tmp_path):
-    """A folder of its own with twelve whole posters."""
+    """Return a new folder with twelve posters, none of them broken."""
     folder = tmp_path / "images"
     folder.mkdir()
     for file in sorted(poster_folder.rglob("*.*"))[:12]:
@@ -188,7 +200,10 @@ def few_posters(poster_folder, tmp_path):
 
 @pytest.fixture
 def command(capfd):
-    """Runs a `genretag` command in this process; returns its exit code, its output and its error output."""
+    """Return a function that runs a `genretag` command in this process.
+
+    The function returns the exit code, the standard output and the standard error output.
+    """
 
     def run(*arguments):
         try:
@@ -204,7 +219,7 @@ def command(capfd):
 
 @pytest.fixture
 def process():
-    """Runs a `genretag` command in a process of its own."""
+    """Return a function that runs a `genretag` command in a new process, and returns the completed process."""
 
     def run(*arguments, **options):
         line = [sys.executable, "-m", "genretag.cli", *(str(argument) for argument in arguments)]
@@ -215,9 +230,9 @@ def process():
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; tests of the pages are skipped where there is none (`make test` installs it on Debian).
+    """Start a headless Chromium. If no Chromium is installed, skip the test (`make test` installs Chromium on Debian).
 
-    Of a module, as Playwright keeps an event loop running in this thread for as long as it is there.
+    The scope is one module, because Playwright keeps an event loop running in this thread while the browser is open.
     """
     from playwright.sync_api import sync_playwright
 
@@ -232,7 +247,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def real_posters():
-    """The folder of real labelled posters; tests that need it are skipped where it is absent."""
+    """Return the folder of real labelled posters. If there is no such folder, skip the test."""
     if not (REAL_POSTERS / "train.csv").exists():
         pytest.skip("the real posters (../shared/posters) are not here")
     return REAL_POSTERS

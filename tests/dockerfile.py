@@ -1,7 +1,8 @@
-"""Reads a Dockerfile, and carries out its stages in a folder instead of an image: what Docker does, less the system.
+"""Run the stages of a Dockerfile in a folder, without Docker and without an image.
 
-Instructions run as they stand, in the order of the stage and those it is built on. Absolute places of the image are
-below the folder; `${PREFIX}` is the one that commands name, so the Dockerfile keeps it in an ARG.
+A stage runs its own instructions after those of the stages that it is built on. Absolute paths of the image become
+paths below the folder. RUN commands with `apt-get` are skipped. The variables of ARG and ENV are set for RUN commands,
+with their paths below the folder. So the Dockerfile names its install prefix only as `${PREFIX}`.
 """
 
 import os
@@ -13,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 INSTRUCTION = re.compile(r"^([A-Z]+)\s+(.*)$", re.DOTALL)
-NEEDS_AN_IMAGE = ("apt-get ",)  # what a RUN begins with that changes the system
+NEEDS_AN_IMAGE = ("apt-get ",)  # RUN commands that begin like this need a real image, and are skipped
 
 
 @dataclass
 class Stage:
-    """What stands between two FROM lines."""
+    """A stage of a Dockerfile: its name, the image or stage it is built on, and its instructions."""
 
     name: str
     base: str
@@ -26,7 +27,7 @@ class Stage:
 
 
 def read_stages(file: Path) -> dict[str, Stage]:
-    """The stages by name, in order."""
+    """Return the stages of a Dockerfile by name, in the order of the file."""
     text = re.sub(r"^\s*#.*\n", "", file.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     stages: dict[str, Stage] = {}
     stage: Stage | None = None
@@ -42,13 +43,13 @@ def read_stages(file: Path) -> dict[str, Stage]:
 
 
 def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
-    """The stage after those that it is built on."""
+    """Return the stages that `name` is built on, the base first, and then the stage itself."""
     stage = stages[name]
     return [*(lineage(stages, stage.base) if stage.base in stages else []), stage]
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copies a folder into another by links: an installation has a gigabyte, and nobody changes the files."""
+    """Copy a folder into another with hard links: an installation has a gigabyte, and nobody changes the files."""
 
     def link(file: str, copy: str) -> None:
         Path(copy).unlink(missing_ok=True)
@@ -58,7 +59,11 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 class Builder:
-    """Carries stages out below a folder. `python` is the interpreter that the base image would have."""
+    """Runs the stages of a Dockerfile below `folder`, each in a subfolder with the stage's name.
+
+    `context` is the folder that COPY reads from. `python` is the interpreter that stands in for that of the base image.
+    `skipped` collects the RUN commands that need a real image.
+    """
 
     def __init__(self, dockerfile: Path, context: Path, folder: Path, python: Path) -> None:
         self.stages = read_stages(dockerfile)
@@ -67,7 +72,7 @@ class Builder:
         self.skipped: list[str] = []
 
     def build(self, name: str) -> Path:
-        """The root of a stage, after all that it copies from has been built too."""
+        """Run a stage, after all stages that it copies from, and return its folder. A stage runs only once."""
         root = self._folder / name
         if root.exists():
             return root

@@ -1,25 +1,25 @@
-"""Ends a command that replaces part files at one of its steps, as a crash would."""
+"""Make a command that replaces part files (`compact`, `retag`) die at a chosen step, as in a crash."""
 
 from contextlib import contextmanager
 
 import pytest
 
-from genretag.output import compaction as merging
-from genretag.output import compaction as replacing
+from genretag.output import compaction
 from genretag.output import compaction_journal as journal
 from genretag.storage import Storage
 
 
 class Died(BaseException):
-    """The end of the process, which no handler sees."""
+    """Stands for the sudden end of the process. It is a BaseException, so that no error handler catches it."""
 
 
 def die(*arguments, **options):
+    """Raise `Died`, whatever the arguments are."""
     raise Died
 
 
 def before_each(function):
-    """Does one call, and dies at the next."""
+    """Return a function that passes its first call on to `function`, and dies at the second call."""
     calls = []
 
     def once(*arguments):
@@ -30,13 +30,14 @@ def before_each(function):
 
 
 def then_die(function):
+    """Return a function that calls `function`, and then dies."""
     return lambda *arguments: die(function(*arguments))
 
 
 DEATHS = {
-    "writing new files": (merging, "_durable", die),
-    "writing the plan": (replacing, "begin", die),
-    "the table's first change": (replacing, "carry_out", die),
+    "writing new files": (compaction, "_durable", die),
+    "writing the plan": (compaction, "begin", die),
+    "the table's first change": (compaction, "carry_out", die),
     "the first delete": (journal, "_delete", die),
     "deleting": (journal, "_delete", before_each),
     "putting in place": (journal, "_place", die),
@@ -45,12 +46,12 @@ DEATHS = {
     "removing the journal": (Storage, "delete_below", die),
 }
 STEPS = list(DEATHS)
-DEATHS["ending old snapshots"] = (journal, "forget_snapshots", die)  # with a table only
+DEATHS["ending old snapshots"] = (journal, "forget_snapshots", die)  # only if there is an Iceberg table
 
 
 @contextmanager
 def dying_at(step):
-    """Has the block die at a step, a key of `DEATHS`."""
+    """Make the block die at `step`, a key of `DEATHS`. Fail if the block does not die."""
     place, name, how = DEATHS[step]
     with pytest.MonkeyPatch.context() as dying, pytest.raises(Died):
         dying.setattr(place, name, die if how is die else how(getattr(place, name)))

@@ -1,8 +1,9 @@
-"""A seeded proxy between S3 clients and the S3 server that answers wrongly, late, by half, twice, or never.
+"""A proxy between S3 clients and an S3 server that injects faults, chosen by a seed.
 
-It forwards what a client sent byte for byte, the Host header included, so that signatures stay valid. Which
-request suffers which fault is drawn from the seed, the method, the path and how often that was asked before:
-the same run meets the same faults, however its threads are scheduled.
+Faults are error answers, resets, requests without an answer, slow or cut bodies, and writes whose answer gets lost. The
+proxy forwards what a client sent byte for byte, including the Host header, so signatures stay valid. The seed, the
+method, the key and the number of earlier requests for it decide which request gets which fault. So the same run gets
+the same faults, however its threads are scheduled.
 """
 
 import asyncio
@@ -18,44 +19,48 @@ from random import Random
 from urllib.parse import unquote, urlsplit
 
 LOOPBACK = "127.0.0.1"
-DRIBBLE_EVERY_S = 0.1  # one byte each time: a poster takes an hour
+DRIBBLE_EVERY_S = 0.1  # between two bytes of the fault `slow`: a poster takes an hour
 HELD_LOOK_EVERY_S = 0.05
 HEAD_LIMIT = 1 << 20
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: the peer sees a reset, not an end
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: the peer sees a reset instead of a normal end
 
-ANSWERS = {  # faults that are an answer of S3's own
+ANSWERS = {  # faults that are error answers of S3: status, phrase, code
     "throttled": (429, "Too Many Requests", "SlowDown"),
     "slow_down": (503, "Slow Down", "SlowDown"),
     "internal_error": (500, "Internal Server Error", "InternalError"),
 }
-READS_ONLY = ("reset_in_body", "short_body", "slow")  # these need an answer with a body
-WRITES_ONLY = ("lost_answer",)  # the request is carried out, but the client never learns of it
+READS_ONLY = ("reset_in_body", "short_body", "slow")  # faults that need an answer with a body
+WRITES_ONLY = ("lost_answer",)  # the server carries the request out, but the client gets no answer
 KINDS = (*ANSWERS, "reset", "hang", *READS_ONLY, *WRITES_ONLY)
 
 
 @dataclass(frozen=True)
 class Faults:
-    """How often which request suffers what. Without `rate`, `rates` and `always` the proxy only forwards."""
+    """The faults that a proxy injects. With no `rate`, `rates` and `always`, the proxy only forwards.
+
+    Rates are probabilities from 0 to 1 that a request gets a fault.
+    """
 
     seed: int = 0
-    rate: float = 0.0  # of each kind, as far as it fits the request
-    rates: Mapping[str, float] = field(default_factory=dict)  # of single kinds, before `rate`
-    methods: frozenset[str] | None = None  # all when not given
-    keys: str = ""  # a regular expression that is searched in /bucket/key
-    always: Mapping[str, str] = field(default_factory=dict)  # {pattern of keys: kind}: each request for them
-    first: int | None = None  # only the first so many requests for the same thing can suffer
-    held: str = ""  # requests for keys in which this regular expression is found wait until the faults are replaced
+    rate: float = 0.0  # of each kind of fault that fits the request
+    rates: Mapping[str, float] = field(default_factory=dict)  # by kind of fault, instead of `rate`
+    methods: frozenset[str] | None = None  # methods that can get a fault; None: all
+    keys: str = ""  # regular expression: only requests whose /bucket/key contains a match can get a fault
+    # Kind of fault by regular expression: every matching request gets it.
+    always: Mapping[str, str] = field(default_factory=dict)
+    first: int | None = None  # only this number of requests with the same method and target can get a fault; None: all
+    held: str = ""  # regular expression: matching requests wait until `faults` is replaced; empty: none wait
 
     def __post_init__(self) -> None:
         if unknown := {*self.rates, *self.always.values()} - set(KINDS):
             raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
 
     def hold(self, path: str) -> bool:
-        """Whether a request for a path is to wait."""
+        """Return True if a request for this path has to wait."""
         return bool(self.held and re.search(self.held, path))
 
     def of(self, method: str, path: str, earlier: int) -> str | None:
-        """The fault of a request that was made `earlier` times before, if any."""
+        """Return the fault for a request that was made `earlier` times before, or None."""
         for pattern, kind in self.always.items():
             if re.search(pattern, path) and _fits(kind, method):
                 return kind
@@ -72,6 +77,7 @@ class Faults:
 
 
 def _fits(kind: str, method: str) -> bool:
+    """Return True if this kind of fault is possible for a request with this method."""
     return not (kind in READS_ONLY and method != "GET") and not (kind in WRITES_ONLY and method in ("GET", "HEAD"))
 
 
@@ -87,7 +93,10 @@ def fault_proxy(upstream_url: str, faults: Faults, address: str = LOOPBACK) -> I
 
 
 class FaultProxy:
-    """Where the proxy listens, and what it did to how many requests. `faults` may be replaced while it runs."""
+    """A running proxy: its `endpoint_url`, and the number of injected faults by kind (`counts`).
+
+    `faults` may be replaced while the proxy runs. `requests` counts the requests by method.
+    """
 
     def __init__(self, upstream_url: str, faults: Faults, address: str = LOOPBACK) -> None:
         upstream = urlsplit(upstream_url)
@@ -103,22 +112,22 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
 
     def start(self) -> None:
-        """Returns once the proxy listens."""
+        """Start the proxy and wait until it listens."""
         self._thread.start()
         self._listening.wait()
 
     def stop(self) -> None:
-        """Ends the proxy and all connections through it."""
+        """Stop the proxy and close all connections through it."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def asked(self, method: str, pattern: str) -> int:
-        """How many requests of a method there were for paths in which a regular expression is found."""
+        """Return the number of requests with this method whose target contains a match of the regular expression."""
         found = ((path, count) for (asked, path), count in list(self._asked.items()) if asked == method)
         return sum(count for path, count in found if re.search(pattern, path))
 
     def made(self) -> list[tuple[str, str]]:
-        """Method and target, with its query, of all that was asked for."""
+        """Return the distinct requests that arrived: pairs of method and target (path and query)."""
         return list(self._asked)
 
     def _run(self) -> None:
@@ -134,7 +143,7 @@ class FaultProxy:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client's connection, with one to the server beside it."""
+        """Serve the connection of one client, over one connection to the upstream server."""
         server: _Connection | None = None
         client = _Connection(reader, writer)
         try:
@@ -156,7 +165,7 @@ class FaultProxy:
                 if answer is None or not await client.pass_on(answer, fault):
                     return None
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # somebody hung up, or the proxy ends
+            pass  # the client or the server closed the connection, or the proxy stops
         finally:
             for connection in filter(None, (client, server)):
                 connection.close()
@@ -173,7 +182,7 @@ class FaultProxy:
 
 @dataclass(frozen=True)
 class _Message:
-    """A request or an answer, as it came."""
+    """An HTTP request or answer, as the bytes that were read."""
 
     head: bytes
     body: bytes
@@ -188,12 +197,16 @@ class _Connection:
         self._reader, self._writer = reader, writer
 
     async def read(self, answers: bytes = b"") -> _Message | None:
-        """The next message, none at the end; `answers` is the request's method where this is an answer."""
+        """Return the next message, or None at the end of the connection.
+
+        If the message is an answer, `answers` is the method of its request.
+        """
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return None
-        if answers and head.split(b" ")[1].startswith(b"1"):  # `100 Continue`, which we have said already
+        # Skip `100 Continue`, which the proxy has already sent itself.
+        if answers and head.split(b" ")[1].startswith(b"1"):
             return await self.read(answers)
         fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
         if fields.get(b"expect", b"").strip() == b"100-continue":
@@ -217,7 +230,10 @@ class _Connection:
         await self._writer.drain()
 
     async def pass_on(self, answer: _Message, fault: str | None) -> bool:
-        """Gives the client an answer, or what the fault leaves of it; returns whether the connection goes on."""
+        """Send an answer to the client, changed by `fault` (None: unchanged).
+
+        Return True if the connection can be used for another request.
+        """
         if fault is None or (fault in READS_ONLY and not answer.body):
             await self.write(answer.head + answer.body)
             return True

@@ -1,4 +1,4 @@
-"""What a fuzzer feeds to the decoder and the label reader, how it bends a seed, and what it calls a crash."""
+"""Fuzz the image decoder and the reader of label tables: seeds, random mutations, and checks of the outcome."""
 
 import random
 import time
@@ -11,9 +11,10 @@ from label_reading import read
 from genretag.data.labels import LabelError
 from genretag.images.decoding import REASONS, BadImage, ImageLimits, decode
 
-LIMITS = ImageLimits(max_pixels=4_000_000, max_decode_bytes=2**28)  # small, so that a second has many tries
+# Small limits, so that there are many tries per second.
+LIMITS = ImageLimits(max_pixels=4_000_000, max_decode_bytes=2**28)
 SLOWEST_S = 20
-MOST_SEED_BYTES = 20_000  # longer seeds make a try slow, and hold the same code paths
+MOST_SEED_BYTES = 20_000  # longer seeds are slow and reach no other code paths
 
 _INTERESTING = (
     b"\0",
@@ -46,7 +47,7 @@ def table_seeds() -> list[bytes]:
 
 
 def decodes_or_names_a_reason(data: bytes) -> None:
-    """Fails when anything but a picture or a BadImage comes out, or when that takes too long."""
+    """Fail unless the bytes give a picture or a `BadImage`, within `SLOWEST_S` seconds of CPU time."""
     started = time.process_time()
     try:
         pixels = decode(data, RULE, LIMITS).pixels
@@ -58,7 +59,7 @@ def decodes_or_names_a_reason(data: bytes) -> None:
 
 
 def reads_or_refuses(data: bytes) -> None:
-    """Fails when anything but labels, a report, or a LabelError comes out, or when that takes too long."""
+    """Fail unless the bytes give labels with a report, or a `LabelError`, within `SLOWEST_S` seconds of CPU time."""
     started = time.process_time()
     try:
         labelled, report = read(data)
@@ -76,7 +77,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
 
 
 def bent(seed: bytes, others: list[bytes], chance: random.Random) -> bytes:
-    """`seed` with one to eight accidents: bytes changed, lost, doubled, or taken from another seed."""
+    """Return `seed` with one to eight random mutations: bytes replaced, removed, doubled, or copied from `others`."""
     data = bytearray(seed)
     for _ in range(chance.randint(1, 8)):
         at, length = chance.randint(0, len(data)), chance.choice((1, 1, 2, 4, 16, 256))
@@ -99,7 +100,10 @@ def bent(seed: bytes, others: list[bytes], chance: random.Random) -> bytes:
 
 
 def fuzz(target: str, seconds: float, seed: int) -> int:
-    """Bends the target's seeds for so long; returns the number of tries, or raises AssertionError with the input."""
+    """Mutate the target's seeds for this number of seconds, and return the number of tries.
+
+    `target` is a key of `TARGETS`. If a check fails, raise its exception, with the input attached as a note.
+    """
     check, make_seeds = TARGETS[target]
     seeds, chance, tries = make_seeds(), random.Random(seed), 0
     ends = time.monotonic() + seconds

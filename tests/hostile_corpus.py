@@ -1,4 +1,4 @@
-"""All kinds of hostile and odd files that the tests know, with what `genretag.images.decoding.decode` makes of each."""
+"""All hostile and odd files that the tests decode, each with the expected outcome of `decode`."""
 
 from functools import cache
 
@@ -14,6 +14,9 @@ __all__ = ["HostileFile", "hostile_files", "slow_jpeg"]
 
 @cache
 def hostile_files() -> tuple[HostileFile, ...]:
-    """Every kind; the same bytes each time with the same versions of the libraries. Built in about 3 s."""
+    """Return all hostile files, in about 3 s.
+
+    With the same versions of the libraries, the bytes are the same each time.
+    """
     makers = (jpeg_files, png_files, gif_files, webp_files, avif_files, tiff_files, bmp_files, no_pictures)
     return tuple(file for make in makers for file in make())

@@ -1,4 +1,4 @@
-"""GIF, WebP and AVIF files: canvases that lie, frames beyond them, animations, and streams that were cut."""
+"""GIF, WebP and AVIF files with wrong canvas sizes, frames outside the canvas, animations, and cut streams."""
 
 import struct
 
@@ -6,14 +6,15 @@ from hostile_file import HostileFile, exif_bytes, gif, riff, scene_in
 from image_corpus import ORIENTATION, encode, scene
 from PIL import Image
 
-LZW = bytes.fromhex("8c2d99872a1cdc33a00275ec95faa8de608c04914c01")  # the 10 x 10 pixels of a well-known example
+LZW = bytes.fromhex("8c2d99872a1cdc33a00275ec95faa8de608c04914c01")  # LZW stream of a 10 x 10 image
 
 
 def gif_files() -> list[HostileFile]:
     whole = encode(scene(), "GIF")
     frames = encode(scene(), "GIF", save_all=True, append_images=[Image.new("RGB", (80, 120))])
     solid = encode(Image.new("L", (5000, 5000), 9), "GIF")
-    hiding = b"!\1\0," + struct.pack("<HHHH", 0, 0, 9, 9).ljust(44, b"\1") + b"\0"  # Pillow: a block of 44 bytes
+    # The comma begins a frame. Pillow reads it as the length (44) of another block of the extension.
+    hiding = b"!\1\0," + struct.pack("<HHHH", 0, 0, 9, 9).ljust(44, b"\1") + b"\0"
     comment = b"!\xfe" + b"\xff".join([b"", *[b"c" * 255] * 4000]) + b"\0"
     return [
         HostileFile("gif-header-only.gif", whole[:13], "truncated"),
@@ -65,7 +66,7 @@ def webp_files() -> list[HostileFile]:
         HostileFile(
             "webp-16383-x-16383.webp", whole[:size_at] + b"\xff\x3f\xff\x3f" + whole[size_at + 4 :], "too_many_pixels"
         ),
-        HostileFile("webp-64-megapixels.webp", solid, "too_many_pixels"),  # by memory
+        HostileFile("webp-64-megapixels.webp", solid, "too_many_pixels"),  # too much memory to decode
         HostileFile("webp-garbage.webp", riff((b"VP8 ", b"garbage" * 9)), "corrupt"),
         HostileFile("webp-unknown-chunk.webp", riff((b"HACK", b"garbage")), "corrupt"),
         scene_in("webp-and-html.webp", whole + b"<html>"),
@@ -90,7 +91,7 @@ def avif_files() -> list[HostileFile]:
         HostileFile("avif-cut.avif", whole[: len(whole) // 2], either),
         HostileFile("avif-60000-x-60000.avif", sized(60_000), "corrupt"),
         HostileFile("avif-11000-x-11000.avif", sized(11_000), "too_many_pixels"),
-        HostileFile("avif-9000-x-9000.avif", sized(9000), "too_many_pixels"),  # by memory
+        HostileFile("avif-9000-x-9000.avif", sized(9000), "too_many_pixels"),  # too much memory to decode
         HostileFile("avif-garbage.avif", whole[:32] + b"garbage" * 50, either),
         scene_in("avif.avif", whole),
         scene_in("avif-animated.avif", frames),

@@ -1,4 +1,4 @@
-"""JPEG files that were cut, damaged, padded, or made to hurt."""
+"""JPEG files that were cut, damaged, padded, or made to cost much time or memory."""
 
 import gzip
 import struct
@@ -25,11 +25,12 @@ def jpeg_files() -> list[HostileFile]:
 
 
 def _at(data: bytes, marker: int) -> int:
+    """Return the offset of the first marker of this kind."""
     return data.index(bytes([0xFF, marker]))
 
 
 def _with(data: bytes, *segments: bytes) -> bytes:
-    """`data` with segments right behind SOI."""
+    """Return `data` with the segments inserted right after the start marker (SOI)."""
     return data[:2] + b"".join(segments) + data[2:]
 
 
@@ -52,7 +53,8 @@ def _cut(whole: bytes) -> list[HostileFile]:
         HostileFile("cut-progressive.jpg", progressive[: len(progressive) // 3], "truncated"),
         scene_in("cut-before-eoi.jpg", whole[:-2]),
         HostileFile("cut-early-and-closed.jpg", whole[: scan + 40] + b"\xff\xd9", "truncated"),
-        HostileFile("cut-late-and-closed.jpg", whole[:-400] + b"\xff\xd9", "scored"),  # grey below, and no sign of it
+        # The lost part is grey, and nothing in the file shows the loss.
+        HostileFile("cut-late-and-closed.jpg", whole[:-400] + b"\xff\xd9", "scored"),
         HostileFile("cut-and-padded-with-zeros.jpg", whole[: len(whole) // 2].ljust(len(whole), b"\0"), "truncated"),
         scene_in("padded-with-zeros.jpg", whole + bytes(4096)),
         HostileFile("soi-eoi.jpg", b"\xff\xd8\xff\xd9", "corrupt"),
@@ -64,7 +66,7 @@ def _damaged(whole: bytes) -> list[HostileFile]:
     restarts = encode(scene(), "JPEG", restart_marker_rows=1)
     third = restarts.index(b"\xff\xd2")
     return [
-        # Pixels are lost, and nothing in the file says so: see `decode`.
+        # Some of these lose pixels without any sign in the file, so `decode` cannot notice the loss.
         HostileFile("hole-of-zeros.jpg", whole[: middle - 200] + bytes(400) + whole[middle + 200 :], "scored"),
         HostileFile("middle-left-out.jpg", whole[: middle - 300] + whole[middle + 300 :], "scored"),
         HostileFile("restart-marker-wrong.jpg", restarts[: third + 1] + b"\xd6" + restarts[third + 2 :], "scored"),
@@ -72,7 +74,8 @@ def _damaged(whole: bytes) -> list[HostileFile]:
         scene_in("restart-markers.jpg", restarts),
         HostileFile("tables-of-zeros.jpg", _without(whole, DQT, bytes(65)), "corrupt"),
         HostileFile("no-quantization.jpg", _without(whole, DQT), "corrupt"),
-        scene_in("no-huffman-tables.jpg", _without(encode(scene(), "JPEG", quality=90), DHT)),  # Motion JPEG's habit
+        # As Motion JPEG does: the standard tables are implied.
+        scene_in("no-huffman-tables.jpg", _without(encode(scene(), "JPEG", quality=90), DHT)),
         HostileFile("segment-length-0.jpg", whole[:22] + b"\0\0" + whole[24:], "corrupt"),
         HostileFile("newlines-converted.jpg", whole.replace(b"\n", b"\r\n"), "scored"),
         HostileFile("through-utf-8.jpg", whole.decode(errors="replace").encode(), "not_an_image"),
@@ -81,7 +84,7 @@ def _damaged(whole: bytes) -> list[HostileFile]:
 
 
 def _without(data: bytes, marker: int, instead: bytes = b"") -> bytes:
-    """`data` with every segment of this kind left out, or with other content."""
+    """Return `data` without the segments of this marker. If `instead` is given, replace their content by it."""
     while (at := data.find(bytes([0xFF, marker]))) >= 0 and at < _at(data, SOS):
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         data = data[:at] + (b"\0HERE" + segment(marker, instead)[1:] if instead else b"") + data[end:]
@@ -124,7 +127,7 @@ def _colour_kinds() -> list[HostileFile]:
 
 
 def _frames(whole: bytes) -> list[HostileFile]:
-    """The frame header patched: sizes, depths, sampling and processes that do not fit the data or Pillow."""
+    """Return JPEGs with a patched frame header: sizes, depths, sampling and processes that do not fit the data."""
     frame = _at(whole, SOF)
 
     def patched(offset: int, new: bytes) -> bytes:
@@ -137,7 +140,8 @@ def _frames(whole: bytes) -> list[HostileFile]:
         HostileFile("header-9000-x-9000.jpg", patched(5, struct.pack(">HH", 9000, 9000)), "truncated"),
         HostileFile("header-0-x-0.jpg", patched(5, bytes(4)), "corrupt"),
         HostileFile("12-bit.jpg", patched(4, b"\x0c"), "unsupported_format"),
-        HostileFile("arithmetic.jpg", arithmetic, "scored"),  # Huffman data, read as what it is not
+        # Huffman data that the header declares as arithmetic-coded.
+        HostileFile("arithmetic.jpg", arithmetic, "scored"),
         HostileFile("lossless.jpg", patched(1, b"\xc3"), "unsupported_format"),
         HostileFile("hierarchical.jpg", patched(1, b"\xc5"), "unsupported_format"),
         HostileFile("two-components.jpg", patched(9, b"\2"), "unsupported_format"),
@@ -152,7 +156,10 @@ def _frames(whole: bytes) -> list[HostileFile]:
 
 
 def scan_bomb(side: int, scans: int, components: int = 1) -> bytes:
-    """A progressive, arithmetic-coded JPEG of side x side pixels whose scans have no data, and take their time."""
+    """Return a progressive, arithmetic-coded JPEG whose scans have no data.
+
+    The decoder passes over all side x side pixels in each scan, so it takes a long time.
+    """
     each = range(1, components + 1)
     frame = struct.pack(">BHHB", 8, side, side, components) + b"".join(bytes([name, 0x11, 0]) for name in each)
     names = bytes([components]) + b"".join(bytes([name, 0]) for name in each)
@@ -162,7 +169,10 @@ def scan_bomb(side: int, scans: int, components: int = 1) -> bytes:
 
 
 def slow_jpeg() -> bytes:
-    """A JPEG of 2 KB within all limits that takes 16 s of an idle core, and 800 MB: 100 scans of 100 megapixels."""
+    """Return a JPEG of 2 KB that is within all limits and slow: 100 scans of 100 megapixels.
+
+    Decoding it takes 16 s of an idle core and 800 MB.
+    """
     return scan_bomb(10_000, 100, components=4)
 
 

@@ -1,4 +1,4 @@
-"""What is no picture at all, or one in a format that is not decoded, under the name of a poster."""
+"""Files that are no images, or images in formats that genretag does not decode, under names of posters."""
 
 import gzip
 import io

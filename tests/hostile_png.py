@@ -1,4 +1,4 @@
-"""PNG files: bombs of pixels and of texts, chunks that lie, depths and colours that few write, animations."""
+"""PNG files: compression bombs in pixels and texts, chunks with wrong values, rare depths and colours, animations."""
 
 import struct
 import zlib
@@ -18,12 +18,12 @@ def png_files() -> list[HostileFile]:
 
 
 def _with(data: bytes, *chunks: bytes) -> bytes:
-    """`data` with chunks right behind the header."""
+    """Return `data` with the chunks inserted right after the header chunk (IHDR)."""
     return data[:33] + b"".join(chunks) + data[33:]
 
 
 def _rows(array: np.ndarray) -> bytes:
-    """Packed lines of a picture, each with filter 0 before it."""
+    """Return the rows of a picture, each with filter byte 0 before it, compressed by zlib."""
     lines = array.reshape(len(array), -1).view(np.uint8)
     return zlib.compress(np.pad(lines, ((0, 0), (1, 0))).tobytes())
 
@@ -40,7 +40,8 @@ def _broken(whole: bytes) -> list[HostileFile]:
         HostileFile("png-cut-in-idat.png", whole[: len(whole) // 2], "truncated"),
         HostileFile("png-without-idat.png", whole[: data_at - 4] + END, "corrupt"),
         HostileFile("png-crc-of-ihdr.png", whole[:29] + b"\0\0\0\0" + whole[33:], "corrupt"),
-        scene_in("png-crc-of-idat.png", whole[:-16] + b"\0\0\0\0" + END),  # zlib's own checksum is right
+        # Only the chunk's checksum is wrong; zlib's is right.
+        scene_in("png-crc-of-idat.png", whole[:-16] + b"\0\0\0\0" + END),
         HostileFile("png-damaged-middle.png", bytes(middle), "corrupt"),
         scene_in("png-huge-chunk.png", whole[: data_at - 4] + huge + whole[data_at + 4 :]),
         HostileFile(
@@ -51,10 +52,12 @@ def _broken(whole: bytes) -> list[HostileFile]:
         HostileFile("png-colour-type-7.png", png(8, 8, 8, 7, zeros(1000)), "corrupt"),
         HostileFile("png-not-zlib.png", png(8, 8, 8, GREY, b"not packed at all"), "corrupt"),
         HostileFile("png-filter-99.png", png(8, 8, 8, GREY, zlib.compress(b"\x63" + bytes(8) * 9)), "corrupt"),
-        HostileFile("png-too-few-rows.png", png(800, 800, 8, RGB, zeros(3 * 2401)), "scored"),  # black below
+        # The missing rows are black.
+        HostileFile("png-too-few-rows.png", png(800, 800, 8, RGB, zeros(3 * 2401)), "scored"),
         HostileFile("png-newlines-converted.png", whole.replace(b"\r\n", b"\n"), "corrupt"),
         HostileFile("png-palette-missing.png", png(8, 8, 8, PALETTE, zeros(72)), frozenset(["corrupt", "scored"])),
-        HostileFile("apple-cgbi.png", png(8, 8, 8, GREY, zlib.compress(bytes(72))[2:-4]), "corrupt"),  # bare deflate
+        # Apple's variant: deflate without the zlib header.
+        HostileFile("apple-cgbi.png", png(8, 8, 8, GREY, zlib.compress(bytes(72))[2:-4]), "corrupt"),
     ]
 
 
@@ -71,7 +74,7 @@ def _bombs() -> list[HostileFile]:
 
 
 def _texts(whole: bytes) -> list[HostileFile]:
-    """Texts and profiles that unpack to more than Pillow takes: the pixels behind them are sound."""
+    """Return PNGs with texts or profiles that Pillow refuses to unpack. Their pixels are sound and must be shown."""
     huge, large = zeros(2**26), zeros(2**20)
     entities = b"<!DOCTYPE x [<!ENTITY a '&b;&b;'>]><x>&a;</x>"
     loop = exif_bytes((0x8769, 4, 1, 8), following=8).removeprefix(b"Exif\0\0")
@@ -120,7 +123,7 @@ def _colour_kinds() -> list[HostileFile]:
 
 
 def _interlaced(rgb: np.ndarray) -> bytes:
-    """The seven passes of Adam7, packed."""
+    """Return the seven passes of Adam7 interlacing, compressed by zlib."""
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     parts = [np.ascontiguousarray(rgb[y::dy, x::dx]) for y, x, dy, dx in passes]
     return zlib.compress(b"".join(zlib.decompress(_rows(part)) for part in parts))

@@ -1,4 +1,4 @@
-"""TIFF and BMP files: directories that loop or lie, tiles and strips without end, and every kind of sample."""
+"""TIFF and BMP files: directories that loop or have wrong values, huge tiles and strips, all kinds of samples."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ def tiff_files() -> list[HostileFile]:
 
 
 def _strip(width: int, height: int, data: bytes, *entries: tuple[int, int, int, int], following: int = 0) -> bytes:
-    """A TIFF of one strip."""
+    """Return a TIFF whose pixels are in one strip, `data`. `following` is the offset of the next directory."""
     at = tiff_data_at(3 + len(entries))
     strip = [(OFFSETS, LONG, 1, at), (ROWS, LONG, 1, height), (COUNTS, LONG, 1, len(data))]
     return tiff(width, height, *strip, *entries, data=data, following=following)

@@ -1,4 +1,4 @@
-"""Small images, whole and broken, built in memory for the tests of the decoder."""
+"""Small images, whole and broken, that the tests of the decoder build in memory."""
 
 import io
 import struct
@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112  # number of the EXIF tag
 
-# EXIF orientation -> how the upright picture has to be turned for storage: the inverse of what a viewer does.
+# By EXIF orientation: how to turn an upright picture before it is stored, so that a viewer turns it back.
 _STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,14 +43,14 @@ UNSUPPORTED = {
 
 
 def encode(image: Image.Image, image_format: str, **options: object) -> bytes:
-    """The bytes of an image file."""
+    """Return an image as the bytes of a file in this format."""
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def scene(width: int = 80, height: int = 120) -> Image.Image:
-    """An RGB picture, smooth and different in every corner, so that no turn or flip goes unnoticed."""
+    """Return a smooth RGB picture with four different corners, so that a test notices each turn and flip."""
     y, x = np.mgrid[0:height, 0:width]
     red, green = 255 * x / (width - 1), 255 * y / (height - 1)
     blue = 128 + 100 * np.sin(4 * np.pi * x / width) * np.cos(2 * np.pi * y / height)
@@ -58,26 +58,26 @@ def scene(width: int = 80, height: int = 120) -> Image.Image:
 
 
 def exif(orientation: object) -> Image.Exif:
-    """EXIF that says nothing but an orientation."""
+    """Return EXIF data with nothing but an orientation."""
     tags = Image.Exif()
     tags[ORIENTATION] = orientation
     return tags
 
 
 def turned(upright: Image.Image, orientation: int, image_format: str = "JPEG", **options: object) -> bytes:
-    """`upright` stored turned, with the EXIF orientation that tells a viewer to turn it back."""
+    """Return a file that stores `upright` turned, with the EXIF orientation that makes a viewer turn it back."""
     method = _STORED[orientation]
     stored = upright if method is None else upright.transpose(method)
     return encode(stored, image_format, exif=exif(orientation), **options)
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """One PNG chunk, with its length and checksum."""
+    """Return a PNG chunk with its length and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png_promising(width: int, height: int) -> bytes:
-    """A PNG of under 100 bytes whose header promises width x height pixels."""
+    """Return a PNG of under 100 bytes whose header declares width x height pixels. It has no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, content) for kind, content in chunks)

@@ -1,4 +1,4 @@
-"""How the tests decode an image, look at what comes out, and check what is raised."""
+"""Helpers that decode an image in a test and check its pixels, or the `BadImage` that it raises."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from genretag.images.decoding import REASONS, BadImage, ImageLimits, decode
 RULE = ImageRule(height=30, width=20)
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
-# genretag.images silences Pillow's remarks on odd metadata, but pytest sets the filters anew for every test.
+# genretag.images silences Pillow's warnings about odd metadata, but pytest resets warning filters for every test.
 odd_metadata_is_silent = pytest.mark.filterwarnings(
     "ignore::UserWarning:PIL.JpegImagePlugin",
     "ignore::UserWarning:PIL.PngImagePlugin",
@@ -20,7 +20,7 @@ odd_metadata_is_silent = pytest.mark.filterwarnings(
 
 
 def failure(data: bytes, limits: ImageLimits | None = None) -> BadImage:
-    """What decode raises for `data`, checked for what holds for every failure."""
+    """Return the `BadImage` that `decode` raises for `data`, after checks that hold for every `BadImage`."""
     with pytest.raises(BadImage) as caught:
         decode(data, RULE, limits or ImageLimits())
     assert caught.value.reason in REASONS
@@ -30,11 +30,12 @@ def failure(data: bytes, limits: ImageLimits | None = None) -> BadImage:
 
 
 def colour(image: Image.Image, image_format: str, **options: object) -> list[int]:
-    """The one colour that a plain image has once it was stored and decoded."""
+    """Store an image of one colour, decode it, and return the colour of its pixels."""
     pixels = decode(encode(image, image_format, **options), RULE).pixels
     assert (pixels == pixels[0, 0]).all()
     return pixels[0, 0].tolist()
 
 
 def mean_difference(left: np.ndarray, right: np.ndarray) -> float:
+    """Return the mean absolute difference of two images, from 0 to 255."""
     return float(np.abs(left.astype(int) - right.astype(int)).mean())

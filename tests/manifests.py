@@ -1,4 +1,4 @@
-"""Reads what is under `cluster/` as those who apply it do: overlays built by kubectl, commands read by genretag."""
+"""Read the files in `cluster/` with the programs that use them: kubectl builds overlays, genretag parses commands."""
 
 import functools
 import shlex
@@ -19,9 +19,11 @@ from genretag.cli import app, settings_sources
 REPOSITORY = Path(__file__).parents[1]
 KUBERNETES = REPOSITORY / "cluster" / "kubernetes"
 CRDS = REPOSITORY.parent / "shared" / "schemas" / "kuberay"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # Python's own takes ten seconds for a resource definition
+# The loader in pure Python takes ten seconds for a resource definition.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 OVERLAYS = ("cpu", "gpu", "local")
-KUBERNETES_VERSIONS = ("1.31", "1.37")  # the oldest that knows all our fields, and the newest that the validator has
+# The oldest version with all fields that we use, and the newest that the validator knows.
+KUBERNETES_VERSIONS = ("1.31", "1.37")
 
 
 @functools.cache
@@ -31,24 +33,28 @@ def _built(overlay: str) -> str:
 
 
 def build(overlay: str) -> list[dict[str, Any]]:
-    """The objects of an overlay, as `kubectl apply --kustomize` would send them."""
+    """Return the objects of an overlay, as `kubectl apply --kustomize` would send them.
+
+    If kubectl is not installed, skip the test.
+    """
     if not shutil.which("kubectl"):
         pytest.skip("kubectl, which builds the overlays, is not here")
     return list(yaml.load_all(_built(overlay), LOADER))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str, name: str | None = None) -> list[dict[str, Any]]:
+    """Return the objects of this kind. If `name` is given, return only those with this name."""
     return [o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"])]
 
 
 def cluster_specs(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of the RayCluster, and of the clusters that the RayJobs start."""
+    """Yield the specs of the RayCluster and of the clusters that the RayJobs start."""
     yield from (o["spec"] for o in of_kind(objects, "RayCluster"))
     yield from (o["spec"]["rayClusterSpec"] for o in of_kind(objects, "RayJob"))
 
 
 def pod_templates(value: Any) -> Iterator[dict[str, Any]]:
-    """Every pod template in an object, wherever it stands."""
+    """Yield every pod template in a nested value, at any depth."""
     if isinstance(value, dict):
         if isinstance(spec := value.get("spec"), dict) and "containers" in spec:
             yield value
@@ -60,7 +66,7 @@ def pod_templates(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string in an object."""
+    """Yield every string in a nested value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -69,7 +75,10 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def variable_exists(name: str) -> bool:
-    """Whether somebody reads an environment variable: Ray, boto3, or a script of ours."""
+    """Return True if Ray, boto3 or a script in `cluster/kubernetes/base` contains the name of this variable.
+
+    HOME and AWS_ENDPOINT_URL always count as known.
+    """
     roots = (
         [Path(ray.__file__).parent / part for part in ("_private", "_common", "_raylet.so")]
         if name[:4] == "RAY_"
@@ -82,7 +91,10 @@ def variable_exists(name: str) -> bool:
 
 @functools.cache
 def crd(kind: str) -> jsonschema.Draft202012Validator:
-    """Of a kind of KubeRay's, by its resource definition, with unknown fields refused; skips where that is not here."""
+    """Return a validator of a KubeRay kind, which refuses unknown fields.
+
+    If KubeRay's resource definitions are not here, skip the test.
+    """
     file = CRDS / f"ray.io_{kind.lower()}s.yaml"
     if not file.exists():
         pytest.skip("KubeRay's resource definitions (../shared/schemas/kuberay) are not here")
@@ -92,6 +104,7 @@ def crd(kind: str) -> jsonschema.Draft202012Validator:
 
 
 def _strict(schema: Any) -> Any:
+    """Return a JSON schema in which objects refuse unknown properties."""
     if isinstance(schema, list):
         return [_strict(inner) for inner in schema]
     if not isinstance(schema, dict):
@@ -103,9 +116,10 @@ def _strict(schema: Any) -> Any:
 
 
 def as_genretag_reads(line: str | list[str], settings: Path | None = None) -> tuple[str, dict[str, Any]]:
-    """The command and the arguments with which it would run. Raises what `genretag` itself answers with exit code 2.
+    """Parse a command line as `genretag` does, and return the name of the command and its arguments.
 
-    A `--config` in the line is replaced by `settings`.
+    If the line has `--config`, its file is replaced by `settings`. Raises the error that `genretag` answers with exit
+    code 2.
     """
     words = shlex.split(line) if isinstance(line, str) else line
     assert words[0] == "genretag", words

@@ -1,6 +1,6 @@
-"""Hosts on this machine that have addresses of their own: network namespaces on a bridge, where we may make them.
+"""Simulated hosts with their own addresses: Linux network namespaces on a bridge.
 
-Elsewhere (no root, no `ip`) every host is the loopback address, and only ports differ.
+If namespaces cannot be made (no root, or no `ip`), every host has the loopback address, and only ports differ.
 """
 
 import os
@@ -17,21 +17,25 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Host:
-    """An address, and what stands before a command for it to run there."""
+    """A host: its address, and the words (`prefix`) to put before a command so that it runs on this host."""
 
     address: str
     prefix: tuple[str, ...] = ()
 
     def hiding(self, folder: Path) -> "Host":
-        """The same, but for an empty disk over a folder, which only this host has."""
+        """Return the host with an empty file system mounted over `folder`, which only this host sees.
+
+        If the host has no namespace, return it unchanged.
+        """
         if not self.prefix:
             return self
-        mount = ("sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder))  # `ip netns exec` unshares mounts
+        # `ip netns exec` gives the command its own mounts
+        mount = ("sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder))
         return replace(self, prefix=(*self.prefix, *mount))
 
 
 class Network:
-    """A bridge with us at `gateway`, and hosts that come with `host()`."""
+    """A bridge with this process at the address `gateway`, and hosts that `host()` adds."""
 
     def __init__(self) -> None:
         self._bridge = f"gt{os.getpid()}"
@@ -43,7 +47,7 @@ class Network:
         _ip("link", "set", self._bridge, "up")
 
     def host(self) -> Host:
-        """A new host."""
+        """Make a network namespace with its own address on the bridge, and return it as a host."""
         number = len(self._namespaces) + 2
         name, address = f"{self._bridge}-{number}", f"{self._subnet}.{number}"
         inside, outside = f"{self._bridge}i{number}", f"{self._bridge}o{number}"
@@ -57,7 +61,7 @@ class Network:
         return Host(address, ("ip", "netns", "exec", name))
 
     def remove(self) -> None:
-        """Takes all of it away again."""
+        """Remove the namespaces and the bridge."""
         for name in self._namespaces:
             with suppress(subprocess.CalledProcessError):
                 _ip("netns", "del", name)
@@ -66,26 +70,26 @@ class Network:
 
 
 class Loopback:
-    """What there is where no namespaces can be made."""
+    """Replacement for `Network` if no namespaces can be made: every host is the loopback address."""
 
     gateway = LOOPBACK
 
     def host(self) -> Host:
-        """The same as all others."""
+        """Return the loopback host."""
         return Host(LOOPBACK)
 
     def remove(self) -> None:
-        """There is nothing to take away."""
+        """Do nothing."""
 
 
 @contextmanager
 def network() -> Iterator[Network | Loopback]:
-    """Hosts for the block: with addresses of their own where that can be had."""
+    """Yield a `Network`, or a `Loopback` if no namespaces can be made, and remove it after the block."""
     made: Network | Loopback | None = None
     if shutil.which("ip") and os.geteuid() == 0:
         with suppress(subprocess.CalledProcessError):
             made = Network()
-            made.host()  # so that we know that it can be done
+            made.host()  # test whether a host can be made
     made = made if isinstance(made, Network) else Loopback()
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Part files as nights leave them, without the cost of scoring."""
+"""Write part files as `tag` does night by night, with random rows and without scoring."""
 
 import io
 from datetime import UTC, date, datetime, timedelta
@@ -15,18 +15,21 @@ FIRST = date(2026, 11, 1)
 
 
 def a_run(day=0, run="ab12", model="model1"):
-    """The day-th night of November 2026; its `run_id` looks like a real one."""
+    """Return a run on the day that is `day` days after 1 November 2026. Its `run_id` has the real form."""
     dt = FIRST + timedelta(days=day)
     return Run(f"{dt:%Y%m%d}T010203Z-{run}", dt, model, LABELS, "balanced", (0.3, 0.5, 0.5))
 
 
 def columns():
-    """The columns of these nights' predictions."""
+    """Return the schema of these runs' predictions."""
     return predictions_schema(a_run())
 
 
 def write_night(output, night, files=3, rows=4, failed=0):
-    """Writes part files of `rows` scored posters each, and as many of `failed` ones; returns the URIs."""
+    """Write `files` part files for a run, and return their URIs.
+
+    Each has `rows` predictions. If `failed` is not 0, also write `files` part files of `failed` failures each.
+    """
     written = []
     for number in range(files):
         if rows:

@@ -1,4 +1,4 @@
-"""What the tests read back of an output."""
+"""Helpers that read the rows of an output."""
 
 import pyarrow.dataset
 
@@ -6,7 +6,7 @@ from genretag.storage import Storage, join
 
 
 def rows(output, kind="predictions"):
-    """All rows of an output, by Parquet files alone, as a warehouse reads them; local or in a bucket."""
+    """Return all rows in the Parquet files of an output, local or in a bucket. `kind` is a folder of the output."""
     filesystem, path = Storage().filesystem(join(str(output), kind))
     if not filesystem.exists(path):
         return []
@@ -14,5 +14,6 @@ def rows(output, kind="predictions"):
 
 
 ODD = (
-    "dt=2001-01-01/uri=x/odd name & 100%20 of what? #1; [a]*'é\""  # below a folder or bucket: for all that reads paths
+    # A folder name with all that could be read as syntax of a path, a glob, a URI or SQL.
+    "dt=2001-01-01/uri=x/odd name & 100%20 of what? #1; [a]*'é\""
 )

@@ -1,4 +1,4 @@
-"""Opens pages in a browser as a person would, and checks what holds for all of them."""
+"""Open pages in a browser, and check what must hold for every page."""
 
 from contextlib import contextmanager
 
@@ -10,7 +10,7 @@ HOSTILE_LABEL = f"</script>{FOREIGN}"
 
 @contextmanager
 def opened(browser, file, *, address="", width=1280, scheme="light", bypass_csp=False, permissions=()):
-    """The page of a file; it fails where the page asks for anything else, or reports an error."""
+    """Open an HTML file and yield the page. Fail if it loads anything else, or reports an error."""
     context = browser.new_context(
         viewport={"width": width, "height": 800},
         color_scheme=scheme,
@@ -31,19 +31,19 @@ def opened(browser, file, *, address="", width=1280, scheme="light", bypass_csp=
 
 
 def no_violations(page):
-    """axe-core finds nothing that keeps anybody from using the page."""
+    """Fail if axe-core finds an accessibility problem in the page."""
     found = Axe().run(page).response["violations"]
     assert not found, [(v["id"], v["help"], [node["html"][:300] for node in v["nodes"]][:5]) for v in found]
 
 
 def without_markup(page):
-    """Nothing of a foreign name has become an element or run."""
+    """Fail if hostile text in the page became an element or ran as a script."""
     assert page.locator("img[src=x]").count() == 0
     assert page.evaluate("window.hacked") is None
 
 
 def hostile_path(folder, picture):
-    """A copy of a picture below a name that would be a script, were it not escaped."""
+    """Copy a picture to a path that would be a script in a page if it were not escaped. Return the path."""
     path = folder / "a<" / f"script>{FOREIGN}" / f"{FOREIGN}.jpg".replace("/", "")
     path.parent.mkdir(parents=True)
     path.write_bytes(picture.read_bytes())

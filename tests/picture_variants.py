@@ -1,7 +1,7 @@
-"""One scene in every layout that a valid file may have, each with the pixels that it must show.
+"""Valid image files of one scene in many layouts, each with the pixels that it must show.
 
-The pixels follow from how a file is made, so they need no reader: `libvips` and `chromium` check that the files say
-what their makers think.
+The expected pixels follow from how a file is made, without any reader. `libvips` and `chromium` confirm that the files
+show them.
 """
 
 from collections.abc import Iterator
@@ -18,27 +18,30 @@ SCENE = np.asarray(scene())
 GREYS = np.asarray(scene().convert("L"))
 HEIGHT, WIDTH = GREYS.shape
 ALPHA = np.tile(np.linspace(0, 255, WIDTH).round().astype(np.uint8), (HEIGHT, 1))
-RIGHT = np.tile(np.arange(WIDTH) >= WIDTH // 2, (HEIGHT, 1))  # the half that transparent colours hide
+RIGHT = np.tile(np.arange(WIDTH) >= WIDTH // 2, (HEIGHT, 1))  # the half of the picture that is transparent
 WHITE_IS_ZERO, BLACK_IS_ZERO, TRUE_COLOUR, INDEXED, CMYK, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
-UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # of TIFF's extra samples
+UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # values of TIFF's tag ExtraSamples
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A file, and the pixels that it shows over white: uint8 (height, width, 3), or (height, width) if grey."""
+    """A file, and the pixels that it must show on a white page.
+
+    `shows` is uint8 (height, width, 3), or (height, width) if grey. It is None if `decode` must refuse the format.
+    """
 
     name: str
     data: bytes
-    shows: np.ndarray | None  # None: refused, as a format that is not decoded here
-    judge: str = ""  # which other reader confirms it: "libvips", "chromium" or none
-    tolerance: int = 3  # the largest difference of a pixel, of 255, after the resize
+    shows: np.ndarray | None
+    judge: str = ""  # the reader that confirms `shows`: "libvips", "chromium", or "" for none
+    tolerance: int = 3  # largest allowed difference of a channel, from 0 to 255, after the resize
 
     def resized(self, width: int, height: int) -> np.ndarray:
         return small(self.shows, width, height)
 
 
 def small(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A picture as the model would see it, if its file were an sRGB PNG of these pixels: int (height, width, 3)."""
+    """Return the pixels resized as the decoder resizes an sRGB PNG: int (height, width, 3)."""
     image = Image.fromarray(pixels).convert("RGB")
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), int)
 
@@ -50,17 +53,17 @@ def variants() -> tuple[Variant, ...]:
 
 
 def deep(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Values from 0 to 255 as values of `bits` bits."""
+    """Scale values from 0 to 255 to the range of `bits` bits."""
     return (pixels / 255 * (2.0**bits - 1)).round().astype(np.uint64 if bits > 32 else np.uint32)
 
 
 def shallow(values: np.ndarray, bits: int) -> np.ndarray:
-    """The reverse of `deep`, to uint8."""
+    """Scale values of `bits` bits back to uint8, from 0 to 255."""
     return (values / (2.0**bits - 1) * 255).round().astype(np.uint8)
 
 
 def over_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """What straight alpha shows on a white page."""
+    """Blend pixels with a straight (not premultiplied) alpha channel over white."""
     share = alpha.astype(float) / 255
     share = share[..., None] if pixels.ndim == 3 else share
     return (pixels * share + 255 * (1 - share)).round().astype(np.uint8)
@@ -74,7 +77,7 @@ def _grey_tiffs() -> Iterator[Variant]:
         values = deep(GREYS, bits)
         stored = 2**bits - 1 - values if zero == WHITE_IS_ZERO else values
         data = tiff(stored, zero, bits, order=order, deflated=deflated)
-        judge = "" if bits == 12 else "libvips"  # it does not read 12 bits
+        judge = "" if bits == 12 else "libvips"  # libvips does not read 12 bits
         yield Variant(f"tiff-grey-{bits}-{zero}-{order}-{deflated}", data, shallow(values, bits), judge)
     for bits, zero in product((1, 2, 4, 8), (0, 1)):
         values = deep(GREYS, bits)
@@ -82,7 +85,7 @@ def _grey_tiffs() -> Iterator[Variant]:
         if (bits, zero) != (8, 0):  # Pillow cannot read it, see `_refused`
             data = tiff(stored, zero, bits, fill_order=2)
             yield Variant(f"tiff-grey-{bits}-{zero}-reversed", data, shallow(values, bits), "libvips")
-    # Without an agreed white: the darkest pixel becomes black, the brightest white, after the resize.
+    # Such values have no fixed white: after the resize, the darkest pixel becomes black and the brightest white.
     steps = np.repeat(np.repeat(np.arange(6).reshape(3, 2), HEIGHT // 3, 0), WIDTH // 2, 1)
     shown = (steps * 51).astype(np.uint8)
     for zero, order, deflated in product((0, 1), "<>", (False, True)):
@@ -147,12 +150,12 @@ def _other_tiffs() -> Iterator[Variant]:
     for order, deflated in product("<>", (False, True)):
         data = tiff(np.asarray(ycbcr), YCBCR, 8, order=order, deflated=deflated, tags=tags)
         yield Variant(f"tiff-ycbcr-{order}-{deflated}", data, np.asarray(ycbcr.convert("RGB")))
-    red = np.full((HEIGHT, WIDTH, 3), [136, 80, 67], np.uint8)  # L* 53.2, a* 80, b* 67: sRGB's red
-    green = np.full((HEIGHT, WIDTH, 3), [224, 256 - 86, 83], np.uint8)  # L* 87.7, a* -86, b* 83: sRGB's green
+    red = np.full((HEIGHT, WIDTH, 3), [136, 80, 67], np.uint8)  # L* 53.2, a* 80, b* 67 is the red of sRGB
+    green = np.full((HEIGHT, WIDTH, 3), [224, 256 - 86, 83], np.uint8)  # L* 87.7, a* -86, b* 83 is the green of sRGB
     for name, lab, rgb in (("red", red, (255, 0, 0)), ("green", green, (0, 255, 0))):
         yield Variant(
             f"tiff-lab-{name}", tiff(lab, CIELAB, 8), np.full_like(SCENE, rgb), tolerance=12
-        )  # L*a*b* is rounded
+        )  # because L*a*b* values are rounded
 
 
 # -- PNG, APNG, GIF ----------------------------------------------------------------------------------------
@@ -171,7 +174,7 @@ def _pngs() -> Iterator[Variant]:
         yield Variant(f"png-rgb-{bits}", png(values, bits, RGB), SCENE, "libvips")
         keyed = np.where(RIGHT[..., None], 7, values)
         shown = np.where(RIGHT[..., None], 255, SCENE)
-        if bits == 16:  # the upper half differs from the key in its low bytes only: it is no hole
+        if bits == 16:  # the upper half differs from the transparent colour in its low bytes only, and must be shown
             keyed[: HEIGHT // 2][RIGHT[: HEIGHT // 2]] = 8
             shown[: HEIGHT // 2][RIGHT[: HEIGHT // 2]] = 0
         data = png(keyed, bits, RGB, colour_key(7, 7, 7))
@@ -228,7 +231,7 @@ def _bmps() -> Iterator[Variant]:
         yield Variant(f"bmp-16-{name}", data, shown, "chromium")
     lit = (GREYS > 128).astype(np.uint8)
     shown = np.where(lit, 255, 0).astype(np.uint8)
-    for bits, first in product((1, 4, 8), (0, 255)):  # black and white in either order, in pixels of several bits
+    for bits, first in product((1, 4, 8), (0, 255)):  # a palette of black and white in either order
         indices = lit if first == 0 else 1 - lit
         palette = b"".join(bytes([grey, grey, grey, 0]) for grey in (first, 255 - first))
         yield Variant(
@@ -271,7 +274,7 @@ def _lossy() -> Iterator[Variant]:
     yield Variant("avif-premultiplied", premultiplied, shown, tolerance=6)
 
 
-# -- valid, and not decoded --------------------------------------------------------------------------------
+# -- valid files that `decode` refuses --------------------------------------------------------------------------------
 
 
 def _refused() -> Iterator[Variant]:

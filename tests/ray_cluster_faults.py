@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose actors and nodes can be killed, and added, while it works."""
+"""A Ray cluster of several nodes on this machine. A test can add nodes, and kill nodes and actors."""
 
 import os
 import secrets
@@ -21,10 +21,10 @@ from network_namespaces import LOOPBACK, Host, Loopback, Network
 
 from genretag.runtime.ray_session import QUIET_RAY
 
-STORE_BYTES = 150 << 20  # of one node: enough for three steps of decoded posters
+STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
-QUICK_TO_NOTICE = {  # how a head learns that a node is gone: after 2 s here, not after half a minute
+QUICK_TO_NOTICE = {  # the head notices a dead node after 2 s instead of half a minute
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "2000",
@@ -33,7 +33,7 @@ QUICK_TO_NOTICE = {  # how a head learns that a node is gone: after 2 s here, no
 
 
 class Node:
-    """One `ray start --block` and all that it started."""
+    """A Ray node: one `ray start --block` and all processes that it started."""
 
     def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str], host: Host) -> None:
         self.host = host
@@ -55,12 +55,15 @@ class Node:
             raise RuntimeError(f"the Ray node did not start: {self._log.read_text()[-2000:]}")
 
     def processes(self, title: str) -> list[psutil.Process]:
-        """Its processes whose title contains a text, such as `ray::MapWorker(MapBatches(FetchDecode))`."""
+        """Return the processes of this node whose title contains `title`.
+
+        An example is `ray::MapWorker(MapBatches(FetchDecode))`.
+        """
         return [process for process in self._all() if title in _title(process)]
 
     def kill(self) -> None:
-        """kill -9 for all its processes: as if the machine were gone."""
-        for process in self._all():  # the parent is the first, so that it cannot tidy up
+        """Kill all processes of this node by SIGKILL, as if the machine were gone."""
+        for process in self._all():  # the parent comes first, so that it cannot clean up
             _kill(process)
         self._process.wait()
 
@@ -72,7 +75,10 @@ class Node:
 
 
 class RayCluster:
-    """A head without CPUs, and worker nodes that come and go, each on a host of the network."""
+    """A head node without CPUs, and worker nodes that can be added and killed.
+
+    Each node runs on a host of the network `net` (None: loopback). If `jobs` is True, the head also runs a job server.
+    """
 
     def __init__(
         self, folder: Path, environment: Mapping[str, str], net: Network | Loopback | None = None, *, jobs: bool = False
@@ -82,9 +88,9 @@ class RayCluster:
         port, client_port, dashboard_port = _free_ports(3)
         self.address = f"{host.address}:{port}"
         self.job_server = f"http://{host.address}:{dashboard_port}"
-        """Where it takes jobs, with `jobs`."""
+        """Address of the job server. It runs only if `jobs` is True."""
         self.environment = {"RAY_ADDRESS": self.address, **_token()}
-        """What a driver needs to get in."""
+        """Environment variables with which a driver can connect: address and token."""
         self.folder = folder
         self.node_environment = {**environment, **self.environment}
         head = ["--head", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=0"]
@@ -99,9 +105,10 @@ class RayCluster:
     def add_worker(
         self, cpus: int = 4, store_bytes: int = STORE_BYTES, gpus: int = 0, hide: Path | None = None
     ) -> Node:
-        """Starts a worker node and returns it once it belongs to the cluster.
+        """Start a worker node, wait until it has joined the cluster, and return it.
 
-        Its GPUs are declared, not there. A folder to `hide` is empty for it, where its host is one of its own.
+        `gpus` are only declared, and do not exist. The node sees the folder `hide` empty, if its host has its own
+        namespace.
         """
         arguments = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         host = self._net.host()
@@ -110,24 +117,27 @@ class RayCluster:
         return node
 
     def kill_worker(self, node: Node | None = None) -> None:
-        """Kills a worker node, the youngest where none is named."""
+        """Kill a worker node. If `node` is None, kill the newest one."""
         node = node or self.workers[-1]
         self.workers.remove(node)
         node.kill()
 
     def actors(self, stage: str) -> list[psutil.Process]:
-        """The processes of an actor stage, such as `FetchDecode` or `Predict`, on all nodes."""
+        """Return the processes of the actors of a stage, such as `FetchDecode` or `Predict`, on all nodes."""
         return [process for node in (self.head, *self.workers) for process in node.processes(f"MapBatches({stage})")]
 
     def kill_actor(self, stage: str, number: int = 0) -> int:
-        """Kills one actor's process by kill -9 and returns its process number; none there is an error."""
+        """Kill an actor of a stage by SIGKILL, and return its process id. Fail if the stage has no actor.
+
+        `number` chooses among the actors of the stage.
+        """
         found = self.actors(stage)
         victim = found[number % len(found)]
         _kill(victim)
         return victim.pid
 
     def stop(self) -> None:
-        """Kills all nodes."""
+        """Kill all nodes."""
         for node in (*self.workers, self.head):
             node.kill()
 
@@ -141,8 +151,9 @@ def ray_cluster(
     jobs: bool = False,
     cpus: int = 4,
 ) -> Iterator[RayCluster]:
-    """Runs a cluster of a head and worker nodes in a folder of its own, apart from any other Ray on this machine."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp"))  # short: the paths of sockets are limited
+    """Run a cluster of a head and worker nodes in a new folder, separate from any other Ray on this machine."""
+    # A short path, because paths of sockets are limited.
+    folder = Path(tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp"))
     cluster = RayCluster(folder, environment or {}, net, jobs=jobs)
     try:
         for _ in range(workers):
@@ -154,7 +165,7 @@ def ray_cluster(
 
 
 def until(condition: Callable[[], object], timeout_s: float = 120) -> None:
-    """Waits until a condition comes true."""
+    """Wait until `condition` returns a true value. Raise `TimeoutError` after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -170,7 +181,7 @@ def _title(process: psutil.Process) -> str:
 
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.Error):
-        process.send_signal(signal.SIGKILL)  # psutil sees to it that the number is still this process's
+        process.send_signal(signal.SIGKILL)  # psutil checks that the process id was not reused
 
 
 def _token() -> dict[str, str]:

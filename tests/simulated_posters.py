@@ -1,9 +1,9 @@
-"""Simulated posters with known figures: labels as rare and models as good as on the real test posters.
+"""Simulated posters whose true figures are known. Labels are as rare, and models as good, as on real test posters.
 
-A poster has one to three labels, those with the highest of 23 correlated utilities. A model's score for a label is
-normal, with another mean where the label is true (the binormal model), and correlated between labels; the real scores
-have that shape. The probability that follows from a score is shifted a little per label, so calibration is not perfect.
-Prevalences and areas under the ROC curve are those of the default model's posters.
+A poster has one to three labels: those with the highest of 23 correlated utilities. A model's score for a label is
+normal, with a higher mean if the poster has the label (the binormal model). Scores are correlated between labels. Real
+scores have that shape. Probabilities follow from the scores, with a small shift for each label, so calibration is not
+perfect. Prevalences and areas under the ROC curve are those of the default model's test posters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,18 +30,19 @@ AREAS = np.concatenate(
     )
 )
 LABELS = len(PREVALENCES)
-LABELS_OF_A_POSTER = (0.187, 0.305, 0.508)  # shares of posters with one, two and three
-FACTORS = np.sqrt(np.array([6.3, 5.2, 2.6]) / LABELS)  # the largest eigenvalues of the real scores' correlations
-SHARED = 0.7  # correlation of what two models get wrong
-WORSE = 0.01  # by how much the other model's areas are less
+LABELS_OF_A_POSTER = (0.187, 0.305, 0.508)  # shares of posters with one, two and three labels
+# From the largest eigenvalues of the real scores' correlation matrix.
+FACTORS = np.sqrt(np.array([6.3, 5.2, 2.6]) / LABELS)
+SHARED = 0.7  # correlation between the errors of the two models
+WORSE = 0.01  # difference between the areas under the ROC curve of the two models
 MISCALIBRATED = 0.15  # standard deviation of the labels' shifts, in logits
-POSTERS = 765  # of a test set
-VALIDATION = 720  # posters that thresholds are chosen on
+POSTERS = 765  # in a test set
+VALIDATION = 720  # number of posters that thresholds are chosen on
 
 
 @dataclass(frozen=True)
 class Population:
-    """All posters there are, and what two models say of them."""
+    """All simulated posters, with their labels (`truth`) and the probabilities of two models."""
 
     truth: np.ndarray  # uint8 (N, L)
     model: np.ndarray  # float32 (N, L)
@@ -49,13 +50,13 @@ class Population:
     profiles: Mapping[str, Profile]
 
     def said(self, posters: np.ndarray) -> tuple[ScoredPosters, ScoredPosters]:
-        """What the two models say of some posters, int64 (n,)."""
+        """Return the truth and each model's probabilities for some posters. `posters` are indices, int64 (n,)."""
         one, other = (ScoredPosters(self.truth[posters], p[posters], self.profiles) for p in (self.model, self.other))
         return one, other
 
 
 def population(posters: int, seed: int = 1) -> Population:
-    """Draw a population of this many posters."""
+    """Draw a population of this number of posters."""
     generator = np.random.default_rng(seed)
     loadings = generator.normal(size=(LABELS, len(FACTORS))) * FACTORS
     loadings *= np.minimum(1, 0.9 / np.linalg.norm(loadings, axis=1))[:, np.newaxis]
@@ -69,17 +70,23 @@ def population(posters: int, seed: int = 1) -> Population:
 
 
 def _correlated(generator: np.random.Generator, posters: int, loadings: np.ndarray) -> np.ndarray:
-    """Standard normal values, float64 (N, L), that share the factors of the loadings, (L, factors)."""
+    """Draw standard normal values, float64 (N, L).
+
+    They are correlated between labels through the factors in `loadings`, float64 (L, factors).
+    """
     shared = generator.normal(size=(posters, loadings.shape[1])) @ loadings.T
     return shared + np.sqrt(1 - (loadings**2).sum(axis=1)) * generator.normal(size=(posters, LABELS))
 
 
 def _labels(generator: np.random.Generator, utilities: np.ndarray) -> np.ndarray:
-    """The one to three labels of each poster with the highest utilities, as rare as they should be: uint8 (N, L)."""
+    """Return the labels of each poster, uint8 (N, L): the one to three labels with the highest utilities.
+
+    The utilities are shifted, so that each label has its prevalence.
+    """
     counts = generator.choice(3, len(utilities), p=LABELS_OF_A_POSTER)
     share = PREVALENCES / PREVALENCES.sum() * (counts.mean() + 1)
     level = np.array([NormalDist().inv_cdf(p) for p in share]) * 1.3
-    some = slice(0, 20_000)  # enough to find each label's level
+    some = slice(0, 20_000)  # enough posters to find the shift of each label
     for _ in range(40):
         got = _highest(utilities[some] + level, counts[some]).mean(axis=0)
         level += 0.4 * np.log(share / np.maximum(got, 1e-5))
@@ -94,7 +101,10 @@ def _highest(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _probabilities(
     generator: np.random.Generator, truth: np.ndarray, noise: np.ndarray, areas: np.ndarray
 ) -> np.ndarray:
-    """What the scores say, float32 (N, L): right on average for each score, but for a label's shift."""
+    """Return the probabilities that follow from the scores, float32 (N, L).
+
+    They are calibrated, except for one shift for each label.
+    """
     apart = np.array([NormalDist().inv_cdf(area) for area in areas]) * np.sqrt(2)
     prevalence = truth.mean(axis=0)
     logits = np.log(prevalence / (1 - prevalence)) + apart * (noise + apart * truth) - apart**2 / 2
@@ -103,14 +113,18 @@ def _probabilities(
 
 @dataclass(frozen=True)
 class Truths:
-    """The figures of a model on the whole population, and of each label: float64 (L,)."""
+    """A model's figures on the whole population, and each label's average precision and ROC area, float64 (L,)."""
 
     figures: dict[str, float]
     precisions: np.ndarray
     areas: np.ndarray
 
     def on(self, support: np.ndarray) -> dict[str, float]:
-        """What a test set estimates: means over labels are of those that it has positives of, int64 (L,)."""
+        """Return the population figures that a test set estimates.
+
+        Means over labels include only labels with positives in the test set. `support` is their number by label, int64
+        (L,).
+        """
         return self.figures | {
             "macro_map": float(self.precisions[support > 0].mean()),
             "macro_map_frequent": float(self.precisions[support >= FREQUENT].mean()),
@@ -119,7 +133,7 @@ class Truths:
 
 
 def truths(said: ScoredPosters) -> Truths:
-    """Measure everybody."""
+    """Measure a model on the whole population."""
     weights = np.ones((len(said.truth), 1))
     everybody = Resampler(said.truth, said.probabilities, said.profiles)
     areas = [
@@ -132,15 +146,15 @@ def truths(said: ScoredPosters) -> Truths:
 
 @dataclass(frozen=True)
 class TestSet:
-    """What was found of one test set, beside what the population has."""
+    """A test set: the measured figures, and the population figures (`true`) that they estimate."""
 
-    __test__ = False  # pytest
+    __test__ = False  # pytest must not collect the class
 
     said: ScoredPosters
     figures: Mapping[str, Figure]
     labels: Sequence[LabelFigures]
     differences: Mapping[str, Difference]
-    measured_difference: float  # in macro mAP
+    measured_difference: float  # of the macro mAP of the two models
     draws: Mapping[str, np.ndarray]
     draws_of_other: Mapping[str, np.ndarray]
     true: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""A small server before an S3 server, or in place of one: it notes requests, answers some itself, changes headers."""
+"""A small S3 front server for tests: it records requests, can answer some itself, and forwards the rest."""
 
 import http.client
 import ssl
@@ -15,7 +15,7 @@ HOP = ("connection", "transfer-encoding", "content-length", "expect")
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for: `host` and `path` as they stand in the request, headers with names in lower case."""
+    """A request of a client. `host` and `path` are as in the request; names of headers are in lower case."""
 
     method: str
     host: str
@@ -25,15 +25,15 @@ class Request:
 
     @property
     def writes(self) -> bool:
-        """Whether it makes an object: a PUT of a whole one, a copy, or the beginning of an upload in parts."""
+        """Return True if the request creates an object: a PUT, a copy, or the start of a multipart upload."""
         return (self.method == "PUT" and "partNumber" not in self.query) or (
             self.method == "POST" and self.query.startswith("uploads")
         )
 
 
 @dataclass(frozen=True)
-class ScoredPosters:
-    """An error as S3 words it."""
+class ErrorAnswer:
+    """An error answer in the form of S3: HTTP status, error code and message (`words`)."""
 
     status: int
     code: str = ""
@@ -46,10 +46,13 @@ class ScoredPosters:
 
 @dataclass
 class Front:
-    """Where the server listens, and what it was asked. `answer` gives what it says itself; none passes on."""
+    """A running server: its `url` and the `requests` it got.
+
+    `answer` returns the server's own answer to a request. If it returns None, the request is forwarded.
+    """
 
     url: str = ""
-    answer: Callable[[Request], ScoredPosters | None] = lambda request: None
+    answer: Callable[[Request], ErrorAnswer | None] = lambda request: None
     requests: list[Request] = field(default_factory=list)
 
     def asked(self, method: str, ending: str = "") -> list[Request]:
@@ -59,11 +62,14 @@ class Front:
 @contextmanager
 def store_front(
     upstream: str = "",
-    answer: Callable[[Request], ScoredPosters | None] = lambda request: None,
+    answer: Callable[[Request], ErrorAnswer | None] = lambda request: None,
     leave_out: tuple[str, ...] = (),
     certificate: tuple[Path, Path] | None = None,
 ) -> Iterator[Front]:
-    """Runs the server in threads. Headers in `leave_out` are not passed on; `certificate` is a chain and its key."""
+    """Run the server in threads. It forwards requests to the server at the URL `upstream`.
+
+    Headers in `leave_out` are not forwarded. With `certificate`, files of a chain and its key, the server speaks HTTPS.
+    """
     front = Front(answer=answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +84,7 @@ def store_front(
                 self.send_response_only(100)
                 self.end_headers()
             body = self._body(headers)
-            target = urlsplit(self.path)  # a proxy is asked for a whole URL
+            target = urlsplit(self.path)  # a request to a proxy has a whole URL here
             host = target.netloc or headers.get("host", "")
             front.requests.append(request := Request(self.command, host, unquote(target.path), target.query, headers))
             if (said := front.answer(request)) is not None:
@@ -119,7 +125,7 @@ def store_front(
         daemon_threads = True
 
         def handle_error(self, *_):
-            """A client that hangs up, or that does not accept the certificate, is no error of ours."""
+            """Ignore clients that close the connection or refuse the certificate."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if certificate:

@@ -1,4 +1,4 @@
-"""An output as a night leaves it, of real pictures and of probabilities that a test chooses, without the scoring."""
+"""Write an output as a night does, from real pictures and probabilities that a test chooses, without scoring."""
 
 import io
 from collections import Counter
@@ -18,9 +18,10 @@ LABELS = ("Drama", "Comedy", "Sci-Fi")
 
 
 def write_tagged(output, posters, *, night=None, labels=LABELS, failed=()):
-    """Writes the predictions and the record of a night, and returns the record.
+    """Write the predictions and the run record of a night, and return the record.
 
-    `posters` has the probabilities of each picture by its path; `failed` are tuples of uri, stage, reason, message.
+    `posters` has a list of probabilities by the path of a picture. `failed` has tuples of URI, stage, reason and
+    message. If `night` is None, it is 1 November 2026.
     """
     night = replace(night or a_run(), labels=tuple(labels), thresholds=(0.5,) * len(labels))
     scored = predictions_table(_scored(posters, labels), night)
@@ -33,7 +34,7 @@ def write_tagged(output, posters, *, night=None, labels=LABELS, failed=()):
 
 
 def random_probabilities(paths, labels=LABELS, seed=0):
-    """Probabilities for `write_tagged`, the same ones each time."""
+    """Return random probabilities for `write_tagged`, by path. The same `seed` gives the same ones."""
     values = np.random.default_rng(seed).random((len(paths), len(labels)))
     return dict(zip(paths, values.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""A program on a terminal of its own, and what stands there."""
+"""Run a program on a pseudo-terminal, and read what the terminal shows."""
 
 import contextlib
 import fcntl
@@ -17,12 +17,15 @@ CONTROL = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])")
 
 
 def _heed_ctrl_c():
-    """As a terminal's programs do; a shell's background jobs, and the tests in one, do not."""
+    """Restore the default action of SIGINT in the program.
+
+    A shell starts background processes, which tests may be, with SIGINT ignored. The program would inherit this.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
-    """Runs Python with these arguments on a pseudo-terminal."""
+    """Runs Python with these arguments on a pseudo-terminal of `columns` columns."""
 
     def __init__(self, *arguments, columns=80):
         self._master, slave = pty.openpty()
@@ -41,33 +44,36 @@ class Terminal:
         self._reader.start()
 
     def await_text(self, text, timeout_s=240):
-        """Waits until the program has printed it."""
+        """Wait until the program has printed `text`. Fail if it ends first or takes longer than `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while text not in self.printed():
             assert self._process.poll() is None and time.monotonic() < deadline, self.printed()
             time.sleep(0.05)
 
     def press_ctrl_c(self):
-        """Sends what a terminal sends: SIGINT to the program and to all that it has started in its group."""
+        """Send SIGINT to the process group of the program, as a terminal does."""
         os.killpg(self._process.pid, signal.SIGINT)
 
     def end(self, timeout_s=240):
-        """Waits for the program's end; returns its exit code, and the lines that stay on the terminal."""
+        """Wait until the program ends. Return its exit code and the lines that stay on the terminal."""
         code = self._process.wait(timeout_s)
         self._reader.join(timeout=10)
         os.close(self._master)
         return code, self.lines()
 
     def printed(self):
-        """All that was printed, also what was drawn over, without control sequences."""
+        """Return all printed text without control sequences, including text that was overwritten later."""
         return CONTROL.sub("", self._data.decode(errors="replace"))
 
     def live_lines(self):
-        """Each state of the line with the bar."""
+        """Return each state of the live line, which is the line with the progress bar."""
         return [line for line in re.split(r"[\r\n]+", self.printed()) if "━" in line]
 
     def lines(self):
-        """What a terminal without end shows: of its controls those that move up and erase a line count."""
+        """Return the lines that a terminal of unlimited height shows at the end.
+
+        Of the control sequences, only "cursor up" and "erase line" are interpreted.
+        """
         rows, row, column = [""], 0, 0
         for part in re.split(r"(\x1b\[\??[\d;]*[A-Za-z]|[\r\n])", self._data.decode()):
             if control := CONTROL.fullmatch(part):
@@ -84,6 +90,6 @@ class Terminal:
         return [row for row in rows if row]
 
     def _read(self):
-        with contextlib.suppress(OSError):  # nobody holds the other end any more
+        with contextlib.suppress(OSError):  # the program has closed the terminal
             while data := os.read(self._master, 65_536):
                 self._data += data

@@ -1,4 +1,4 @@
-"""cluster/airflow: the command is one that genretag has, and each exit code asks of Airflow what it should."""
+"""The Airflow DAG runs commands that genretag has, and reacts to each exit code as it should."""
 
 import ast
 import importlib.util
@@ -13,7 +13,7 @@ FILE = REPOSITORY / "cluster" / "airflow" / "genretag_night.py"
 
 
 def _constant(name):
-    """The value of a constant of the DAG, read without Airflow; names in it are left as they are."""
+    """Return the value of a constant of the DAG without importing Airflow. Names in it become strings."""
     for node in ast.parse(FILE.read_text()).body:
         if isinstance(node, ast.Assign) and node.targets[0].id == name:
             return ast.literal_eval(_without_names(node.value))
@@ -51,7 +51,7 @@ def test_the_exit_codes_are_genretag_s():
 @pytest.mark.skipif(
     not importlib.util.find_spec("airflow"), reason="Airflow, which wants an environment of its own, is not here"
 )
-def test_airflow_loads_it_and_is_told_what_to_do():
+def test_airflow_loads_the_dag_and_reacts_to_each_exit_code():
     from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
     found = runpy.run_path(str(FILE))

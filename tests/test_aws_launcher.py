@@ -1,4 +1,4 @@
-"""cluster/aws.yaml: by Ray's own schema, through Ray's own launcher code, to the machines that it would start."""
+"""cluster/aws.yaml is checked with Ray's schema, Ray's launcher and a simulated EC2."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from moto import mock_aws
 
 FILE = REPOSITORY / "cluster" / "aws.yaml"
 SCHEMA = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
-RAYS_OWN_KEYS = {"SubnetIds"}  # Ray chooses one of them
+RAYS_OWN_KEYS = {"SubnetIds"}  # a key of Ray, not of EC2: Ray chooses one of the subnets
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def config():
     return yaml.safe_load(FILE.read_text())
 
 
-def test_it_fits_ray_s_schema(config):
+def test_the_file_fits_ray_s_schema(config):
     schema = json.loads(SCHEMA.read_text())
 
     jsonschema.validate(config, schema)
@@ -32,7 +32,7 @@ def test_it_fits_ray_s_schema(config):
         jsonschema.validate({**config, "max_worker": 3}, schema)
 
 
-def test_every_machine_is_one_that_ec2_would_start(config):
+def test_ec2_accepts_the_settings_of_every_machine(config):
     shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for kind in config["available_node_types"].values():
         machine = {name: value for name, value in kind["node_config"].items() if name not in RAYS_OWN_KEYS}
@@ -51,7 +51,7 @@ def test_ray_adds_no_commands_of_its_own(config):
 
 
 def test_the_launcher_starts_an_on_demand_head_and_spot_workers(config, monkeypatch, tmp_path):
-    """Ray's launcher with boto3, against moto, which keeps machines as EC2 does."""
+    """Run Ray's own launcher against moto, which simulates EC2."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -67,10 +67,11 @@ def test_the_launcher_starts_an_on_demand_head_and_spot_workers(config, monkeypa
         assert {m.iam_instance_profile["Arn"].rpartition("/")[2] for m in started["cpu"]} == {"genretag-worker"}
         assert {m.metadata_options["HttpTokens"] for machines in started.values() for m in machines} == {"required"}
         tags = {tag["Key"]: tag["Value"] for tag in started["cpu"][0].tags}
-        assert tags["ray-cluster-name"] == "genretag"  # which cluster/iam/aws-launcher-head.json asks for
+        assert tags["ray-cluster-name"] == "genretag"  # cluster/iam/aws-launcher-head.json requires this tag
 
 
 def _launch(config):
+    """Start a head, a CPU worker and a GPU worker with Ray's launcher. Return the machines by node type."""
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
     from ray.autoscaler._private.util import prepare_config
@@ -107,7 +108,7 @@ def test_the_head_s_policy_names_the_calls_that_ray_s_launcher_makes():
     called = {
         "ec2:" + "".join(word.title() for word in call.split("_")) for call in re.findall(r"client\.(\w+)\(", source)
     }
-    stopping = {"ec2:StartInstances", "ec2:StopInstances"}  # only with cache_stopped_nodes
+    stopping = {"ec2:StartInstances", "ec2:StopInstances"}  # Ray calls these only if `cache_stopped_nodes` is true
     assert called - stopping - {"ec2:DescribeInstances"} <= allowed | {"ec2:RunInstances"}
     assert allowed >= {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags", "iam:PassRole"}
 

@@ -1,22 +1,25 @@
-"""What the AWS environment and profile say is true for every client: obstore, boto3, s3fs and pyiceberg's."""
+"""AWS settings in the environment and the profile apply to every S3 client: obstore, boto3, s3fs and pyiceberg's."""
 
 import pickle
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
-from store_front import ScoredPosters, store_front
+from store_front import ErrorAnswer, store_front
 
 from genretag.errors import UsageError
 from genretag.storage import Storage, StorageError, join
 from genretag.storage.aws_settings import AwsSettings, Encryption
 
-ODD = "//odd.jpg"  # a key for boto3
+ODD = "//odd.jpg"  # a key that only boto3 handles: all other keys go through obstore
 
 
 @pytest.fixture
 def profile(monkeypatch, tmp_path):
-    """Writes ~/.aws/config with a profile `store` of these lines, and takes all other settings away."""
+    """Return a function that writes an AWS config file with a profile `store` of these lines.
+
+    All other AWS settings about the store are removed from the environment.
+    """
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
 
@@ -29,7 +32,7 @@ def profile(monkeypatch, tmp_path):
 
 
 def use_all(storage, bucket):
-    """A write and a read by each client, and a listing."""
+    """Write and read an object through each client, and return the URIs in the bucket."""
     for key in ("/plain.jpg", ODD):
         storage.put(bucket + key, b"x")
         assert bytes(storage.get(bucket + key).data) == b"x"
@@ -39,7 +42,7 @@ def use_all(storage, bucket):
     return [info.uri for page in storage.list(bucket) for info in page]
 
 
-# Where the store is
+# The endpoint of the store
 
 
 SERVICES = "[services ours]\ns3 =\n  endpoint_url = http://services-s3\n"
@@ -72,9 +75,9 @@ def test_a_profile_without_services_has_one_endpoint_for_all(profile):
     assert AwsSettings.read().endpoint_url == "http://profile"
 
 
-def test_services_that_are_not_there_are_named(profile):
+def test_a_missing_services_section_is_named(profile):
     profile("services = elsewhere")
-    with pytest.raises(UsageError, match="the services 'elsewhere', which its file does not have"):
+    with pytest.raises(UsageError, match="the section services 'elsewhere', which is missing"):
         AwsSettings.read()
 
 
@@ -84,8 +87,8 @@ def test_every_client_finds_the_store_of_the_profile(s3_server, bucket, profile)
     assert len(use_all(Storage(), bucket)) >= 2
 
 
-def test_the_endpoint_that_was_given_comes_before_the_environment(s3_server, bucket, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # obstore would prefer it
+def test_an_explicit_endpoint_overrides_the_environment(s3_server, bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")  # obstore itself would use this variable
 
     assert len(use_all(Storage(s3_server.endpoint_url), bucket)) >= 2
 
@@ -99,14 +102,14 @@ def test_the_endpoint_that_was_given_comes_before_the_environment(s3_server, buc
         (["region = eu-west-1", "use_dualstack_endpoint = true"], "https://s3.dualstack.eu-west-1.amazonaws.com"),
     ],
 )
-def test_aws_itself_is_where_boto3_finds_it(profile, lines, server):
+def test_without_an_endpoint_the_server_is_the_one_that_boto3_uses(profile, lines, server):
     profile(*lines)
     assert AwsSettings.read().server == server
 
 
 @pytest.mark.parametrize("set_by", ["profile", "variable"])
 def test_a_store_may_want_the_bucket_in_the_host_name(profile, monkeypatch, set_by):
-    """The store is asked through a proxy, which sees the name of the host and need not look it up."""
+    """Send the requests through a proxy, so that the host names need no DNS. The proxy records them."""
     in_profile = ["s3 =", "  addressing_style = virtual"] if set_by == "profile" else []
     profile("endpoint_url = http://store.example", *in_profile)
     if set_by == "variable":
@@ -115,7 +118,7 @@ def test_a_store_may_want_the_bucket_in_the_host_name(profile, monkeypatch, set_
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with store_front(answer=lambda request: ScoredPosters(404, "NoSuchKey")) as front:
+    with store_front(answer=lambda request: ErrorAnswer(404, "NoSuchKey")) as front:
         monkeypatch.setenv("HTTP_PROXY", front.url)
         monkeypatch.setenv("http_proxy", front.url)
         storage = Storage()
@@ -131,7 +134,9 @@ def test_a_store_may_want_the_bucket_in_the_host_name(profile, monkeypatch, set_
 
 
 @pytest.mark.parametrize("agreed", ["requester", ""])
-def test_whoever_agrees_to_pay_for_requests_says_so_with_each(moto_url, moto_bucket, monkeypatch, agreed):
+def test_each_request_has_the_requester_pays_header_if_the_user_agrees_to_pay(
+    moto_url, moto_bucket, monkeypatch, agreed
+):
     monkeypatch.setenv("AWS_REQUEST_PAYER", agreed)
     with store_front(moto_url) as front:
         use_all(Storage(front.url), moto_bucket)
@@ -140,12 +145,12 @@ def test_whoever_agrees_to_pay_for_requests_says_so_with_each(moto_url, moto_buc
     assert {request.headers.get("x-amz-request-payer") for request in front.requests} == {agreed or None}
 
 
-def test_objects_go_one_by_one_where_the_store_does_not_remove_many_at_once(moto_url, moto_bucket):
-    """Aliyun OSS and GCS want a Content-MD5 there, which obstore does not send."""
+def test_objects_are_deleted_one_by_one_if_the_store_refuses_bulk_deletes(moto_url, moto_bucket):
+    """Aliyun OSS and GCS require a Content-MD5 header to delete many objects at once. obstore does not send it."""
 
     def answer(request):
         at_once = request.method == "POST" and request.query.startswith("delete")
-        return ScoredPosters(400, "MissingArgument", "Missing Some Required Arguments.") if at_once else None
+        return ErrorAnswer(400, "MissingArgument", "Missing Some Required Arguments.") if at_once else None
 
     with store_front(moto_url, answer) as front:
         storage = Storage(front.url)
@@ -158,12 +163,15 @@ def test_objects_go_one_by_one_where_the_store_does_not_remove_many_at_once(moto
     assert [info.uri for page in Storage().list(moto_bucket) for info in page] == [join(moto_bucket, "d")]
 
 
-# Whom to trust
+# Certificate authorities
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    """An authority of our own: the file that names it, and the certificate and key of a server at 127.0.0.1."""
+    """Make a certificate authority and a server certificate.
+
+    Return a folder with the authority's file, and the certificate and key of a server at 127.0.0.1.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -201,7 +209,9 @@ def tls_front(s3_server, authority):
 
 
 @pytest.mark.parametrize("set_by", ["variable", "profile"])
-def test_every_client_trusts_the_authority_that_is_named(tls_front, authority, bucket, profile, monkeypatch, set_by):
+def test_every_client_trusts_the_configured_certificate_authority(
+    tls_front, authority, bucket, profile, monkeypatch, set_by
+):
     profile(*[f"ca_bundle = {authority}/ca.pem"][: set_by == "profile"])
     if set_by == "variable":
         monkeypatch.setenv("AWS_CA_BUNDLE", f"{authority}/ca.pem")
@@ -210,7 +220,7 @@ def test_every_client_trusts_the_authority_that_is_named(tls_front, authority, b
 
 
 @pytest.mark.parametrize("key", ["/a.jpg", ODD], ids=["obstore", "boto3"])
-def test_a_certificate_of_nobody_is_a_matter_of_settings_not_of_the_poster(tls_front, bucket, monkeypatch, key):
+def test_an_untrusted_certificate_is_an_error_of_settings_not_of_the_poster(tls_front, bucket, monkeypatch, key):
     monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
     monkeypatch.setenv("GENRETAG_STORE_ATTEMPT_S", "1")
     monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "7")
@@ -221,7 +231,9 @@ def test_a_certificate_of_nobody_is_a_matter_of_settings_not_of_the_poster(tls_f
 
 
 @pytest.mark.parametrize(("content", "says"), [(None, "cannot be read"), ("no certificate", "cannot be opened")])
-def test_a_file_of_authorities_that_is_none(s3_server, bucket, monkeypatch, tmp_path, content, says):
+def test_an_unreadable_file_of_certificate_authorities_is_refused(
+    s3_server, bucket, monkeypatch, tmp_path, content, says
+):
     if content is not None:
         (tmp_path / "ca.pem").write_text(content)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
@@ -230,12 +242,12 @@ def test_a_file_of_authorities_that_is_none(s3_server, bucket, monkeypatch, tmp_
         Storage().get(join(bucket, "a.jpg"))
 
 
-# How to encrypt
+# Encryption
 
 
 @pytest.fixture
 def encrypting(monkeypatch):
-    """A store that refuses each write without the headers of a KMS key, and our settings for it."""
+    """Set the variables for encryption with a KMS key, and return the headers that each write must have."""
     monkeypatch.setenv("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms")
     monkeypatch.setenv("AWS_SSE_KMS_KEY_ID", "films-key")
     monkeypatch.setenv("AWS_SSE_BUCKET_KEY_ENABLED", "true")
@@ -247,6 +259,7 @@ def encrypting(monkeypatch):
 
 
 def headers_of(front):
+    """Return the encryption headers of each write that the server got."""
     return [
         {name: value for name, value in request.headers.items() if name.startswith("x-amz-server-side-encryption")}
         for request in front.requests
@@ -258,7 +271,7 @@ def test_every_write_carries_the_same_encryption(moto_url, moto_bucket, encrypti
     with store_front(moto_url) as front:
         storage = pickle.loads(pickle.dumps(Storage(front.url)))
         for name in ("AWS_SERVER_SIDE_ENCRYPTION", "AWS_SSE_KMS_KEY_ID", "AWS_SSE_BUCKET_KEY_ENABLED"):
-            monkeypatch.delenv(name)  # as on a worker's machine
+            monkeypatch.delenv(name)  # a worker has only the pickled settings, not these variables
         storage.put(join(moto_bucket, "put"), b"x")
         storage.replace(join(moto_bucket, "created"), b"y", storage.create(join(moto_bucket, "created"), b"x"))
         storage.put(moto_bucket + ODD, b"x")
@@ -297,12 +310,12 @@ def test_an_iceberg_table_is_encrypted_too(moto_url, moto_bucket, encrypting, tm
         ({"AWS_SSE_KMS_KEY_ID": "films-key"}, "needs AWS_SERVER_SIDE_ENCRYPTION=aws:kms"),
     ],
 )
-def test_encryption_that_cannot_be_is_refused(monkeypatch, variables, says):
+def test_impossible_encryption_settings_are_refused(monkeypatch, variables, says):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=says):
         Storage()
 
 
-def test_without_a_setting_encryption_is_the_buckets_business():
+def test_without_a_setting_no_encryption_headers_are_sent():
     assert Encryption.of_environment().boto_arguments() == {}

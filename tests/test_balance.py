@@ -1,4 +1,4 @@
-"""Rare labels: what they weigh in the loss, how often their posters are shown; and when an epoch is one too many."""
+"""Rare labels weigh more in the loss, their posters are drawn more often, and training stops early."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ MULTI_HOT[:81, 0] = 1
 MULTI_HOT[80:, 1] = 1
 
 
-def test_a_label_weighs_the_root_of_its_inverse_frequency_and_all_labels_one_in_the_mean():
+def test_weights_are_the_root_of_inverse_frequency_with_mean_one():
     weights = label_weights(np.array([0.64, 0.16, 0.04]), posters=100)
 
     np.testing.assert_allclose(weights, np.array([1.25, 2.5, 5.0]) * 3 / 8.75)
     assert weights.mean() == pytest.approx(1)
 
 
-def test_a_label_that_no_training_poster_has_weighs_as_if_one_had_it():
+def test_a_label_without_training_posters_weighs_as_if_it_had_one():
     np.testing.assert_allclose(label_weights(np.array([0.25, 0.0]), 100), label_weights(np.array([0.25, 0.01]), 100))
 
 
-def test_a_poster_of_the_rare_label_is_shown_more_often_by_the_root_of_how_rare_it_is():
+def test_a_poster_is_drawn_in_proportion_to_the_root_of_its_rarest_labels_rarity():
     shown = np.concatenate([balanced_rows(MULTI_HOT, seed) for seed in range(200)])
 
     times = np.bincount(shown, minlength=96)
@@ -35,7 +35,7 @@ def test_a_poster_of_the_rare_label_is_shown_more_often_by_the_root_of_how_rare_
     assert times[80] == pytest.approx(times[81:].mean(), rel=0.2), "with both labels, the rarer one decides"
 
 
-def test_as_many_posters_are_drawn_as_there_are_and_the_same_by_the_same_seed():
+def test_an_epoch_draws_the_number_of_posters_and_depends_only_on_the_seed():
     rows = balanced_rows(MULTI_HOT, seed=3)
 
     assert len(rows) == 96
@@ -65,12 +65,12 @@ def test_balanced_sampling_repeats_training_posters_with_their_labels():
         ([], 1, False),
         ([0.3], 1, False),
         ([0.3, 0.2], 1, True),
-        ([0.3, 0.3], 1, True),  # equal is no better
+        ([0.3, 0.3], 1, True),  # an equal score does not count as better
         ([0.3, 0.2, 0.4], 1, False),
         ([0.3, 0.2, 0.1], 3, False),
         ([0.3, 0.2, 0.1, 0.2], 3, True),
         ([0.3, 0.2, 0.1, 0.2], 0, False),
     ],
 )
-def test_training_ends_when_the_best_epoch_is_as_old_as_the_patience(scores, patience, stops):
+def test_training_stops_when_the_best_epoch_is_patience_epochs_old(scores, patience, stops):
     assert stops_early([{"macro_map": score} for score in scores], patience) is stops

@@ -1,4 +1,4 @@
-"""`genretag bench`: its rates are right, its table is whole, and it leaves nothing behind."""
+"""`genretag bench` measures correct rates, prints a complete table, and leaves no files behind."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from genretag.scoring.ceiling import measure, steady_rate
 from genretag.storage import join
 
 
-def test_the_steady_rate_leaves_start_up_and_the_last_tenth_out():
+def test_the_steady_rate_ignores_start_up_and_the_last_tenth():
     even = [(100.0 + step, 50) for step in range(20)]
     slow_start, slow_end = (60.0, 50), (500.0, 50)
 
@@ -41,7 +41,7 @@ def test_a_stage_is_repeated_and_its_cpu_time_counted(monkeypatch):
 
 @pytest.fixture
 def on_the_shared_ray(ray_cluster, monkeypatch):
-    """The command runs on the Ray of the tests, as it does on any cluster."""
+    """Make the command run on the shared Ray of the tests, as on any existing cluster."""
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
 
 
@@ -76,14 +76,14 @@ def test_the_command_measures_stages_ceiling_and_job(
     assert [page for page in storage.list(join(bucket)) if page] == [], "nothing is left behind"
 
 
-def test_on_a_cluster_the_posters_must_be_named(command, on_the_shared_ray):
+def test_on_a_cluster_the_images_argument_is_required(command, on_the_shared_ray):
     code, _, err = command("bench")
 
     assert code == 2
     assert "name IMAGES, and --output" in err
 
 
-def test_the_processes_that_measure_are_as_quiet_as_the_command():
+def test_quiet_also_silences_the_measuring_processes():
     level = logging.getLogger("botocore").getEffectiveLevel
 
     assert _apart(Session(), level) == logging.WARNING

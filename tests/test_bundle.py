@@ -1,4 +1,4 @@
-"""A bundle is read whole and unaltered, or not at all; its version says what it decides."""
+"""A bundle is read only if it is complete and unaltered. Its version covers all content that affects predictions."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def test_a_bundle_lives_in_a_bucket_as_well(bucket, storage):
     assert load_bundle(join(bucket, "models/1"), storage) == BUNDLE
 
 
-def test_the_version_is_the_content():
+def test_the_version_depends_on_the_content():
     assert replace(BUNDLE, facts={}).model_version == BUNDLE.model_version, "metrics decide no prediction"
     others = [
         replace(BUNDLE, labels=("Sci-Fi", "Action")),
@@ -85,7 +85,7 @@ def test_a_manifest_cannot_reach_outside_the_bundle(written):
 @pytest.mark.parametrize(
     ("text", "says"), [("{", "not JSON"), ("[]", "another format"), ('{"format_version": 9}', "another format")]
 )
-def test_another_file_is_no_manifest(written, text, says):
+def test_a_file_that_is_no_manifest_is_refused(written, text, says):
     (written / "bundle.json").write_text(text)
 
     with pytest.raises(UsageError, match=says):

@@ -1,4 +1,4 @@
-"""Calibration: one temperature, or Platt per label where that is better on posters that it was not fitted on."""
+"""Calibration chooses one temperature, or Platt scaling per label if that is better on posters it was not fitted on."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from genretag.model.metrics import expected_calibration_error
 
 
 def drawn(posters=4000, labels=5, seed=0):
-    """Logits that mean what they say, and a truth that follows them."""
+    """Draw logits and a truth for which the sigmoid of the logits is perfectly calibrated."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(-1.0, 1.5, size=(posters, labels))
     return (generator.random(logits.shape) < calibration.sigmoid(logits)).astype(np.uint8), logits
 
 
-def test_a_temperature_above_one_is_found_where_the_network_was_too_sure():
+def test_a_temperature_above_one_is_found_if_the_network_is_overconfident():
     truth, logits = drawn()
 
     assert calibration.fit_temperature(truth, logits) == pytest.approx(1.0, abs=0.05)
@@ -31,7 +31,7 @@ def test_platt_finds_the_slope_and_the_offset_of_each_label():
     assert offset == pytest.approx([0.0, 0.0, 0.0, -1.0, 1.0], abs=0.15)
 
 
-def test_platt_of_few_posters_keeps_close_to_the_temperature_and_never_turns_a_ranking_round():
+def test_platt_of_few_posters_stays_close_to_the_temperature_and_never_reverses_a_ranking():
     truth = np.array([[1, 0], [0, 0], [0, 0], [1, 0]], dtype=np.uint8)
     logits = np.array([[-2.0, 1.0], [1.0, -1.0], [2.0, 0.5], [-1.0, 2.0]])
 
@@ -41,7 +41,7 @@ def test_platt_of_few_posters_keeps_close_to_the_temperature_and_never_turns_a_r
     assert np.abs(offset).max() < 0.5
 
 
-def test_one_temperature_is_chosen_where_labels_differ_by_chance_only():
+def test_one_temperature_is_chosen_if_labels_differ_only_by_chance():
     truth, logits = drawn(posters=300, labels=20)
 
     chosen = calibration.choose_calibration(truth, logits * 2)
@@ -54,7 +54,7 @@ def test_one_temperature_is_chosen_where_labels_differ_by_chance_only():
     assert chosen.facts().keys() == {"method", "temperature", "cross_validated_cross_entropy", "folds"}
 
 
-def test_platt_is_chosen_where_labels_are_off_by_different_amounts_and_lowers_the_calibration_error():
+def test_platt_is_chosen_if_labels_are_miscalibrated_differently_and_lowers_the_error():
     truth, logits = drawn(posters=1500)
     shifted = logits + np.array([1.0, -1.0, 0.0, 0.5, -0.5])
 
@@ -68,6 +68,6 @@ def test_platt_is_chosen_where_labels_are_off_by_different_amounts_and_lowers_th
     assert chosen.undone(calibrated) == pytest.approx(calibration.sigmoid(shifted), abs=1e-9)
 
 
-def test_logits_are_finite_for_certainty_too():
+def test_logits_are_finite_for_probabilities_of_zero_and_one():
     assert np.isfinite(calibration.logits_of(np.array([[0.0, 1.0]], dtype=np.float32))).all()
     assert calibration.logits_of(np.array([[0.5]])) == pytest.approx(0.0)

@@ -1,4 +1,4 @@
-"""Columns of the manifest that go through to the output on request."""
+"""Columns of a manifest that the user names with `--carry` are copied to the output."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 @pytest.fixture
 def manifest(few_posters, tmp_path):
-    """A Parquet manifest of twelve posters and a broken one, with columns of its owner."""
+    """Write a Parquet manifest of twelve whole posters and a broken one, with additional columns."""
     (few_posters / "broken.jpg").write_bytes(b"no picture")
     files = sorted(few_posters.iterdir())
     table = pa.table(
@@ -42,7 +42,7 @@ def manifest(few_posters, tmp_path):
     return tmp_path / "films.parquet"
 
 
-def test_they_come_out_with_their_types_beside_scores_and_failures(run, manifest, tmp_path):
+def test_carried_columns_keep_their_types_in_predictions_and_failures(run, manifest, tmp_path):
     run(manifest, tmp_path / "out", carry=("title", "year"))
 
     expected = {row["uri"]: (row["title"], row["year"]) for row in pyarrow.parquet.read_table(manifest).to_pylist()}
@@ -80,7 +80,7 @@ def test_a_folder_has_no_columns_to_carry(run, few_posters, tmp_path):
         run(few_posters, tmp_path / "out", carry=("title",))
 
 
-def test_an_output_keeps_its_columns(run, manifest, tmp_path):
+def test_an_output_with_other_carried_columns_is_refused(run, manifest, tmp_path):
     run(manifest, tmp_path / "out", carry=("title",))
 
     with pytest.raises(UsageError, match=r"other columns.* they differ in title"):
@@ -88,18 +88,18 @@ def test_an_output_keeps_its_columns(run, manifest, tmp_path):
 
 
 def films(tmp_path, files, **columns):
-    """A manifest of these files with columns of its owner."""
+    """Write a Parquet manifest of these files with additional columns, and return its path."""
     pyarrow.parquet.write_table(pa.table({"uri": [str(file) for file in files], **columns}), tmp_path / "films.parquet")
     return tmp_path / "films.parquet"
 
 
 def types_of(output, kind="predictions"):
-    """The types of the column `seen` in all part files."""
+    """Return the types that the column `seen` has in the part files."""
     return {pyarrow.parquet.read_schema(file).field("seen").type for file in output.glob(f"{kind}/*/*.parquet")}
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Sao_Paulo"])
-def test_times_are_of_one_type_whatever_the_machine_s_zone(few_posters, tmp_path, zone):
+def test_the_types_of_carried_times_do_not_depend_on_the_machine_s_time_zone(few_posters, tmp_path, zone):
     file, noon = sorted(few_posters.iterdir())[0], datetime(2026, 11, 1, 12)
     manifest = films(
         tmp_path,
@@ -127,7 +127,7 @@ def test_a_time_with_a_zone_is_the_same_moment_in_utc(few_posters, tmp_path):
     assert found["carried"].to_pylist() == [{"seen": noon}]
 
 
-def test_a_column_without_a_value_has_the_type_of_the_nights_before(run, few_posters, tmp_path):
+def test_a_carried_column_of_nulls_takes_its_type_from_earlier_nights(run, few_posters, tmp_path):
     first, second = sorted(few_posters.iterdir())[:2]
     run(films(tmp_path, [first], seen=pa.array([3], pa.int16())), tmp_path / "out", carry=("seen",))
 
@@ -137,7 +137,7 @@ def test_a_column_without_a_value_has_the_type_of_the_nights_before(run, few_pos
     assert {row["uri"]: row["seen"] for row in rows(tmp_path / "out")} == {str(first): 3, str(second): None}
 
 
-def test_a_column_without_a_value_is_text_at_first(run, few_posters, tmp_path):
+def test_a_carried_column_of_nulls_is_text_in_a_new_output(run, few_posters, tmp_path):
     first, second = sorted(few_posters.iterdir())[:2]
     run(films(tmp_path, [first], seen=pa.nulls(1)), tmp_path / "out", carry=("seen",))
 
@@ -150,17 +150,17 @@ def test_a_column_without_a_value_is_text_at_first(run, few_posters, tmp_path):
     ("tonight", "held", "type_"),
     [
         (pa.int16(), None, pa.int16()),
-        (pa.int16(), pa.string(), pa.int16()),  # which is refused then
+        (pa.int16(), pa.string(), pa.int16()),  # the types differ, so `tag` then refuses the output
         (pa.null(), None, pa.string()),
         (pa.null(), pa.int16(), pa.int16()),
-        (pa.null(), pa.null(), pa.null()),  # an output of earlier builds
+        (pa.null(), pa.null(), pa.null()),  # an output that an earlier genretag wrote
         (pa.timestamp("us", "UTC"), None, pa.timestamp("us", "UTC")),
         (pa.timestamp("us", "UTC"), BERLIN, BERLIN),
         (pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ns")),
         (pa.timestamp("us"), BERLIN, pa.timestamp("us")),
     ],
 )
-def test_an_output_keeps_the_types_that_it_has(tonight, held, type_):
+def test_carried_columns_take_the_types_of_the_output_if_they_fit(tonight, held, type_):
     schema = pa.schema([("uri", pa.string())] + ([("seen", held)] if held else []))
 
     assert carried_fields(pa.struct([("seen", tonight)]), schema) == (pa.field("seen", type_),)

@@ -1,4 +1,4 @@
-"""Every mistake gets one clear line, exit code 2 and no traceback, and nothing is left half-written."""
+"""A mistake of the user gives one clear line and exit code 2, without a traceback or half-written files."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from genretag.storage import join
 
 @pytest.fixture
 def refused(command):
-    """Runs a command that must be refused, and returns its one line."""
+    """Return a function that runs a command, requires that it is refused with exit code 2, and returns its one line."""
 
     def run(*arguments):
         code, out, err = command(*arguments)
@@ -89,7 +89,7 @@ def test_an_unknown_variable_in_the_environment(refused, monkeypatch):
 
 
 def _links(service, address="10.96.12.7", port="8265"):
-    """The variables that Kubernetes makes for a service."""
+    """Return the environment variables that Kubernetes sets for a service."""
     name = service.upper().replace("-", "_")
     tcp = f"{name}_PORT_{port}_TCP"
     return {
@@ -105,7 +105,7 @@ def _links(service, address="10.96.12.7", port="8265"):
 
 
 @pytest.mark.parametrize("service", ["genretag-tag-x7k2p-head-svc", "genretag-tag", "genretag", "ray"])
-def test_variables_that_kubernetes_makes_for_services_are_no_settings(refused, monkeypatch, tmp_path, service):
+def test_variables_that_kubernetes_sets_for_services_are_ignored(refused, monkeypatch, tmp_path, service):
     for name, value in _links(service).items():
         monkeypatch.setenv(name, value)
 
@@ -114,7 +114,7 @@ def test_variables_that_kubernetes_makes_for_services_are_no_settings(refused, m
     assert line == f"cannot read the images: {tmp_path}/nothing is not a folder"
 
 
-def test_a_misspelt_setting_is_an_error_beside_them_too(refused, monkeypatch, tmp_path):
+def test_a_misspelt_setting_is_an_error_next_to_variables_of_kubernetes(refused, monkeypatch, tmp_path):
     for name, value in (_links("genretag-tag-head") | {"GENRETAG_TAG_SERVICE_PORTS": "1"}).items():
         monkeypatch.setenv(name, value)
 
@@ -124,7 +124,7 @@ def test_a_misspelt_setting_is_an_error_beside_them_too(refused, monkeypatch, tm
 
 
 def test_a_user_without_a_home_can_predict(few_posters):
-    """OpenVINO asks for the home folder."""
+    """OpenVINO looks for the home folder of the user."""
     line = ["unshare", "--user", "--map-user=54321"]
     if subprocess.run([*line, "true"], capture_output=True).returncode:
         pytest.skip("no user namespace can be made here")
@@ -138,7 +138,9 @@ def test_a_user_without_a_home_can_predict(few_posters):
 
 
 @pytest.mark.parametrize("given", ["variable", "flag"])
-def test_the_dashboards_url_is_no_address_of_a_cluster(refused, few_posters, tmp_path, monkeypatch, given):
+def test_the_url_of_the_dashboard_is_refused_as_the_address_of_a_cluster(
+    refused, few_posters, tmp_path, monkeypatch, given
+):
     url = "http://127.0.0.1:8265"
     if given == "variable":
         monkeypatch.setenv("RAY_ADDRESS", url)
@@ -168,7 +170,7 @@ def test_a_missing_settings_file(refused, tmp_path):
     assert "cannot read the settings file" in refused("tag", "a", "b", "--config", tmp_path / "nightly.toml")
 
 
-def test_flags_come_before_the_environment_and_that_before_the_file(refused, few_posters, tmp_path, monkeypatch):
+def test_flags_override_the_environment_which_overrides_the_file(refused, few_posters, tmp_path, monkeypatch):
     (tmp_path / "nightly.toml").write_text(
         f'[tag]\nimages = "{few_posters}"\noutput = "{tmp_path}/out"\nprofile = "from-file"\n'
     )
@@ -225,7 +227,7 @@ def test_a_csv_of_other_images(refused, few_posters, tmp_path):
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "evaluate", "gallery"])
-def test_a_table_of_labels_that_can_be_misread_is_refused_with_the_flag_that_decides(
+def test_an_ambiguous_table_of_labels_is_refused_and_the_line_names_the_flag_that_decides(
     refused, few_posters, tmp_path, verb, table, flag, says
 ):
     (tmp_path / "labels.csv").write_text(table)

@@ -1,4 +1,4 @@
-"""What a cluster is asked before a job begins: is there room, and do all nodes see what they are to read and write."""
+"""Before a job begins, the cluster must have room for its actors, and all nodes must see its folders."""
 
 import logging
 
@@ -10,6 +10,7 @@ from genretag.runtime.cluster import Ask, RoomWatch, require_room, require_seen
 
 
 def node(alive=True, **resources):
+    """Return a node as Ray lists it."""
     return {"Alive": alive, "Resources": resources}
 
 
@@ -17,7 +18,7 @@ def node(alive=True, **resources):
     ("nodes", "fits"),
     [
         ([node(CPU=4.0)], True),
-        ([node(CPU=1.0), node(CPU=1.0)], False),  # enough in all, and on none
+        ([node(CPU=1.0), node(CPU=1.0)], False),  # enough CPUs in total, but not on any node
         ([node(CPU=4.0, alive=False)], False),
         ([node(memory=1e9)], False),
         ([], False),
@@ -41,18 +42,18 @@ def test_a_gpu_is_asked_for_without_cpus():
     assert not predict.fits([node(CPU=64.0)])
 
 
-def test_no_room_is_said_with_what_there_is(ray_cluster):
+def test_a_cluster_without_room_is_refused_with_its_size(ray_cluster):
     with pytest.raises(UsageError, match=r"no room for an actor with 0.5 CPU and 1 GPU: it has 1 node, with \d+ CPU"):
         require_room([Ask("an actor", 0.5, 1.0)], wait_s=0.1)
 
 
-def test_room_that_is_there_is_not_waited_for(ray_cluster):
+def test_a_cluster_with_room_is_accepted_at_once(ray_cluster):
     require_room([Ask("an actor", 0.5), Ask("a task", 1.0)], wait_s=0)
 
 
 @pytest.fixture
 def nodes(monkeypatch):
-    """What Ray says of the nodes, look by look; the last answer stays."""
+    """Return a list of the answers that Ray gives, one after the other, about its nodes. The last answer stays."""
     answers = []
     monkeypatch.setattr(cluster_checks, "_nodes", lambda: answers.pop(0) if len(answers) > 1 else answers[0])
     return answers
@@ -61,14 +62,14 @@ def nodes(monkeypatch):
 HUGE = Ask("an actor", 1000.0)
 
 
-def test_a_node_is_no_room_that_is_named_but_has_died(ray_cluster, nodes):
+def test_a_dead_node_that_ray_still_lists_does_not_count(ray_cluster, nodes):
     nodes[:] = [[node(CPU=1000.0)], [node(CPU=1000.0)], [node(CPU=1000.0, alive=False)]]
 
     with pytest.raises(UsageError, match="no room for an actor with 1000 CPU: it has 0 nodes"):
         require_room([HUGE], wait_s=0)
 
 
-def test_where_nodes_are_busy_a_job_may_begin_to_wait(ray_cluster, nodes, monkeypatch, caplog):
+def test_a_job_may_begin_and_wait_if_nodes_with_room_are_busy(ray_cluster, nodes, monkeypatch, caplog):
     nodes[:] = [[node(CPU=1000.0)]]
     monkeypatch.setattr(cluster_checks, "NOTICED_S", 0.1)
 
@@ -77,7 +78,7 @@ def test_where_nodes_are_busy_a_job_may_begin_to_wait(ray_cluster, nodes, monkey
     assert "the nodes with room for an actor with 1000 CPU are all busy" in caplog.text
 
 
-def test_a_job_ends_that_loses_its_room_before_it_has_begun(nodes):
+def test_a_job_that_loses_its_room_before_its_first_poster_ends(nodes):
     nodes[:] = [[node(CPU=1000.0)], [], [node(CPU=1000.0)], []]
     watch, forever = RoomWatch([HUGE], wait_s=1e9, look_every_s=0), RoomWatch([HUGE], wait_s=0, look_every_s=0)
 
@@ -87,7 +88,7 @@ def test_a_job_ends_that_loses_its_room_before_it_has_begun(nodes):
         forever.look(lambda: False)
 
 
-def test_a_job_that_has_begun_waits_for_nodes_and_says_so_once_each_time(nodes, caplog):
+def test_a_job_that_has_begun_waits_for_nodes_and_warns_once_per_loss(nodes, caplog):
     nodes[:] = [[], [], [node(CPU=1000.0)], []]
     watch = RoomWatch([HUGE], wait_s=0, look_every_s=0)
 
@@ -98,5 +99,5 @@ def test_a_job_that_has_begun_waits_for_nodes_and_says_so_once_each_time(nodes, 
     assert caplog.messages == ["the cluster has no room for an actor with 1000 CPU any more: waiting for nodes"] * 2
 
 
-def test_on_one_node_nothing_is_hidden(ray_cluster):
+def test_on_one_node_folders_are_not_checked(ray_cluster):
     require_seen(["/no/such/folder", "s3://films"], "tagging")

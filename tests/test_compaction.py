@@ -1,4 +1,4 @@
-"""Merging loses no row and shows none twice, wherever it dies: in a folder, in a bucket, with a table."""
+"""`genretag compact` loses no row and shows none twice, wherever it dies: in a folder, in a bucket, with a table."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from nights import a_run, write_night
 from genretag.commands import compact as job
 from genretag.commands.compact import Compacted, compact
 from genretag.errors import OutputHeldError, UsageError
-from genretag.output import compaction as merging
+from genretag.output import compaction
 from genretag.output import compaction_journal as journal
 from genretag.output.compaction import concatenate
 from genretag.output.compaction_journal import finish_compaction
@@ -28,7 +28,7 @@ from genretag.runtime.session import Session
 from genretag.settings import NO_TABLE, CompactSettings, TableSettings
 from genretag.storage import Storage, join
 
-pytestmark = pytest.mark.slow  # catalogues and an S3 server
+pytestmark = pytest.mark.slow  # these tests use Iceberg catalogues and an S3 server
 
 STORAGE = Storage()
 
@@ -45,6 +45,7 @@ def table(tmp_path):
 
 
 def merge(output, table=NO_TABLE, **settings):
+    """Run `genretag compact` with these settings."""
     return compact(output, CompactSettings(**settings), Session(quiet=True), table)
 
 
@@ -53,11 +54,12 @@ def files(output, kind="predictions"):
 
 
 def journalled(output):
+    """Return the names of the files in the journal of an interrupted merge."""
     return journal._names(join(output, journal.JOURNAL), STORAGE)
 
 
 def counted(output, kind="predictions"):
-    """All rows, each with how often it is there."""
+    """Count how often each row is in the part files."""
     return counter(row for uri in files(output, kind) for row in table_at(uri).to_pylist())
 
 
@@ -74,15 +76,17 @@ def commit(output, night, table):
 
 
 def table_of(output, table):
+    """Return the Iceberg table of the output at its current snapshot."""
     with open_catalog(table, output, STORAGE) as catalog:
         return load_table(catalog, table)
 
 
 def table_rows(output, table):
+    """Count how often each row is in the Iceberg table."""
     return counter(table_of(output, table).scan().to_arrow().to_pylist())
 
 
-def test_rows_columns_and_metadata_are_as_before(output):
+def test_a_merge_keeps_rows_columns_and_metadata(output):
     for day in range(3):
         write_night(output, a_run(day), files=4, failed=2)
     predictions, failures, schema = counted(output), counted(output, "failures"), table_at(files(output)[0]).schema
@@ -96,7 +100,7 @@ def test_rows_columns_and_metadata_are_as_before(output):
     assert not journalled(output)
 
 
-def test_a_second_merge_finds_nothing(output):
+def test_a_second_merge_has_nothing_to_do(output):
     write_night(output, a_run())
     merge(output)
     before = files(output)
@@ -114,7 +118,7 @@ def test_the_current_night_and_later_ones_stay_as_they_are(output):
     assert set(kept) < set(files(output))
 
 
-def test_only_nights_before_a_date(output):
+def test_before_limits_the_merge_to_earlier_nights(output):
     write_night(output, a_run(0))
     kept = write_night(output, a_run(1))
 
@@ -134,7 +138,7 @@ def test_models_are_not_mixed_in_a_file(output):
         assert versions == {merged.schema.metadata[b"genretag.model_version"].decode()}
 
 
-def test_files_grow_to_the_target_and_large_ones_stay(output):
+def test_a_merge_fills_files_up_to_the_target_and_leaves_large_ones(output):
     small = write_night(output, a_run(), files=10)
     size = STORAGE.stat(small[0]).size_bytes
     (large,) = write_night(output, a_run(run="big0"), files=1, rows=2_000)
@@ -147,7 +151,7 @@ def test_files_grow_to_the_target_and_large_ones_stay(output):
 
 
 def test_a_merge_holds_one_row_group_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(merging, "ROW_GROUP_ROWS", 50)
+    monkeypatch.setattr(compaction, "ROW_GROUP_ROWS", 50)
     write_night(tmp_path, a_run(), files=10, rows=20)
 
     merge(str(tmp_path))
@@ -163,7 +167,7 @@ def test_a_dry_run_changes_nothing(output):
     assert files(output) + files(output, "failures") == sorted(before, key=lambda uri: ("/failures/" in uri, uri))
 
 
-def test_readers_never_see_a_row_twice(tmp_path):
+def test_readers_never_see_a_row_twice_during_a_merge(tmp_path):
     for day in range(8):
         write_night(tmp_path, a_run(day), files=6)
     ended, seen = threading.Event(), []
@@ -174,7 +178,7 @@ def test_readers_never_see_a_row_twice(tmp_path):
             try:
                 seen.append(duckdb.connect().execute(query).fetchall()[0])
             except duckdb.IOException:
-                continue  # a file went away between listing and reading
+                continue  # the merge removed a file between the listing and the read
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -187,7 +191,7 @@ def test_readers_never_see_a_row_twice(tmp_path):
 
 
 def leave_dead(output, step, table=NO_TABLE):
-    """Merges, and dies at a step."""
+    """Run a merge that dies at `step`."""
     with dying_at(step):
         merge(output, table)
 
@@ -240,7 +244,7 @@ def test_the_next_run_of_tag_finishes_a_merge_and_scores_nothing_again(run, few_
     assert counted(output) == before
 
 
-def test_old_snapshots_end_with_their_files(output, table):
+def test_old_snapshots_expire_when_their_files_are_merged(output, table):
     for day in range(3):
         write_night(output, a_run(day))
         commit(output, a_run(day), table)
@@ -259,14 +263,14 @@ def test_snapshots_older_than_the_merged_night_stay(tmp_path, table):
     first = table_of(str(tmp_path), table).snapshots()[0].snapshot_id
     for uri in files(str(tmp_path)):
         if "dt=2026-11-01" in uri and not uri.endswith("00000.parquet"):
-            Path(uri).unlink()  # so that there is nothing to merge in the first night
+            Path(uri).unlink()  # so that the first night has nothing to merge
 
     merge(str(tmp_path), table)
 
     assert table_of(str(tmp_path), table).snapshots()[0].snapshot_id == first
 
 
-def test_files_that_the_table_has_not_taken_are_left_alone(output, table):
+def test_files_that_are_not_in_the_table_are_not_merged(output, table):
     write_night(output, a_run(0))
     commit(output, a_run(0), table)
     dead = write_night(output, a_run(0, run="dead"))
@@ -279,7 +283,7 @@ def test_files_that_the_table_has_not_taken_are_left_alone(output, table):
     assert table_rows(output, table) == counted(output)
 
 
-def test_files_that_feed_a_table_are_not_merged_behind_its_back(tmp_path, table):
+def test_a_merge_without_the_table_setting_is_refused_if_the_output_feeds_a_table(tmp_path, table):
     write_night(tmp_path, a_run())
     commit(str(tmp_path), a_run(), table)
     before = files(str(tmp_path))
@@ -289,7 +293,7 @@ def test_files_that_feed_a_table_are_not_merged_behind_its_back(tmp_path, table)
     assert files(str(tmp_path)) == before
 
 
-def test_an_interrupted_merge_of_a_table_is_not_finished_behind_its_back(tmp_path, table):
+def test_an_interrupted_merge_of_a_table_is_not_finished_without_the_table_setting(tmp_path, table):
     write_night(tmp_path, a_run())
     commit(str(tmp_path), a_run(), table)
     leave_dead(str(tmp_path), "deleting", table)
@@ -331,7 +335,7 @@ def test_a_merge_whose_table_was_dropped_is_given_up(tmp_path, table):
     assert not journalled(output)
 
 
-def test_a_tag_of_the_table_keeps_its_files(tmp_path, table):
+def test_a_merge_is_refused_while_an_iceberg_tag_needs_the_files(tmp_path, table):
     write_night(tmp_path, a_run())
     commit(str(tmp_path), a_run(), table)
     loaded = table_of(str(tmp_path), table)
@@ -381,7 +385,7 @@ def test_the_command_says_what_it_did(command, tmp_path):
     assert command("compact", tmp_path)[:2] == (0, "nothing to merge\n")
 
 
-def test_the_notes_of_listed_etags_are_merged_too(output):
+def test_part_files_of_versions_are_merged_too(output):
     for part in range(3):
         file = io.BytesIO()
         row = {"uri": "s3://films/a.jpg", "listed_etag": f"old{part}", "etag": "new", "model_version": "m1"}
@@ -405,8 +409,11 @@ def test_a_folder_that_no_run_has_written_to_is_refused_and_left_as_it_is(comman
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_merge_that_lost_its_output_plans_nothing(output, monkeypatch):
-    """Suspended before the plan: the run that took over has removed what was merged, and merges the files itself."""
+def test_a_merge_that_lost_its_output_writes_no_plan(output, monkeypatch):
+    """The merge is suspended before it writes its plan, and another run takes the output over.
+
+    That run removes the new files of the suspended merge, and merges the old files itself.
+    """
     before = write_night(output, a_run())
 
     def concatenate_and_lose_the_output(*arguments, **options):

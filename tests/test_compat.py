@@ -1,4 +1,4 @@
-"""The insides of Ray and pyiceberg that `genretag.runtime.compat` leans on are still as it expects them."""
+"""The internals of Ray and pyiceberg that `genretag.runtime.compat` uses are unchanged."""
 
 import inspect
 from pathlib import Path
@@ -18,7 +18,7 @@ def source_of(*parts):
     return Path(ray.__file__).parent.joinpath(*parts).read_text()
 
 
-def test_ray_words_its_errors_as_we_look_for_them():
+def test_ray_has_the_error_messages_that_compat_matches():
     assert compat.SLOW_START in source_of("_private", "node.py")
     assert f"V{compat.OTHER_VERSION}: " in source_of("_private", "utils.py")
     assert compat.KNOWN_JOB in source_of("dashboard", "modules", "job", "job_manager.py")
@@ -33,7 +33,7 @@ def test_ray_data_calls_a_callback_before_an_execution_and_in_its_loop():
     assert kind().begun()
 
 
-def test_a_run_that_lost_its_nodes_is_told_apart_from_one_that_stands_still():
+def test_lost_nodes_and_a_stalled_run_give_different_errors():
     lost = ExecutionTimeoutError("the cluster has no room")
     lost.lost_nodes = True
     with pytest.raises(UsageError, match="no room"), compat.explaining_lost_nodes():

@@ -1,4 +1,4 @@
-"""docker/compose.yaml: read by a parser of the Compose specification, and by the programs that its commands call."""
+"""docker/compose.yaml fits the Compose specification, and its commands and variables are known to their programs."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def services():
     return _parsed(FILE.read_text())["services"]
 
 
-def test_it_is_of_the_compose_specification(services):
+def test_the_file_fits_the_compose_specification(services):
     assert set(services) == {"store", "posters", "head", "worker", "job"}
     assert services["worker"]["deploy"]["replicas"] == 2
 
@@ -51,7 +51,7 @@ def test_only_this_machine_reaches_the_ports(services):
     assert sorted(ports) == ["127.0.0.1:8265:8265", "127.0.0.1:8333:8333"]
 
 
-def test_our_containers_are_locked_in(services):
+def test_containers_run_read_only_and_without_capabilities(services):
     for name in ("posters", "head", "worker", "job"):
         service = services[name]
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
@@ -60,13 +60,13 @@ def test_our_containers_are_locked_in(services):
         assert service["image"].endswith("-" + service["build"]["target"])
 
 
-def test_somebody_reads_every_environment_variable(services):
+def test_every_environment_variable_is_read_by_some_program(services):
     names = {name for service in services.values() for name in service["environment"]}
 
     assert [name for name in names if not variable_exists(name)] == []
 
 
-def test_ray_and_genretag_know_the_commands(services):
+def test_ray_and_genretag_accept_the_commands(services):
     for name in ("head", "worker"):
         _, command, *options = services[name]["command"]
         ray_cli.commands[command].make_context(command, options)
@@ -76,7 +76,7 @@ def test_ray_and_genretag_know_the_commands(services):
     assert as_genretag_reads(job[at + 1 :])[0] == "tag"
 
 
-def test_the_bucket_is_filled_by_a_module_that_is_there(services):
+def test_the_module_that_fills_the_bucket_exists(services):
     command = services["posters"]["command"]
 
     assert command[:3] == ["python", "-m", demo_bucket.__name__]

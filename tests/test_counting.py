@@ -1,4 +1,4 @@
-"""What write tasks count of their rows, and that the counts of all tasks add up in the run record."""
+"""Write tasks count their rows by label and probability, and the counts add up in the run record."""
 
 import pyarrow as pa
 
@@ -6,7 +6,7 @@ from genretag.output.run_record import BINS, PredictionCounts, count_predictions
 
 
 def a_table(drama, western):
-    """Two labels with the threshold .5."""
+    """Return a table of predictions with two labels, both with the threshold .5."""
     columns = {"drama": drama, "western": western}
     return pa.table(
         {f"is_{name}": [p >= 0.5 for p in column] for name, column in columns.items()}
@@ -27,7 +27,7 @@ def test_a_poster_with_no_label_is_counted_as_such():
     assert count_predictions(a_table([0.1, 0.9], [0.2, 0.1]), ("Drama", "Western")).without_label == 1
 
 
-def test_counts_add_up():
+def test_counts_of_several_tasks_add_up():
     ones, zeros = (1,) * BINS, (0,) * BINS
 
     assert sum_counts(

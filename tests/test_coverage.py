@@ -1,7 +1,7 @@
-"""The 95 % intervals hold the population's figure about that often: on simulated posters, where it is known.
+"""About 95 % of the 95 % intervals contain the figure of the population, on simulated posters with known figures.
 
-`tests/benchmarks/coverage.py` is the same with more test sets. Of 60 sets chance alone takes an interval that holds in
-95 % of them to anything from 88 to 100 %, and 120 draws make it a little narrow.
+`tests/benchmarks/coverage.py` measures the same with more test sets. This test uses only 60 test sets, so chance moves
+the measured share of a correct interval between 88 and 100 %. The 120 bootstrap draws make intervals a little narrow.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from simulated_posters import LABELS, population, test_sets, truths
 from genretag.evaluation.measure import interval
 from genretag.model.metrics import FREQUENT
 
-pytestmark = pytest.mark.slow  # thousands of bootstrap draws
+pytestmark = pytest.mark.slow  # these tests make thousands of bootstrap draws
 
 PEOPLE = 30_000
 SETS = 60
@@ -23,7 +23,10 @@ LEAST = 0.85
 
 @pytest.fixture(scope="module")
 def held():
-    """By name, whether the interval of each test set held: figures, differences, single labels, and percentiles."""
+    """Return the share of test sets whose interval contains the population's figure.
+
+    Keys are pairs of kind and name. Kinds are figures, differences of two models, labels, and plain percentiles.
+    """
     everybody = population(PEOPLE)
     one, other = everybody.said(np.arange(PEOPLE))
     of = truths(one), truths(other)
@@ -42,24 +45,27 @@ def held():
 
 
 @pytest.mark.parametrize("what", ["figures", "differences"])
-def test_intervals_hold_as_often_as_they_say(held, what):
+def test_intervals_contain_the_population_figure_in_about_95_percent(held, what):
     shares = {name: share for (kind, name), share in held.items() if kind == what}
 
     assert {name: share for name, share in shares.items() if share < LEAST} == {}
     assert 0.92 <= np.mean(list(shares.values())) <= 0.98
 
 
-def test_intervals_of_labels_with_ten_positives_hold_nine_times_in_ten(held):
+def test_intervals_of_labels_with_ten_positives_contain_it_in_90_percent(held):
     assert held["labels", "together"] >= 0.90
 
 
-def test_the_simulation_tells_a_method_that_does_not_hold(held):
-    """Percentiles of draws with replacement have the bias of a small sample twice."""
+def test_the_simulation_detects_intervals_that_are_wrong(held):
+    """The percentile interval of a plain bootstrap is known to fail: it contains the small-sample bias twice."""
     assert held["percentile", "macro_map"] < 0.6
 
 
 def test_the_simulated_posters_are_like_the_real_ones():
-    """On the real test posters the default model has micro AP .55, ROC AUC .78, hit@3 .90, ECE .006, and 2.3 labels."""
+    """On real test posters the default model has micro AP .55, ROC AUC .78, hit@3 .90 and ECE .006.
+
+    A real test poster has 2.3 labels on average.
+    """
     everybody = population(PEOPLE)
     found = truths(everybody.said(np.arange(PEOPLE))[0]).figures
 

@@ -1,4 +1,4 @@
-"""How many CPUs a container may use, by its control group's quota; and where a Ray of our own keeps its sockets."""
+"""The CPU quota of the control group limits threads and actors, and a local Ray finds a short path for its sockets."""
 
 import math
 import os
@@ -28,7 +28,10 @@ OTHER = "32 23 0:28 / /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory\
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Makes a /proc and a /sys with these mounts, this group, and files below /sys/fs/cgroup; it has 64 CPUs."""
+    """Return a function that writes fake /proc and /sys trees of a machine with 64 CPUs, and returns their root.
+
+    `mounts` and `group` are the content of mountinfo and cgroup. `files` are below /sys/fs/cgroup.
+    """
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: range(64), raising=False)
 
     def make(mounts, group, files):
@@ -45,6 +48,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def v1(folder, quota, period=100_000):
+    """Return the files of a version 1 control group with a quota in microseconds per period."""
     return {f"{folder}/cpu.cfs_quota_us": str(quota), f"{folder}/cpu.cfs_period_us": str(period)}
 
 
@@ -74,7 +78,7 @@ def v1(folder, quota, period=100_000):
         "both versions",
     ],
 )  # fmt: skip
-def test_the_smallest_quota_of_a_group_and_those_above_it_counts(machine, mounts, group, files, quota, cpus):
+def test_the_quota_is_the_smallest_of_the_group_and_its_parents(machine, mounts, group, files, quota, cpus):
     root = machine(mounts, group, files)
 
     assert (cpu_quota(root), cpus_here(root)) == (quota, cpus)
@@ -97,8 +101,11 @@ def test_threads_of_engine_and_decoder_follow_the_quota(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_name_and_home(tmp_path):
-    """All in one process, as it starts a Ray; control group and user namespace are made here where we may."""
+def test_a_local_ray_runs_with_a_quota_a_long_tmpdir_and_a_user_without_name_and_home(tmp_path):
+    """Ray runs in a child process with a quota, a long TMPDIR, and a user without a name and a home.
+
+    The control group and the user namespace are made only if this machine allows that.
+    """
     limits = {"cpu.cfs_quota_us": "100000", "cpu.max": "100000 100000"}
     group = Path(f"/sys/fs/cgroup/cpu/genretag-test-{os.getpid()}")
     enter = "true"
@@ -108,7 +115,7 @@ def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_nam
         (group / limit).write_text(limits[limit])
         enter = f"echo $$ > {group}/cgroup.procs"
     except (OSError, StopIteration):
-        pass  # no root, or no such tree: what is left to see is the long path
+        pass  # no root or no such tree: test without a quota
     long = tmp_path / ("it's long" * 10)
     long.mkdir()
     script = tmp_path / "script.py"
@@ -137,17 +144,17 @@ def test_a_ray_of_our_own_runs_with_a_quota_a_long_tmpdir_and_a_user_without_nam
 
 
 def _remove(group, deadline_s=30):
-    """Ray's last processes may still be ending: they go on in the group above."""
+    """Remove a control group. Ray's last processes may still be in it: they are moved to the group above."""
     began = time.monotonic()
     while group.is_dir() and time.monotonic() < began + deadline_s:
         for number in (group / "cgroup.procs").read_text().split():
             with suppress(OSError):
                 (group.parent / "cgroup.procs").write_text(number)
-        with suppress(OSError):  # busy until the kernel has seen the last one leave
+        with suppress(OSError):  # the group is busy until its last process has left
             group.rmdir()
 
 
-def test_no_short_place_for_sockets_is_said(monkeypatch, tmp_path):
+def test_without_a_short_folder_for_sockets_the_error_names_ray_tmpdir(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
     monkeypatch.setattr(ray_folder, "SHORT_PLACES", (str(tmp_path / "nowhere"),))
@@ -156,7 +163,7 @@ def test_no_short_place_for_sockets_is_said(monkeypatch, tmp_path):
         ray_folder.ray_folder().__enter__()
 
 
-def test_a_short_path_is_left_to_ray(monkeypatch):
+def test_ray_s_own_folder_is_used_if_its_path_is_short(monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/var/tmp")
 

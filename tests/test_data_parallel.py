@@ -1,6 +1,6 @@
-"""Data-parallel training: two workers do what one does, fewer than wished for will do, and those that die are replaced.
+"""Two training workers give the same result as one; fewer workers suffice; workers that die are replaced.
 
-All runs here have the same settings, for 20 steps, and change nothing by chance: so they must come out alike.
+All runs have the same settings, take 20 steps and use no randomness. So their results must be equal.
 """
 
 import os
@@ -24,10 +24,10 @@ from genretag.training.splits import read_labelled_posters
 STEPS, EPOCHS, BATCH = 20, 5, 32
 NOTHING_BY_CHANCE = replace(
     SMALL_MODEL,
-    backbone="tutorial",  # the quickest to build, and with batch normalisation the hardest to share
+    backbone="tutorial",  # builds fastest, and batch normalisation makes it the hardest to share among workers
     height=80,
     width=80,
-    learning_rate=1e-4,  # Adam at higher rates makes of the last bit of a sum another network
+    learning_rate=1e-4,  # at higher rates Adam amplifies rounding differences of sums
     workers=2,
     epochs=EPOCHS - 1,
     batch_size=BATCH,
@@ -54,21 +54,24 @@ def splits(poster_folder):
 
 @pytest.fixture(scope="module")
 def one_worker(ray_cluster, splits, tmp_path_factory):
-    """What one worker came to: up to two are asked for, each with more than half of the CPUs, so there is one."""
+    """Train with one worker, and return the result.
+
+    One or two workers are asked for. Each needs more than half of the CPUs, so only one fits.
+    """
     elastic = replace(NOTHING_BY_CHANCE, workers="1..2", cpus_per_worker=int(ray_cluster.cpus) // 2 + 1, cache="none")
     fitted = fit(splits, elastic, QUIET, ray_cluster, str(tmp_path_factory.mktemp("one")))
     assert {epoch["workers"] for epoch in fitted.history} == {1}
     return fitted
 
 
-def test_two_workers_that_die_and_are_replaced_and_resumed_do_what_one_does(
+def test_two_workers_that_die_and_are_resumed_give_the_result_of_one_undisturbed_worker(
     ray_cluster, one_worker, splits, poster_folder, bucket, tmp_path, monkeypatch
 ):
-    """Each of the two has 16 posters of a batch of 32, and the second kills itself in the second epoch.
+    """Each of the two workers gets 16 posters of a batch of 32. The second worker kills itself in the second epoch.
 
-    It is replaced; it dies again in the third, which is once too often, and the run is resumed. It costs the two epochs
-    in which workers died, and ends as one worker does to whom nothing happens. The checkpoints are in a bucket, as they
-    are where the workers are on several machines.
+    It is replaced, and kills itself again in the third epoch. That is one death too many, so the run fails and is
+    resumed. The result equals that of one undisturbed worker. The checkpoints are in a bucket, as they must be for
+    workers on several machines.
     """
     monkeypatch.setattr(fitting, "train_worker", _dying_worker(tmp_path, epochs=(1, 2)))
     ended = []
@@ -96,15 +99,17 @@ def test_two_workers_that_die_and_are_replaced_and_resumed_do_what_one_does(
 
 
 def figures(history):
+    """Return loss and macro mAP of all epochs as one list."""
     return [epoch[name] for epoch in history for name in ("loss", "macro_map")]
 
 
 def far(weights, others):
-    """The distance between two networks' weights."""
+    """Return the Euclidean distance between the weights of two networks."""
     return np.sqrt(sum(float(((a - b) ** 2).sum()) for a, b in zip(weights, others, strict=True)))
 
 
 def untrained(splits):
+    """Return the weights of the network before training."""
     from genretag.model import networks as network
 
     labelled, settings = splits.train.labelled, NOTHING_BY_CHANCE
@@ -114,7 +119,10 @@ def untrained(splits):
 
 
 def _dying_worker(folder, epochs):
-    """A worker that kills itself, where it is the second, in the second step of each of the epochs; once in each."""
+    """Return a training function whose second worker kills itself in each of `epochs`.
+
+    It dies in the second step of the epoch, and only once in each epoch.
+    """
 
     def train(config):
         from genretag.training import worker as module

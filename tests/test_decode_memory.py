@@ -1,4 +1,4 @@
-"""Decodes wait for each other's memory: never more than the limit at a time, in the order of asking."""
+"""Decodes reserve memory: together never more than the limit, in the order in which they ask."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def test_no_more_than_the_limit_is_reserved_at_a_time() -> None:
     assert 50 <= most <= 100
 
 
-def test_more_than_the_limit_runs_alone() -> None:
+def test_a_decode_that_needs_more_than_the_limit_runs_alone() -> None:
     memory, entered = DecodeMemory(100), Event()
     with memory.reserved(10**12):
         small = Thread(target=_enter, args=(memory, 1, entered))
@@ -42,13 +42,14 @@ def test_more_than_the_limit_runs_alone() -> None:
     assert entered.is_set()
 
 
-def test_a_large_picture_is_not_starved_by_small_ones_that_come_later() -> None:
+def test_a_large_picture_does_not_wait_for_small_ones_that_ask_later() -> None:
     memory, large_entered, small_entered = DecodeMemory(100), Event(), Event()
     with memory.reserved(60):
         large = Thread(target=_enter, args=(memory, 90, large_entered))
         large.start()
         _await_waiting(memory, 1)
-        small = Thread(target=_enter, args=(memory, 10, small_entered))  # would fit beside the 60
+        # 10 bytes would fit next to the 60, but must wait for their turn.
+        small = Thread(target=_enter, args=(memory, 10, small_entered))
         small.start()
         _await_waiting(memory, 2)
         assert not small_entered.is_set()
@@ -58,7 +59,7 @@ def test_a_large_picture_is_not_starved_by_small_ones_that_come_later() -> None:
     assert small_entered.is_set()
 
 
-def test_memory_is_given_back_after_a_failure() -> None:
+def test_memory_is_released_after_a_failure() -> None:
     memory = DecodeMemory(100)
     for _ in range(3):
         with pytest.raises(KeyError), memory.reserved(100):
@@ -83,7 +84,7 @@ class _Recorder:
         self.open -= 1
 
 
-def test_decoding_reserves_what_the_header_promises_and_gives_it_back() -> None:
+def test_decoding_reserves_memory_for_the_size_in_the_header_and_releases_it() -> None:
     memory = _Recorder()
     decode(encode(scene(), "PNG"), RULE, memory=memory)
     decode(encode(scene(2000, 3000), "PNG", compress_level=1), RULE, memory=memory)
@@ -92,7 +93,7 @@ def test_decoding_reserves_what_the_header_promises_and_gives_it_back() -> None:
     assert memory.open == 0
 
 
-def test_a_picture_that_is_converted_before_its_resize_reserves_memory_for_that() -> None:
+def test_a_conversion_before_the_resize_is_included_in_the_reserved_memory() -> None:
     memory, image = _Recorder(), scene(1000, 1500)
     for profile in (None, rgb_profile("Display P3"), rgb_profile("sRGB", gamma=1.0)):
         decode(encode(image, "PNG", compress_level=1, icc_profile=profile), RULE, memory=memory)
@@ -100,7 +101,7 @@ def test_a_picture_that_is_converted_before_its_resize_reserves_memory_for_that(
     assert plain < small_first < whole_first - 4 * 1000 * 1500
 
 
-def test_what_is_refused_by_its_header_reserves_nothing() -> None:
+def test_a_picture_that_its_header_rules_out_reserves_no_memory() -> None:
     memory = _Recorder()
     for data in (b"", b"no picture", png_promising(60_000, 60_000)):
         with pytest.raises(BadImage):

@@ -1,4 +1,4 @@
-"""Decoded posters as workers get them: the pixels of scoring through each cache, and none but readable ones."""
+"""Training workers get the pixels that scoring sees, through each kind of cache, and no unreadable posters."""
 
 import sys
 from functools import cache as cache_of_functions
@@ -21,7 +21,7 @@ from genretag.training.pixels import Guard, decode_posters
 RULE = ImageRule(96, 64)
 
 
-@pytest.fixture(params=["memory", "folder", "bucket", "none"])
+@pytest.fixture(params=["memory", "folder", pytest.param("bucket", marks=pytest.mark.slow), "none"])
 def cache(request, tmp_path):
     places = {"folder": lambda: str(tmp_path / "cache"), "bucket": lambda: request.getfixturevalue("bucket")}
     return places.get(request.param, lambda: request.param)()
@@ -29,11 +29,12 @@ def cache(request, tmp_path):
 
 @pytest.fixture
 def posters(few_posters):
-    """Twelve whole posters; the label of each is its number."""
+    """Return twelve labelled posters, none of them broken. The label of each poster is its number."""
     return labelled(few_posters)
 
 
 def labelled(folder):
+    """Return the files of a folder as labelled posters. The label of each poster is its number."""
     files = sorted(Path(folder).iterdir())
     rows = LabelledSet(
         tuple(file.stem for file in files), tuple(map(str, range(len(files)))), np.eye(len(files), dtype=np.uint8)
@@ -42,18 +43,19 @@ def labelled(folder):
 
 
 def decoded(posters, cache, decode_timeout_s=60):
+    """Decode posters through this cache, two at a time."""
     guard = Guard(None, ledger(), decode_timeout_s)
     return decode_posters(posters, RULE, cache, guard, at_once=2)
 
 
 @cache_of_functions
 def ledger():
-    """One for all: none of these tests looks into it."""
+    """Open a ledger that all tests share. No test reads it."""
     return open_ledger(sys.maxsize)
 
 
 def shown(posters, batch_size=4, workers=2):
-    """All that the workers get in an epoch: numbers of posters, and their pixels."""
+    """Return the number and pixels of each poster that the workers get in one epoch."""
     batches = [
         batch
         for rank in range(workers)
@@ -85,7 +87,7 @@ def test_training_sees_the_pixels_that_scoring_sees(ray_cluster, posters, cache)
         np.testing.assert_array_equal(pixels, expected)
 
 
-def test_validation_sees_them_too_and_each_poster_once(ray_cluster, posters, cache):
+def test_validation_sees_the_same_pixels_and_each_poster_once(ray_cluster, posters, cache):
     parts = [list(validation_batches(decoded(posters, cache), rank, 5)) for rank in range(5)]
 
     labels = np.concatenate([batch.labels for part in parts for batch in part]).argmax(axis=1)
@@ -114,7 +116,7 @@ def test_posters_that_cannot_be_read_are_left_out_and_counted(ray_cluster, few_p
     assert {number for number, _ in shown(found, batch_size=2)} == set(range(12)) - {3, 7}
 
 
-def test_where_nothing_is_cached_others_stand_in_for_them(ray_cluster, few_posters):
+def test_without_a_cache_other_posters_replace_unreadable_ones(ray_cluster, few_posters):
     posters = labelled(few_posters)
     Path(posters.uris[3]).write_bytes(b"no picture")
     found = decoded(posters, "none")
@@ -141,7 +143,7 @@ def test_a_later_run_reads_the_cache_and_not_the_images(ray_cluster, posters, fe
     np.testing.assert_array_equal([image for _, image in first], [image for _, image in second])
 
 
-def test_what_could_not_be_fetched_is_tried_again_by_the_next_run(ray_cluster, posters, tmp_path):
+def test_posters_that_could_not_be_fetched_are_tried_again_by_the_next_run(ray_cluster, posters, tmp_path):
     missing = Path(posters.uris[5])
     held = missing.rename(tmp_path / "elsewhere")
     assert len(decoded(posters, str(tmp_path / "cache"))) == 11
@@ -150,7 +152,7 @@ def test_what_could_not_be_fetched_is_tried_again_by_the_next_run(ray_cluster, p
     assert len(decoded(posters, str(tmp_path / "cache"))) == 12
 
 
-def test_another_version_of_a_poster_or_another_rule_is_another_file():
+def test_the_name_of_a_cached_file_depends_on_posters_versions_and_image_rule():
     def file(**changes):
         values = {"cache": "c", "rule": RULE, "uris": ["a", "b"], "etags": ["1", "2"]}
         return pixel_files.file_of(**{**values, **changes})
@@ -159,7 +161,7 @@ def test_another_version_of_a_poster_or_another_rule_is_another_file():
     assert len({file(), file(etags=["1", "3"]), file(rule=ImageRule(64, 96)), file(uris=["a", "c"])}) == 4
 
 
-def test_a_file_holds_pixels_and_what_is_missing(bucket):
+def test_a_cached_file_has_the_pixels_and_the_missing_posters(bucket):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 3, 3), dtype=np.uint8)
     contents = pixel_files.Contents(np.array([0, 2]), ("decode: truncated",), lasting=True)
 

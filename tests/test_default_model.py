@@ -1,7 +1,7 @@
-"""The default model answers 160 drawn posters as it did when `tests/expected/default_model.json` was written.
+"""The default model gives 160 drawn posters the answers that are stored in `tests/expected/default_model.json`.
 
-This is the test of accuracy that needs no research posters: it notices a change of the bundle, the decoder, the resize
-rule, an engine or a threshold. If such a change is meant, `python tests/test_default_model.py` writes the file again.
+This test of accuracy needs no real posters. It notices a change of the bundle, the decoder, the resize rule, an engine
+or a threshold. If such a change is intended, `python tests/test_default_model.py` writes the file again.
 """
 
 import json
@@ -20,8 +20,8 @@ from genretag.output.schema import genre_lists
 from genretag.storage import Storage
 
 EXPECTED = Path(__file__).parent / "expected" / "default_model.json"
-COUNT, SEED = 160, 7  # those of the fixture `drawn_posters`
-TOLERANCE = 0.02  # what a probability may differ under another instruction set
+COUNT, SEED = 160, 7  # as in the fixture `drawn_posters`
+TOLERANCE = 0.02  # largest difference of a probability on a CPU with another instruction set
 SAME_GENRES = 0.99
 DIGITS = 4
 
@@ -45,6 +45,7 @@ def answers(posters):
 
 
 def matrix(stored):
+    """Return the probabilities of stored answers as an array."""
     return np.array([poster["probabilities"] for poster in stored["posters"].values()])
 
 
@@ -58,7 +59,7 @@ def now(drawn_posters):
     return answers(drawn_posters)
 
 
-def test_the_stored_answers_are_those_of_the_bundle_that_ships(now, expected):
+def test_the_stored_answers_are_of_the_model_version_that_ships(now, expected):
     again = f"run `python tests/{Path(__file__).name}`"
 
     assert now["model_version"] == expected["model_version"], f"the default model is another one: {again}"

@@ -1,4 +1,4 @@
-"""Drawn posters: the same every time, as odd as real ones, and learnable."""
+"""Drawn posters are the same every time, as varied as real posters, and a model can learn their labels."""
 
 import io
 from itertools import islice
@@ -69,7 +69,7 @@ def test_posters_come_in_many_formats_and_sizes(assortment: list[DrawnPoster]) -
     assert any(image.getexif() for image in images)
 
 
-def test_large_posters_are_drawn_where_asked_for() -> None:
+def test_large_share_sets_the_share_of_large_posters() -> None:
     assert [min(opened(poster.data).size) >= 1000 for poster in draw_posters(2, large_share=1.0)] == [True, True]
 
 
@@ -87,7 +87,7 @@ def test_posters_show_one_or_two_looks(assortment: list[DrawnPoster]) -> None:
 
 
 def thumbnail(seed: int, *looks: str) -> np.ndarray:
-    """The colours of a poster at 4 x 6 pixels."""
+    """Draw a poster and return its colours at 4 x 6 pixels."""
     return np.asarray(opened(draw_poster(seed, looks, 120, 180)).resize((4, 6)), np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What commands show while they run: a live line on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Commands show a live line on a terminal, log lines elsewhere, and nothing if they are quiet."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ print("the end")
 
 @pytest.fixture
 def on_terminal(ray_cluster):
-    """Starts a `genretag` command on a terminal and on the Ray of the tests."""
+    """Return a function that starts a `genretag` command on a terminal, with the Ray of the tests."""
 
     def start(*arguments):
         return Terminal("-m", "genretag.cli", *arguments, "--address", ray.get_runtime_context().gcs_address)
@@ -47,7 +47,7 @@ def on_terminal(ray_cluster):
 
 @pytest.fixture
 def many_posters(poster_folder, tmp_path):
-    """A folder with a thousand posters."""
+    """Return a folder with a thousand posters, which are links to 160 files."""
     folder = tmp_path / "many"
     folder.mkdir()
     files = sorted(poster_folder.rglob("*.*"))
@@ -57,10 +57,10 @@ def many_posters(poster_folder, tmp_path):
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_ended_phases_and_log_lines_stay_and_the_live_line_fits_and_goes(columns):
+def test_finished_phases_and_log_lines_stay_and_the_live_line_fits_and_disappears(columns):
     terminal = Terminal("-c", TWO_PHASES, columns=columns)
     terminal.await_text("epoch 19/20")
-    terminal.await_text("printed")  # above the line, which may be drawn before
+    terminal.await_text("printed")  # this line stands above the live line, which may be drawn first
     terminal.press_ctrl_c()
     code, lines = terminal.end()
 
@@ -72,7 +72,7 @@ def test_ended_phases_and_log_lines_stay_and_the_live_line_fits_and_goes(columns
     assert max(map(len, terminal.live_lines())) <= columns
 
 
-def test_elsewhere_the_phase_is_a_log_line_every_few_seconds(monkeypatch, caplog):
+def test_without_a_terminal_the_phase_is_a_log_line_every_few_seconds(monkeypatch, caplog):
     monkeypatch.setattr(module, "LOG_EVERY_S", 0.01)
     caplog.set_level(logging.INFO)
 
@@ -86,8 +86,8 @@ def test_elsewhere_the_phase_is_a_log_line_every_few_seconds(monkeypatch, caplog
     assert re.fullmatch(r"scoring: 4/10, 1 failed, 0:00:\d\d", next(m for m in caplog.messages if "4/10" in m))
 
 
-def test_a_log_line_that_is_stuck_holds_the_command_up_in_nothing(monkeypatch):
-    """Ctrl-C in the midst of a log line of the command may leave it the lock of logging for ever."""
+def test_a_blocked_log_line_does_not_block_the_command(monkeypatch):
+    """After Ctrl-C during a log line, the lock of `logging` may stay held for ever."""
     stuck, unstuck = threading.Event(), threading.Event()
     monkeypatch.setattr(module, "LOG_EVERY_S", 0.01)
     monkeypatch.setattr(module.logger, "info", lambda *_: (stuck.set(), unstuck.wait()))
@@ -103,7 +103,7 @@ def test_a_log_line_that_is_stuck_holds_the_command_up_in_nothing(monkeypatch):
     assert counted
 
 
-def test_a_quiet_display_says_nothing_and_needs_no_block(monkeypatch, caplog):
+def test_a_quiet_display_shows_nothing_and_works_without_a_with_block(monkeypatch, caplog):
     monkeypatch.setattr(module, "LOG_EVERY_S", 0.0)
     caplog.set_level(logging.INFO)
 
@@ -131,7 +131,7 @@ def test_tag_shows_its_phases_and_how_many_failed(on_terminal, few_posters, smal
     assert lines[5].startswith("12 posters scored, 1 failed"), "and nothing of Ray's"
 
 
-def test_no_terminal_no_display(process, ray_cluster, few_posters, small_bundle, tmp_path):
+def test_without_a_terminal_there_are_only_log_lines(process, ray_cluster, few_posters, small_bundle, tmp_path):
     address = ray.get_runtime_context().gcs_address
     tag = ("tag", few_posters, tmp_path / "out", "--model", small_bundle, "--address", address)
 
@@ -160,7 +160,7 @@ def test_evaluate_counts_the_posters_of_both_bundles_and_the_draws(on_terminal, 
     assert " 200/200" in phases[3]
 
 
-def test_ctrl_c_ends_tag_with_a_line_and_gives_the_lock_back(on_terminal, many_posters, small_bundle, tmp_path):
+def test_ctrl_c_ends_tag_with_a_line_and_releases_the_lock(on_terminal, many_posters, small_bundle, tmp_path):
     terminal = on_terminal("tag", many_posters, tmp_path / "out", "--model", small_bundle)
     terminal.await_text("starting")
     assert (tmp_path / "out" / "_lock.json").exists()
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_evaluate_with_a_line(on_terminal, poster_folder, small_bund
     assert "Traceback" not in terminal.printed()
 
 
-def test_bench_shows_the_job_in_it_and_ctrl_c_leaves_nothing(on_terminal, many_posters, small_bundle, tmp_path):
+def test_bench_shows_its_inner_job_and_ctrl_c_leaves_no_files(on_terminal, many_posters, small_bundle, tmp_path):
     terminal = on_terminal("bench", many_posters, "--output", tmp_path / "out", "--model", small_bundle)
     terminal.await_text("1/6 job")
     terminal.await_text("starting")
@@ -199,7 +199,7 @@ def test_bench_shows_the_job_in_it_and_ctrl_c_leaves_nothing(on_terminal, many_p
 
 
 def test_ctrl_c_ends_train_with_a_line_that_says_how_to_resume(on_terminal, poster_folder, tmp_path):
-    """Ray Train takes Ctrl-C for itself, and would end the process without a word."""
+    """Ray Train handles Ctrl-C itself, and would end the process without a message."""
     checkpoints = tmp_path / "checkpoints"
     terminal = on_terminal(
         *("train", "--labels", poster_folder.parent / "labels.csv", "--images", poster_folder),

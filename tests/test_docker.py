@@ -1,4 +1,4 @@
-"""docker/Dockerfile: linted, its files there, and its steps carried out in a fresh environment instead of an image."""
+"""docker/Dockerfile passes a linter, its files exist, and its steps work in a fresh environment without Docker."""
 
 import json
 import os
@@ -22,12 +22,13 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def _pinned(*files):
+    """Return the names of the packages that these files pin."""
     lines = [line for file in files for line in (REPOSITORY / file).read_text().splitlines() if "==" in line]
     return {canonicalize_name(line.partition("==")[0]) for line in lines}
 
 
 def _asked(target):
-    """The requirements that a target's extras come to, extras of our own resolved."""
+    """Return the names of the packages that a target requires, with those of all its extras."""
     run = next(rest for kind, rest in read_stages(DOCKERFILE)[f"install-{target}"].instructions if kind == "RUN")
     todo, found = re.search(r"'\.\[([\w,-]+)\]'", run)[1].split(","), list(PROJECT["dependencies"])
     while todo:
@@ -51,7 +52,7 @@ def _with_our_programs():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_runs_as_nobody_with_a_health_check_and_labels(target):
+def test_a_target_runs_without_root_and_has_a_health_check_and_labels(target):
     steps = [step for stage in lineage(read_stages(DOCKERFILE), target) for step in stage.instructions]
     last = dict(steps)
 
@@ -64,7 +65,7 @@ def test_a_target_runs_as_nobody_with_a_health_check_and_labels(target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_all_that_a_target_asks_for_is_pinned(target):
+def test_all_packages_of_a_target_are_pinned(target):
     files = ["constraints.txt"] + (["docker/constraints-gpu.txt"] if target == "gpu" else [])
 
     assert _asked(target) <= _pinned(*files)
@@ -74,7 +75,7 @@ def test_only_the_scoring_target_is_without_tensorflow():
     assert [any("tensorflow" in name for name in _asked(target)) for target in TARGETS] == [False, True, True]
 
 
-def test_docker_may_copy_all_that_the_dockerfile_copies_and_no_more():
+def test_dockerignore_allows_exactly_the_files_that_the_dockerfile_copies():
     allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         word
@@ -95,14 +96,15 @@ def test_the_images_that_manifests_name_are_targets():
 
 
 @pytest.mark.slow
-def test_the_scoring_image_s_steps_give_a_genretag_without_tensorflow(tmp_path, few_posters):
-    """The one test that installs: half a minute where pip has the wheels."""
+def test_the_steps_of_the_scoring_image_install_a_genretag_that_works_without_tensorflow(tmp_path, few_posters):
+    """This is the only test that installs packages. If pip has the wheels, it takes half a minute."""
     python = _fresh_python(tmp_path / "python")
     builder = Builder(DOCKERFILE, REPOSITORY, tmp_path / "stages", python)
 
     image = builder.build("cpu")
 
-    assert [command.partition(" ")[0] for command in builder.skipped] == ["apt-get"]  # of the stage `base`
+    # The only skipped command is that of the stage `base`.
+    assert [command.partition(" ")[0] for command in builder.skipped] == ["apt-get"]
     copy_tree(image / "usr" / "local", python.parents[1])
     poster = next(few_posters.iterdir())
     assert "Usage: genretag" in _run(python.parent / "genretag", "--help")
@@ -115,6 +117,7 @@ def test_the_scoring_image_s_steps_give_a_genretag_without_tensorflow(tmp_path, 
 
 
 def _fresh_python(folder):
+    """Make a virtual environment in the folder, and return its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     return folder / "bin" / "python"
 

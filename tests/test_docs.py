@@ -1,4 +1,4 @@
-"""The README and the docs are true: each `genretag` command and the SQL in them run as they stand there."""
+"""The commands and SQL in the README and the docs run as they stand there, and tables and links are complete."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ SENTENCE_WORDS = 30
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch, poster_folder, s3_server, storage):
-    """A working directory with posters, labels, the settings file, and the bucket that the pages speak of."""
+    """Make a working directory with posters, labels and a settings file, and the bucket that the pages use."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(poster_folder, tmp_path / "posters")
     shutil.copy(poster_folder.parent / "labels.csv", tmp_path / "films.csv")
@@ -59,7 +59,7 @@ def test_every_command_runs(newcomer, ray_cluster, command, monkeypatch):
     ran = []
     for line in commands():
         words = shlex.split(line)
-        if words[0] == "make":  # the first two commands are what CI itself runs
+        if words[0] == "make":  # `make demo` and `make test`: CI runs both anyway
             continue
         with monkeypatch.context() as environment:
             while "=" in words[0]:
@@ -93,7 +93,7 @@ def test_the_first_two_commands_are_in_the_makefile():
     ("table", "schema"), [("predictions", predictions_schema(NIGHT)), ("failures", FAILURES), ("versions", VERSIONS)]
 )
 def test_every_column_has_a_row_in_the_table_of_its_files(table, schema):
-    """A word anywhere on the page is not enough."""
+    """Each column needs its own table row. A mention elsewhere on the page is not enough."""
     explained = first_cells(section(DOCS / "warehouse.md", table))
 
     assert sorted(set(explained) - {"dt"}) == sorted(schema.names)
@@ -105,7 +105,7 @@ def test_every_reason_of_a_failure_is_in_the_table_of_reasons():
     assert [reason for reason in {*REASONS, *TRANSIENT, OTHER_FILE} if f"`{reason}`" not in rows] == []
 
 
-def test_the_readme_fits_on_one_screen():
+def test_the_readme_is_short_and_has_no_long_lines():
     lines = README.read_text().splitlines()
 
     assert len(lines) <= README_LINES
@@ -117,7 +117,7 @@ def test_the_readme_has_no_long_sentence():
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_targets_of_links_exist(page):
     for target in links(page):
         file, _, anchor = target.partition("#")
         there = (page.parent / file).resolve() if file else page
@@ -133,7 +133,7 @@ def test_files_that_a_page_names_exist(page):
 
 
 def test_links_in_the_docs_stay_in_the_docs():
-    """The site has nothing else."""
+    """The built site contains only the folder `docs`."""
     outside = [(page.name, target) for page in pages() if page != README for target in links(page) if ".." in target]
 
     assert outside == []
@@ -145,7 +145,7 @@ def test_every_page_is_in_the_menu():
 
 @pytest.fixture
 def site(tmp_path):
-    """A copy of the docs, to build and to break."""
+    """Return a folder with a copy of the docs, which a test may build and change."""
     shutil.copytree(DOCS, tmp_path / "docs")
     shutil.copy(SITE, tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""The backbone is the published network: known ImageNet answers, and only tensors are ever unpickled."""
+"""The backbone gives the known ImageNet answers of the published network. Weights files can only contain tensors."""
 
 import pickle
 
@@ -29,7 +29,7 @@ REFERENCE = {
 
 
 def imagenet_probabilities(name, images):
-    """Probabilities over the 1,000 ImageNet classes for uint8 images."""
+    """Return the probabilities of the 1,000 ImageNet classes for uint8 images."""
     backbone = efficientnet_lite.build_backbone(name, *images.shape[1:3])
     weights = efficientnet_lite.imagenet_weights(name)
     efficientnet_lite.load_imagenet_weights(backbone, name, weights)
@@ -50,7 +50,7 @@ def test_photographs_get_the_probabilities_of_the_reference_implementation(name,
     np.testing.assert_allclose(probabilities.max(axis=1), reference["p"], atol=2e-5)
 
 
-def test_a_weights_file_that_asks_for_code_is_refused(tmp_path):
+def test_a_weights_file_that_would_run_code_is_refused(tmp_path):
     class Harmful:
         def __reduce__(self):
             return (print, ("this must never run",))

@@ -1,4 +1,4 @@
-"""All engines run the same network: each is held to Keras in float32."""
+"""All engines run the same network. The reference for each is Keras in float32."""
 
 import json
 import os
@@ -29,24 +29,31 @@ from genretag.training.splits import read_labelled_posters
 
 FLOAT32 = [("tensorflow", "float32"), ("openvino", "float32")]
 FASTER = [("openvino", "bfloat16", 0.98), ("openvino", "int8", 0.94), ("tensorflow", "bfloat16", 0.98)]
-"""int8 has weights of 7 bits, so that all CPUs say the same: 94.7 % of 1,485 posters keep their first genre."""
+"""Engine, precision, and least share of posters that keep their most probable genre.
+
+int8 has 7-bit weights, so that all CPUs give the same answers: 94.7 % of 1,485 posters keep it.
+"""
 MAP_IT_MAY_COST = 0.003
 
 
 def pixels(uris, rule):
+    """Decode the images at these URIs by the rule, as one array."""
     return np.stack([poster.image.pixels for poster in PosterReader(Storage(), rule, 4).read_many(uris)])
 
 
 @pytest.fixture(scope="module")
 def drawn(small_bundle, poster_folder):
-    """The small bundle and 20 drawn posters as it sees them."""
+    """Return the small bundle and the pixels of 20 drawn posters, resized for it."""
     bundle = load_bundle(small_bundle, Storage())
     return bundle, pixels([str(file) for file in sorted(poster_folder.rglob("*.*"))[:20]], bundle.rule)
 
 
 @pytest.fixture(scope="module")
 def real(real_posters):
-    """The default bundle, the real posters it has not learnt from, their labels, and what Keras says of them."""
+    """Return the default bundle, and pixels, labels and Keras probabilities of real posters.
+
+    The bundle was not trained on these posters.
+    """
     bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
     splits = read_labelled_posters(
         str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
@@ -58,7 +65,7 @@ def real(real_posters):
 
 
 def openvino_can():
-    """What OpenVINO can compute in on this CPU."""
+    """Return the precisions that OpenVINO can compute in on this CPU."""
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -113,7 +120,7 @@ def test_an_engine_takes_any_number_of_posters(small_bundle, engine, posters):
         np.testing.assert_allclose(probabilities[index], loaded.predict(images[index : index + 1])[0], atol=1e-2)
 
 
-def test_int8_is_chosen_where_the_bundle_has_it(drawn):
+def test_int8_is_the_default_if_the_bundle_has_an_int8_network(drawn):
     bundle, images = drawn
     with_int8 = {name: data for name, data in bundle.files.items() if name in INT8_FILES}
     assert len(with_int8) == len(INT8_FILES)
@@ -131,7 +138,7 @@ def test_int8_is_chosen_where_the_bundle_has_it(drawn):
         ("tensorflow", "int8", "the tensorflow engine has no int8"),
     ],
 )
-def test_a_precision_that_cannot_be_had_says_so(drawn, engine, precision, says):
+def test_an_unavailable_precision_is_refused_in_words(drawn, engine, precision, says):
     bundle, _ = drawn
     without = replace(bundle, files={name: data for name, data in bundle.files.items() if name not in INT8_FILES})
 
@@ -188,8 +195,8 @@ def test_an_engine_that_is_not_installed_says_what_to_install(drawn, monkeypatch
         open_engine(engine, drawn[0], 8, 2)
 
 
-def test_an_engine_that_sees_no_gpu_is_told_of(small_bundle, ray_cluster):
-    """Ray has one for it, but what is installed is for CPUs."""
+def test_an_engine_that_finds_no_gpu_is_reported(small_bundle, ray_cluster):
+    """Ray declares a GPU for the engine, but the installed package is for CPUs only."""
     bundle, told, facts = load_bundle(small_bundle, Storage()), [], {}
     plan = plan_actors(Cluster(16, 1), TagSettings(engine="tensorflow"), bundle)
 

@@ -1,4 +1,4 @@
-"""Estimates for all posters of a kind: by hand, and on samples of a population whose figures are known."""
+"""Estimates of population figures: small cases by hand, and samples of a population with known figures."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,18 @@ from genretag.model.metrics import population_average_precision, without_folding
 SAMPLES = 300
 
 
-def test_the_share_at_a_positive_is_that_of_the_others():
-    """True, false, true, best first: others say 0 (the next one) and 1 of 2; the ratio adds 1/8 of 1/3 of 1/2."""
+def test_the_precision_at_a_positive_leaves_that_positive_out():
+    """The posters are true, false, true, best first. A share counts only the *other* posters down to that place.
+
+    The share of true posters is 0 at the first positive (for which the next place counts), and 1/2 at the second. The
+    correction for the ratio adds 1/8 * 1/3 / 2.
+    """
     estimate = population_average_precision(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.7]))
 
     assert estimate == pytest.approx((0 + 1 / 2) / 2 + (1 / 4) / 2 * (1 / 3) / 2)
 
 
-def test_equal_scores_are_one_place_in_any_order():
+def test_the_order_of_equal_scores_does_not_matter():
     truth, scores = np.array([1, 0, 1, 0, 0]), np.array([0.7, 0.7, 0.7, 0.2, 0.2])
 
     estimates = [
@@ -26,7 +30,7 @@ def test_equal_scores_are_one_place_in_any_order():
     assert estimates[0] == estimates[1] == pytest.approx(1 / 2 + (1 / 4) * (3 / 5) / 2)
 
 
-def test_special_cases():
+def test_no_positives_all_positives_and_one_poster():
     scores = np.array([0.9, 0.5, 0.1])
 
     assert np.isnan(population_average_precision(np.zeros(3), scores))
@@ -36,8 +40,8 @@ def test_special_cases():
 
 
 @pytest.mark.parametrize(("prevalence", "apart"), [(0.03, 1.2), (0.1, 1.0)])
-def test_the_mean_of_many_samples_is_the_population(prevalence, apart):
-    """Average precision itself is too large on average."""
+def test_the_mean_estimate_of_many_samples_is_the_population_figure(prevalence, apart):
+    """The estimate is unbiased. The measured average precision of samples is too large on average."""
     generator = np.random.default_rng(0)
     truth = generator.random(100_000) < prevalence
     scores = generator.normal(size=truth.size) + apart * truth
@@ -52,14 +56,14 @@ def test_the_mean_of_many_samples_is_the_population(prevalence, apart):
     assert measured.mean() - population > max(3 * error, 2 * abs(estimates.mean() - population))
 
 
-def test_a_model_that_says_the_same_of_all_has_the_prevalence():
+def test_a_model_with_equal_scores_has_the_prevalence_as_average_precision():
     estimate = population_average_precision(np.arange(1000) < 20, np.full(1000, 0.3))
 
     assert estimate == pytest.approx(0.02, abs=1e-4)
 
 
-def test_a_gap_far_from_zero_is_as_it_is_and_one_at_zero_is_below_it():
-    """|noise| is sqrt(2 / pi) on average, where the gap is 0."""
+def test_the_bias_of_an_absolute_gap_is_removed_only_near_zero():
+    """If the true gap is 0, the absolute value of the noise is sqrt(2 / pi) on average. The estimate subtracts that."""
     assert without_folding(np.array([5.0, -5.0]), np.array([0.1])).tolist() == [5, 5]
     assert without_folding(np.array([0.0]), np.array([1.0])) == pytest.approx(-np.sqrt(2 / np.pi))
     assert without_folding(np.array([0.3]), np.array([0.0])) == pytest.approx(0.3)

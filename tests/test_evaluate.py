@@ -1,4 +1,4 @@
-"""`genretag evaluate`: the posters that a bundle held out, its figures beside the null's and another bundle's."""
+"""`genretag evaluate` measures a bundle on posters it was not trained on, next to the null model and another bundle."""
 
 import csv
 import json
@@ -21,12 +21,12 @@ from genretag.settings import EvaluateSettings
 from genretag.storage import Storage
 
 IDS = tuple(f"tt{number}" for number in range(200))
-EARLIER = {"training": {"seed": 0, "validation_share": 0.1, "test_share": 0.1}}  # what the first bundles said
+EARLIER = {"training": {"seed": 0, "validation_share": 0.1, "test_share": 0.1}}  # facts that the first bundles had
 
 
 @pytest.fixture(scope="module")
 def films(poster_folder):
-    """The drawn posters' labels with the year and a maker."""
+    """Write a CSV of the drawn posters' labels with two more columns: the year and a maker."""
     with (poster_folder.parent / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
     years = {file.stem: file.parent.name for file in poster_folder.rglob("*.*")}
@@ -41,7 +41,7 @@ def films(poster_folder):
 
 @pytest.fixture
 def other_bundle(small_bundle, tmp_path):
-    """The small bundle with thresholds that let every label through."""
+    """Return a copy of the small bundle with thresholds that let every label through."""
     bundle = load_bundle(small_bundle, Storage())
     everything = {name: (0.0,) * len(bundle.labels) for name in bundle.thresholds}
     write_bundle(replace(bundle, thresholds=everything), str(tmp_path / "other"), Storage())
@@ -49,7 +49,7 @@ def other_bundle(small_bundle, tmp_path):
     return tmp_path / "other"
 
 
-def test_a_bundle_is_measured_on_what_it_held_out(
+def test_a_bundle_is_measured_on_its_test_posters(
     command, ray_cluster, small_bundle, other_bundle, films, poster_folder, tmp_path
 ):
     code, out, err = command(
@@ -93,7 +93,7 @@ def _require_the_other_differs_in_thresholds_only(found):
     assert differences["micro_f1:top-3"]["value"] == 0
 
 
-def test_posters_that_it_was_trained_on_are_refused_with_their_number(command, small_bundle, films, poster_folder):
+def test_training_posters_of_the_bundle_are_refused_with_their_number(command, small_bundle, films, poster_folder):
     code, out, err = command(
         "evaluate", small_bundle, "--labels", films, "--images", poster_folder, "--split", "all", "--quiet"
     )
@@ -122,13 +122,16 @@ def test_a_missing_profile_is_named(command, small_bundle, films, poster_folder)
 
 
 def found_posters(labels=("Action", "War")):
-    """Two hundred posters that are nowhere, each with the first label, every other with the second."""
+    """Return two hundred posters without image files. All have the first label, and every other poster the second."""
     multi_hot = np.array([[1, number % 2] for number in range(len(IDS))], dtype=np.uint8)
     return FoundPosters(LabelledSet(IDS, labels, multi_hot), {id: StoredImage(f"/{id}", "", 0) for id in IDS})
 
 
 def candidate(place, *, trained=None, facts=None, labels=("Action", "War")):
-    """A bundle that trained on some posters and says so, or one with other facts."""
+    """Return a bundle with the given facts. If `facts` is None, use those of the first bundles.
+
+    If `trained` is given, the bundle also lists these ids as its training posters.
+    """
     facts = dict(EARLIER if facts is None else facts)
     if trained is not None:
         content = training_ids_file(trained)
@@ -140,14 +143,16 @@ def candidate(place, *, trained=None, facts=None, labels=("Action", "War")):
 
 
 def choose(*candidates, found=None, **settings):
+    """Choose the posters for an evaluation of these bundles, and the other posters."""
     return choose_posters(found or found_posters(), candidates, EvaluateSettings(**settings), Storage())
 
 
 def in_part(name, **shares):
+    """Return the ids in a split: `train`, `validation` or `test`."""
     return tuple(id for id in IDS if split_of(id, **shares) == name)
 
 
-def test_the_split_is_the_one_that_the_bundle_was_trained_with(tmp_path):
+def test_the_split_uses_the_seed_and_shares_of_the_bundles_training(tmp_path):
     other_protocol = {"training": {"seed": 5, "validation_share": 0.2, "test_share": 0.3}}
 
     posters, others = choose(candidate(tmp_path, facts=other_protocol))
@@ -158,7 +163,7 @@ def test_the_split_is_the_one_that_the_bundle_was_trained_with(tmp_path):
     assert validation.labelled.ids == in_part("validation")
 
 
-def test_of_two_bundles_the_posters_that_both_held_out_are_chosen(tmp_path):
+def test_two_bundles_are_measured_on_posters_that_neither_was_trained_on(tmp_path):
     other = candidate(tmp_path, facts={"training": {"seed": 0, "validation_share": 0.1, "test_share": 0.3}})
 
     posters, _ = choose(other, candidate(tmp_path))
@@ -166,7 +171,7 @@ def test_of_two_bundles_the_posters_that_both_held_out_are_chosen(tmp_path):
     assert posters.labelled.ids == in_part("test")
 
 
-def test_an_earlier_bundle_without_the_file_goes_by_the_hash_and_says_so(tmp_path, caplog):
+def test_without_a_list_of_training_posters_the_split_is_recomputed_with_a_warning(tmp_path, caplog):
     posters, _ = choose(candidate(tmp_path))
 
     assert posters.labelled.ids == in_part("test")
@@ -175,14 +180,14 @@ def test_an_earlier_bundle_without_the_file_goes_by_the_hash_and_says_so(tmp_pat
         choose(candidate(tmp_path), split="all")
 
 
-def test_the_file_is_believed_rather_than_the_hash(tmp_path):
+def test_the_list_of_training_posters_overrides_the_recomputed_split(tmp_path):
     with pytest.raises(UsageError, match="was trained on 1 of these"):
         choose(candidate(tmp_path, trained=[in_part("test")[0], "elsewhere"]))
     posters, _ = choose(candidate(tmp_path, trained=["elsewhere"]), split="all")
     assert len(posters) == 200
 
 
-def test_the_opponent_is_checked_as_well(tmp_path):
+def test_training_posters_of_the_second_bundle_are_refused_too(tmp_path):
     opponent = candidate(tmp_path / "b", trained=in_part("test"))
 
     with pytest.raises(UsageError, match=r"/b was trained on"):
@@ -196,7 +201,7 @@ def test_training_posters_are_measured_on_request(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"other ids"])
-def test_a_file_that_is_gone_or_not_the_bundles_is_no_proof(tmp_path, content):
+def test_a_missing_or_changed_list_of_training_posters_is_refused(tmp_path, content):
     trained = candidate(tmp_path, trained=["tt1"])
     (tmp_path / TRAINING_IDS).unlink()
     if content:
@@ -206,7 +211,7 @@ def test_a_file_that_is_gone_or_not_the_bundles_is_no_proof(tmp_path, content):
         choose(trained)
 
 
-def test_a_bundle_that_says_nothing_of_its_training_needs_a_word(tmp_path):
+def test_a_bundle_without_training_facts_needs_explicit_options(tmp_path):
     with pytest.raises(UsageError, match="pass --split all"):
         choose(candidate(tmp_path, facts={}))
     with pytest.raises(UsageError, match="pass --include-training"):
@@ -214,7 +219,7 @@ def test_a_bundle_that_says_nothing_of_its_training_needs_a_word(tmp_path):
     assert len(choose(candidate(tmp_path, facts={}), split="all", include_training=True)[0]) == 200
 
 
-def test_labels_are_the_bundles_own_and_posters_with_none_of_them_are_left_out(tmp_path):
+def test_only_the_bundles_labels_count_and_posters_without_them_are_left_out(tmp_path):
     posters, _ = choose(
         candidate(tmp_path, trained=[], labels=("War", "Western")), found=found_posters(("N/A", "War")), split="all"
     )

@@ -1,4 +1,4 @@
-"""The examples are true: the commands in their READMEs run as they stand there."""
+"""The commands in the READMEs of the examples run as they stand there."""
 
 import shlex
 import subprocess
@@ -21,7 +21,7 @@ from genretag.training.settings import DEFAULT_RECIPE, RECIPES
 
 EXAMPLES = REPOSITORY / "examples"
 CLOTHES = EXAMPLES / "clothes"
-NOT_RUN = ("make", "source")  # set-up, which a test process has behind it
+NOT_RUN = ("make", "source")  # commands that set up the environment, which the tests already have
 NEW_PIECES = 100
 
 
@@ -49,7 +49,10 @@ def run_command(words):
 
 @pytest.fixture(scope="module")
 def clothes(ray_cluster, tmp_path_factory):
-    """A working directory in which all commands of `examples/clothes` have run, and what each of them printed."""
+    """Run all commands of `examples/clothes` in a new working directory.
+
+    Return the folder with the results, and what each command printed.
+    """
     folder = tmp_path_factory.mktemp("newcomer")
     (folder / "examples").symlink_to(EXAMPLES)
     with pytest.MonkeyPatch.context() as patch:
@@ -118,7 +121,7 @@ def test_the_readme_shows_the_query_and_the_settings_that_run():
 
 @pytest.mark.parametrize("words", commands("posters"), ids=shlex.join)
 def test_genretag_accepts_the_commands_of_posters(words):
-    """They are not run, since the tutorial's network trains for an hour."""
+    """The commands are only parsed, because the tutorial's network trains for an hour."""
     name, arguments = as_genretag_reads(words)
 
     assert name == words[1]

@@ -1,4 +1,4 @@
-"""The fault proxy does what it says: what it injects, what it counts, and that it else changes nothing."""
+"""The fault proxy injects and counts the chosen faults, and changes nothing else."""
 
 import http.client
 import threading
@@ -15,7 +15,7 @@ BODY = b"0123456789" * 1000
 
 @pytest.fixture
 def upstream():
-    """An HTTP server that answers each request with `BODY`, and remembers what it was asked."""
+    """Start an HTTP server that answers each request with `BODY`, and lists the requests in `seen`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,7 +45,10 @@ def upstream():
 
 @pytest.fixture
 def through(upstream):
-    """Makes requests through a proxy with the given faults; returns answers or errors, and the proxy."""
+    """Return a function that makes requests through a proxy with the given faults.
+
+    The function returns the answers or errors, and the proxy.
+    """
 
     def ask(faults, *requests, timeout=10):
         results = []
@@ -66,7 +69,7 @@ def through(upstream):
     return ask
 
 
-def test_without_faults_it_changes_nothing(through, upstream):
+def test_without_faults_the_proxy_changes_nothing(through, upstream):
     results, proxy = through(Faults(), ("GET", "/b/k%20%2F?x=1"), ("PUT", "/b/k", b"data"), ("HEAD", "/b/k"))
 
     assert results == [(200, BODY), (200, BODY), (200, b"")]
@@ -82,7 +85,7 @@ def test_without_faults_it_changes_nothing(through, upstream):
     ("kind", "status", "code"),
     [("throttled", 429, b"SlowDown"), ("slow_down", 503, b"SlowDown"), ("internal_error", 500, b"InternalError")],
 )
-def test_it_answers_as_s3_does_when_it_cannot(through, upstream, kind, status, code):
+def test_error_answers_have_the_form_of_s3(through, upstream, kind, status, code):
     [answer], proxy = through(Faults(rates={kind: 1}), ("GET", "/b/k"))
 
     assert answer[0] == status
@@ -91,7 +94,7 @@ def test_it_answers_as_s3_does_when_it_cannot(through, upstream, kind, status, c
     assert proxy.counts == {kind: 1}
 
 
-def test_a_reset_ends_the_connection_before_the_server_hears_of_it(through, upstream):
+def test_a_reset_ends_the_connection_before_the_request_reaches_the_server(through, upstream):
     [error], _ = through(Faults(rates={"reset": 1}), ("PUT", "/b/k", b"data"))
 
     assert isinstance(error, ConnectionError)
@@ -106,7 +109,7 @@ def test_a_lost_answer_is_a_reset_after_the_server_did_its_work(through, upstrea
     assert [seen[0] for seen in upstream.seen] == ["PUT", "DELETE", "GET"]
 
 
-def test_what_is_held_back_goes_on_once_the_faults_are_replaced(upstream):
+def test_held_requests_continue_when_the_faults_are_replaced(upstream):
     with fault_proxy(f"http://127.0.0.1:{upstream.server_port}", Faults(held="/b/last")) as proxy:
         held, free = (http.client.HTTPConnection(urlsplit(proxy.endpoint_url).netloc, timeout=10) for _ in range(2))
         held.request("GET", "/b/last")
@@ -122,21 +125,21 @@ def test_what_is_held_back_goes_on_once_the_faults_are_replaced(upstream):
 
 
 @pytest.mark.parametrize("kind", ["short_body", "reset_in_body"])
-def test_half_a_body_is_never_taken_for_a_whole_one(through, kind):
+def test_a_cut_body_is_an_error_for_the_client(through, kind):
     [error], _ = through(Faults(rates={kind: 1}), ("GET", "/b/k"))
 
     assert isinstance(error, http.client.IncompleteRead | ConnectionResetError)
 
 
 @pytest.mark.parametrize("kind", ["hang", "slow"])
-def test_what_hangs_or_dribbles_does_not_end_by_itself(through, kind):
+def test_a_hanging_or_slow_answer_does_not_end_by_itself(through, kind):
     results, _ = through(Faults(always={"/slow": kind}), ("GET", "/b/slow"), ("GET", "/b/other"), timeout=0.05)
 
     assert isinstance(results[0], TimeoutError)
     assert results[1] == (200, BODY), "others are served meanwhile"
 
 
-def test_faults_are_chosen_by_method_key_and_how_often_it_was_asked(through):
+def test_faults_are_limited_by_method_key_and_number_of_earlier_requests(through):
     faults = Faults(rates={"slow_down": 1}, methods=frozenset({"GET"}), keys=r"\.jpg$", first=2)
     asked = [("GET", "/b/a.jpg")] * 3 + [("PUT", "/b/a.jpg", b""), ("GET", "/b/a.png")]
 
@@ -145,7 +148,7 @@ def test_faults_are_chosen_by_method_key_and_how_often_it_was_asked(through):
     assert [status for status, _ in results] == [503, 503, 200, 200, 200]
 
 
-def test_the_same_seed_meets_the_same_faults_in_any_order_and_another_seed_others():
+def test_faults_depend_on_the_seed_and_not_on_the_order_of_requests():
     def met(seed, keys):
         faults = Faults(seed=seed, rate=0.03)
         return {key: faults.of("GET", f"/{seed}-bucket/{key}", 0) for key in keys}

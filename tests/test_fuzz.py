@@ -1,6 +1,6 @@
-"""Ten seconds of accidents for the decoder and the label reader each, and all inputs that ever made one fail.
+"""Ten seconds of random mutations for the decoder and for the label reader, and all inputs that ever failed.
 
-`python tests/benchmarks/fuzz.py` goes on for longer, and is guided by coverage.
+`python tests/benchmarks/fuzz.py` fuzzes for longer, guided by coverage.
 """
 
 from pathlib import Path
@@ -13,16 +13,17 @@ pytestmark = odd_metadata_is_silent
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_ten_seconds_of_accidents_bring_nothing_but_the_errors_that_are_promised(target: str) -> None:
+def test_ten_seconds_of_mutations_raise_only_the_documented_errors(target: str) -> None:
     assert fuzz(target, seconds=10, seed=1) > 100
 
 
 @pytest.mark.parametrize("file", REGRESSIONS, ids=lambda file: file.name)
-def test_what_once_failed_does_not_fail_again(file: Path) -> None:
+def test_an_input_that_once_failed_does_not_fail_again(file: Path) -> None:
     check, _ = TARGETS[file.name.partition("-")[0]]
     check(file.read_bytes())
 
 
-def test_the_inputs_that_once_failed_are_here() -> None:
+def test_inputs_that_once_failed_are_stored() -> None:
     assert REGRESSIONS

@@ -1,4 +1,4 @@
-"""`genretag gallery`: which posters it picks, what a condition may not do, and its page in a bucket."""
+"""`genretag gallery` picks posters by day, genre and condition; a condition cannot read files; the page is complete."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def paths(poster_folder):
 
 @pytest.fixture
 def output(paths, tmp_path):
-    """Two nights of one model: forty posters, then twenty."""
+    """Write an output with two nights of one model: forty posters, then twenty."""
     output = tmp_path / ODD
     write_tagged(output, random_probabilities(paths[:40]))
     write_tagged(output, random_probabilities(paths[40:]), night=a_run(1))
@@ -29,10 +29,12 @@ def output(paths, tmp_path):
 
 
 def picked(output, **settings):
+    """Select the posters that a gallery with these settings would show."""
     return pick(str(output), GallerySettings(**settings), Storage())
 
 
 def facts_of(page):
+    """Return the JSON facts in a gallery page."""
     return json.loads(re.search(r'<script type="application/json" id="facts">(.*?)</script>', page, re.S)[1])
 
 
@@ -47,7 +49,7 @@ def test_a_day_a_genre_and_a_condition_choose_posters(output):
     assert len(picked(output, genre="Sci-Fi", where="p_drama < .1 or p_drama > .9").posters) < len(dramas)
 
 
-def test_of_too_many_the_same_ones_are_drawn_each_time(output):
+def test_the_random_sample_is_the_same_each_time(output):
     few = picked(output, limit=10)
 
     assert (len(few.posters), few.matching) == (10, 60)
@@ -55,14 +57,14 @@ def test_of_too_many_the_same_ones_are_drawn_each_time(output):
     assert {p.uri for p in few.posters} < {p.uri for p in picked(output, limit=20).posters}
 
 
-def test_of_a_poster_that_was_scored_again_only_the_newest_row_is_shown(paths, tmp_path):
+def test_only_the_newest_row_of_a_poster_is_shown(paths, tmp_path):
     write_tagged(tmp_path, {paths[0]: [0.1, 0.1, 0.1], paths[1]: [0.2, 0.2, 0.2]})
     write_tagged(tmp_path, {paths[0]: [0.9, 0.9, 0.9]}, night=a_run(1))
 
     assert len(picked(tmp_path).posters) == 2
 
 
-def test_only_the_newest_model_speaks(paths, tmp_path):
+def test_only_rows_of_the_newest_model_are_shown(paths, tmp_path):
     write_tagged(tmp_path, random_probabilities(paths[:5]))
     write_tagged(tmp_path, random_probabilities(paths[5:8]), night=a_run(1, model="model2"))
 
@@ -81,7 +83,7 @@ def test_only_the_newest_model_speaks(paths, tmp_path):
         "getenv('HOME') = 'x'",
     ],
 )
-def test_a_condition_that_is_none_or_reaches_out_is_refused_in_one_line(output, tmp_path, condition):
+def test_an_invalid_condition_or_one_that_reads_files_is_refused_in_one_line(output, tmp_path, condition):
     secret, out = tmp_path / "secret.csv", tmp_path / "stolen.csv"
     secret.write_text("uri\nx\n")
 
@@ -105,7 +107,7 @@ def test_mistakes_get_one_line_that_helps(output, tmp_path, command):
     assert "cannot read the labels" in command("gallery", output, "--labels", tmp_path / "none.csv")[2]
 
 
-def test_a_page_in_a_bucket_holds_its_posters_and_their_disagreement(paths, bucket, command, tmp_path, storage):
+def test_a_page_in_a_bucket_has_thumbnails_and_the_disagreement_with_the_csv(paths, bucket, command, tmp_path, storage):
     output = join(bucket, "genres")
     write_tagged(output, {paths[0]: [0.9, 0.1, 0.1], paths[1]: [0.1, 0.9, 0.1], paths[2]: [0.6, 0.6, 0.1]})
     (tmp_path / "labels.csv").write_text(f"id,labels\n{paths[0].stem},Comedy\n{paths[1].stem},Comedy\n")
@@ -123,7 +125,7 @@ def test_a_page_in_a_bucket_holds_its_posters_and_their_disagreement(paths, buck
     assert all(thumbnail.startswith("UklG") for thumbnail in thumbnails), "WebP, in base64"
 
 
-def test_a_picture_that_changed_since_or_is_gone_is_not_shown(few_posters, tmp_path, command, caplog):
+def test_a_poster_that_changed_or_vanished_after_scoring_has_no_picture(few_posters, tmp_path, command, caplog):
     paths = sorted(few_posters.iterdir())[:3]
     write_tagged(tmp_path / "out", random_probabilities(paths))
     paths[0].unlink()

@@ -1,4 +1,4 @@
-"""The gallery in a real browser: filter, sort, keys, marks that `genretag train --labels` reads, and hostile names."""
+"""The gallery in a real browser: filters, sorting, keys, marks that `genretag train --labels` reads, hostile names."""
 
 import csv
 
@@ -22,7 +22,7 @@ def paths(poster_folder):
 
 @pytest.fixture(scope="module")
 def page_file(paths, tmp_path_factory):
-    """A gallery of 150 posters; the CSV knows the first three, and is right about the second."""
+    """Make a gallery of 150 posters. The CSV has labels of the first three, and agrees only on the second."""
     folder = tmp_path_factory.mktemp("gallery")
     posters = random_probabilities(paths) | {
         paths[0]: [0.95, 0.02, 0.01], paths[1]: [0.02, 0.97, 0.01], paths[2]: [0.03, 0.04, 0.05]
@@ -41,7 +41,7 @@ def page(browser, page_file):
 
 
 def shown(page):
-    """The ids of the first posters, in the order of the page."""
+    """Return the ids of the cards that the page has now, in the order of the page."""
     cards = page.locator("#grid li")
     order = sorted(range(cards.count()), key=lambda at: int(cards.nth(at).get_attribute("aria-posinset")))
     return [cards.nth(at).locator(".id").inner_text() for at in order]
@@ -51,7 +51,7 @@ def count(page):
     return page.locator("#count").inner_text()
 
 
-def test_only_what_is_near_the_window_is_there(page):
+def test_the_page_has_only_cards_near_the_window(page):
     assert count(page) == f"{POSTERS} of {POSTERS} posters"
     assert 10 < page.locator("#grid li").count() < POSTERS
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
@@ -59,7 +59,7 @@ def test_only_what_is_near_the_window_is_there(page):
     assert page.locator("#grid li").count() < POSTERS
 
 
-def test_filters_stand_in_the_address_and_the_link_shows_the_same(page, browser, page_file):
+def test_filters_are_in_the_address_so_a_link_shows_the_same_posters(page, browser, page_file):
     page.select_option("#genre", "Comedy")
     page.locator("#low").fill("0.8")
     page.select_option("#sort", "certain")
@@ -73,7 +73,7 @@ def test_filters_stand_in_the_address_and_the_link_shows_the_same(page, browser,
     assert ("#" in page.url, count(page)) == (False, f"{POSTERS} of {POSTERS} posters")
 
 
-def test_an_id_is_found_and_nothing_found_is_said(page, paths):
+def test_search_by_id_shows_the_poster_or_says_that_there_is_none(page, paths):
     page.locator("#find").fill(paths[7].stem)
     assert shown(page) == [paths[7].stem]
     page.locator("#find").fill("no such id")
@@ -89,7 +89,7 @@ def test_sorted_by_certainty_and_by_disagreement_with_the_csv(page, paths):
     assert set(shown(page)) == {paths[0].stem, paths[2].stem}
 
 
-def test_keys_go_from_poster_to_poster_and_mark(page, paths):
+def test_keys_move_between_posters_and_mark_them(page, paths):
     page.locator("#grid button").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("r")
@@ -145,7 +145,7 @@ def test_ids_are_copied(browser, page_file, paths):
         assert page.evaluate("navigator.clipboard.readText()") == paths[3].stem
 
 
-def test_on_a_phone_and_in_the_dark_it_fits_and_everybody_can_use_it(browser, page_file):
+def test_the_gallery_is_accessible_on_a_phone_and_in_dark_mode(browser, page_file):
     for width, scheme in ((390, "dark"), (390, "light"), (1280, "dark"), (1280, "light")):
         with opened(browser, page_file, width=width, scheme=scheme) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -157,7 +157,7 @@ def test_on_a_phone_and_in_the_dark_it_fits_and_everybody_can_use_it(browser, pa
             no_violations(page)
 
 
-def test_printed_it_shows_posters_and_no_tools(page):
+def test_the_printed_gallery_shows_posters_and_no_tools(page):
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert not page.locator("#tools").is_visible()
@@ -192,8 +192,8 @@ def test_hostile_names_stay_text(browser, tmp_path, poster_folder, policy):
     assert (labelled.ids, labelled.labels) == ((path.stem,), (HOSTILE_LABEL,))
 
 
-def test_the_same_names_do_run_where_nobody_escapes_them(browser):
-    """Or the test above would prove nothing."""
+def test_the_hostile_names_run_if_they_are_not_escaped(browser):
+    """Check that the hostile names of the test above do run if they are not escaped."""
     page = browser.new_page()
     page.set_content(f"<p>{FOREIGN}</p>")
     page.wait_for_function("window.hacked === 1", timeout=5_000)

@@ -1,4 +1,4 @@
-"""Every kind of hostile file ends as what it is: a prediction, or a failure with precisely its reason."""
+"""Every hostile file becomes a prediction or a failure with exactly the expected reason."""
 
 from collections import Counter
 
@@ -10,18 +10,19 @@ from outputs import rows
 
 from genretag.images.decoding import REASONS, ImageLimits, decode
 
-MEMORY_PER_FETCH_ACTOR = 4 * 2**30  # what docs/guarantees.md states
+MEMORY_PER_FETCH_ACTOR = 4 * 2**30  # as docs/guarantees.md promises
 
 pytestmark = odd_metadata_is_silent
 
 
-def test_the_corpus_has_many_kinds_each_with_a_name_of_its_own_and_is_small() -> None:
+def test_the_corpus_is_small_and_covers_every_reason_under_unique_names() -> None:
     files = hostile_files()
     assert len(files) >= 200
     assert len({file.name.rpartition(".")[0] for file in files}) == len(files)
     assert sum(len(file.data) for file in files) < 20 * 2**20
     outcomes = {outcome for file in files for outcome in file.outcomes}
-    assert outcomes == {"scored", *REASONS} - {"too_many_bytes", "out_of_memory"}  # these depend on limits, not kinds
+    # These two reasons depend on limits, not on the file.
+    assert outcomes == {"scored", *REASONS} - {"too_many_bytes", "out_of_memory"}
 
 
 @pytest.mark.parametrize("file", hostile_files(), ids=lambda file: file.name)
@@ -36,7 +37,7 @@ def test_a_hostile_file_ends_as_expected(file: HostileFile) -> None:
         assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
 
 
-def test_all_of_them_in_one_bucket_become_one_row_each_and_stop_nothing(run, bucket, storage) -> None:
+def test_a_bucket_of_all_hostile_files_gives_one_row_each(run, bucket, storage) -> None:
     files = {f"{bucket}/posters/{file.name}": file for file in hostile_files()}
     for uri, file in files.items():
         storage.put(uri, file.data)
@@ -53,7 +54,7 @@ def test_all_of_them_in_one_bucket_become_one_row_each_and_stop_nothing(run, buc
     assert record.peak_memory_bytes["fetch"] < MEMORY_PER_FETCH_ACTOR
 
 
-def test_a_bomb_is_refused_by_a_limit_on_memory_that_its_pixels_keep() -> None:
+def test_a_compression_bomb_within_the_pixel_limit_is_refused_by_the_memory_limit() -> None:
     bomb = next(file.data for file in hostile_files() if file.name == "png-25-megapixels-in-3-kb.png")
     assert decode(bomb, RULE, ImageLimits(max_decode_bytes=200_000_000)).width == 5000
     bad = failure(bomb, ImageLimits(max_decode_bytes=100_000_000))
@@ -62,7 +63,7 @@ def test_a_bomb_is_refused_by_a_limit_on_memory_that_its_pixels_keep() -> None:
     assert bad.message.endswith("bytes, limit 100,000,000")
 
 
-def test_what_libtiff_has_to_say_does_not_reach_the_error_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_of_libtiff_do_not_reach_the_error_output(capfd: pytest.CaptureFixture[str]) -> None:
     damaged = next(file.data for file in hostile_files() if file.name == "tiff-deflated-garbage.tif")
     assert failure(damaged).reason == "corrupt"
     assert capfd.readouterr().err == ""

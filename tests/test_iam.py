@@ -1,4 +1,4 @@
-"""The policies of cluster/iam allow just what the jobs do: nights, a compaction and a training are watched."""
+"""The policies in cluster/iam allow exactly the S3 requests that tag, compact and train make."""
 
 import json
 import tomllib
@@ -21,23 +21,29 @@ from genretag.settings import CompactSettings
 from genretag.storage import Storage
 from genretag.training.settings import TrainRunSettings
 
-pytestmark = pytest.mark.slow  # three runs behind a proxy
+pytestmark = pytest.mark.slow  # these tests run jobs behind a proxy
 
 IAM = REPOSITORY / "cluster" / "iam"
-IN_THE_BODY = {"test-iam": "genres", "test-iam-training": "checkpoints"}  # below what a job removes many at once
+# Folder in which a job deletes many objects with one request.
+IN_THE_BODY = {"test-iam": "genres", "test-iam-training": "checkpoints"}
 ONE_EPOCH = replace(SMALL_MODEL, epochs=0)
 
 
 def _policy(name, bucket="films"):
+    """Return a policy of cluster/iam as JSON, with another name for the bucket."""
     return json.loads((IAM / name).read_text().replace("films", bucket))
 
 
 def _allows(policy, action, resource):
+    """Return True if the policy allows the action on the resource."""
     return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource) == PermissionResult.PERMITTED
 
 
 def _needed(method, target):
-    """The action and the resource that AWS would check for a request to S3, by its service authorization reference."""
+    """Return the action and the resource that AWS checks for an S3 request.
+
+    They follow AWS's service authorization reference.
+    """
     path, query = unquote(urlsplit(target).path).lstrip("/"), parse_qs(urlsplit(target).query, keep_blank_values=True)
     bucket, _, key = path.partition("/")
     if not key:
@@ -56,7 +62,7 @@ def _needed(method, target):
 
 @pytest.fixture(scope="module")
 def nights(ray_cluster, s3_server, poster_folder, small_bundle, tmp_path_factory):
-    """The bucket, and what was asked for by two nights, one with nothing to do, and a compaction."""
+    """Return the bucket, and what AWS would check in two nights, a run with nothing to do, and a compaction."""
     s3_server.create_bucket(bucket := "test-iam")
     storage, files = Storage(), sorted(poster_folder.rglob("*.*"))[:12]
     for file in Path(small_bundle).iterdir():
@@ -75,9 +81,10 @@ def nights(ray_cluster, s3_server, poster_folder, small_bundle, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def training(ray_cluster, s3_server, drawn_posters, poster_folder):
-    """The bucket, and what was asked for by a training whose posters, checkpoints and bundle are in it.
+    """Return the bucket, and what AWS would check in a training whose posters, checkpoints and bundle are in it.
 
-    Checkpoints of this network are small: one of more than 50 MB, whose writing is given up, is written beside them.
+    Checkpoints of this network are small. So the fixture also starts a multipart upload of more than 50 MB, and
+    aborts the upload.
     """
     s3_server.create_bucket(bucket := "test-iam-training")
     storage, place = Storage(), f"s3://{bucket}"
@@ -98,19 +105,19 @@ def training(ray_cluster, s3_server, drawn_posters, poster_folder):
         large = filesystem.open(f"{checkpoints}/run/large.npz", "wb")
         large.write(bytes(filesystem.default_block_size + 1))
         large.discard()
-        large.closed = True  # or it would go on when it is collected
+        large.closed = True  # otherwise the garbage collector would finish the upload
         return bucket, {_needed(*request) for request in proxy.made()}
 
 
 @pytest.mark.parametrize(("policy", "job"), [("tag.json", "nights"), ("train.json", "training")])
-def test_a_job_is_allowed_all_that_it_does(policy, job, request):
+def test_the_policy_allows_all_requests_of_the_job(policy, job, request):
     bucket, needed = request.getfixturevalue(job)
 
     assert [one for one in sorted(needed) if not _allows(_policy(policy, bucket), *one)] == []
 
 
 @pytest.mark.parametrize(("policy", "job"), [("tag.json", "nights"), ("train.json", "training")])
-def test_a_job_is_allowed_nothing_that_it_does_not_do(policy, job, request):
+def test_the_policy_allows_nothing_that_the_job_does_not_use(policy, job, request):
     bucket, needed = request.getfixturevalue(job)
 
     spare = [
@@ -128,6 +135,7 @@ def _list(one_or_many):
 
 
 def _only(action, resource):
+    """Return a policy that allows only this action on this resource."""
     return {"Statement": [{"Effect": "Allow", "Action": action, "Resource": resource}]}
 
 
@@ -142,7 +150,7 @@ def test_no_policy_lets_the_posters_be_written_or_the_bucket_be_changed(name):
     assert not _allows(policy, "s3:GetObject", "arn:aws:s3:::others/a.jpg")
 
 
-def test_the_policies_are_of_the_places_in_the_settings_file():
+def test_the_policies_fit_the_locations_in_the_settings_file():
     settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/base/genretag.toml").read_text())
 
     def allows(name, action, place):

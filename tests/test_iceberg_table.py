@@ -1,4 +1,4 @@
-"""An Iceberg table takes each night whole or not at all, and each file once: in SQLite and in a real REST catalogue."""
+"""Each night is committed to an Iceberg table atomically, and each file only once: in SQLite and a REST catalogue."""
 
 import sys
 import uuid
@@ -19,7 +19,7 @@ from genretag.runtime.session import Session
 from genretag.settings import CompactSettings, TableSettings
 from genretag.storage import Storage, join
 
-pytestmark = pytest.mark.slow  # catalogues and an S3 server
+pytestmark = pytest.mark.slow  # these tests use catalogues and an S3 server
 
 pytest.importorskip("pyiceberg")
 TABLE = "films.genres"
@@ -33,7 +33,10 @@ def rest_server(tmp_path_factory):
 
 @pytest.fixture(params=["folder", "bucket", "rest"])
 def place(request, tmp_path, monkeypatch):
-    """An output and the settings of its table: beside it, in a SQLite file, in a REST catalogue."""
+    """Return an output and the settings of its table.
+
+    The catalogue is a file in the output folder, another SQLite file, or a REST server.
+    """
     if request.param == "folder":
         return str(tmp_path / ODD), TableSettings(TABLE)
     if request.param == "bucket":
@@ -55,7 +58,7 @@ def commit(place, night, settings=None):
 
 
 def table_of(place):
-    """The table as it is now, and stays, however the real one goes on."""
+    """Return the table at its current snapshot. Later commits do not change the returned object."""
     output, settings = place
     with open_catalog(settings, output, Storage()) as catalog:
         return load_table(catalog, settings)
@@ -83,7 +86,7 @@ def test_the_table_holds_what_the_files_hold(place):
 
 
 @pytest.mark.parametrize("name", ["Movie%20Posters", "O Brother, Where Art Thou?", "my genres #1", "uri=x"])
-def test_the_catalogue_of_a_folder_stands_in_it(tmp_path, name):
+def test_the_default_catalogue_of_a_folder_is_a_file_in_it(tmp_path, name):
     place = str(tmp_path / name), TableSettings(TABLE)
     write_night(place[0], a_run())
 
@@ -120,7 +123,7 @@ def test_a_second_commit_of_the_same_night_adds_nothing(place):
     assert len(table_of(place).snapshots()) == 1
 
 
-def test_files_of_a_run_that_died_before_its_commit_come_with_the_next_run_in_one_snapshot(place):
+def test_files_of_a_run_that_died_before_its_commit_are_committed_by_the_next_run(place):
     write_night(place[0], a_run(0, run="dead"))
     write_night(place[0], a_run(0, run="next"))
 
@@ -154,13 +157,13 @@ def test_rows_that_others_removed_from_the_table_do_not_come_back(place):
     assert len(table_rows(table_of(place))) == 11 + 12
 
 
-def test_an_output_that_holds_nothing_makes_no_table(place):
+def test_an_output_without_rows_creates_no_table(place):
     assert commit(place, a_run()) is None
 
     assert is_new_database(place[1], place[0]) or table_of(place) is None
 
 
-def test_another_writer_between_our_look_and_our_commit_makes_us_look_again(place, monkeypatch):
+def test_a_commit_is_retried_if_another_writer_commits_first(place, monkeypatch):
     from pyiceberg.table import Transaction
 
     write_night(place[0], a_run(0))
@@ -170,7 +173,7 @@ def test_another_writer_between_our_look_and_our_commit_makes_us_look_again(plac
 
     def add_after_another(self, *arguments, **options):
         monkeypatch.setattr(Transaction, "add_files", add_files)
-        commit(place, a_run(1, run="rival"))  # a run that lost the output's lock and has not noticed
+        commit(place, a_run(1, run="rival"))  # another run commits, without holding the lock
         add_files(self, *arguments, **options)
 
     monkeypatch.setattr(Transaction, "add_files", add_after_another)
@@ -194,7 +197,7 @@ def test_merged_files_take_the_place_of_small_ones_in_one_step(place):
     assert commit(place, a_run(2)) is None
 
 
-def test_a_commit_that_always_comes_too_late_fails_and_leaves_the_table_as_it_was(place, monkeypatch):
+def test_a_commit_that_always_conflicts_fails_and_leaves_the_table_unchanged(place, monkeypatch):
     from pyiceberg.exceptions import CommitFailedException
     from pyiceberg.table import Table
 
@@ -217,7 +220,7 @@ def test_a_commit_that_always_comes_too_late_fails_and_leaves_the_table_as_it_wa
     assert table_rows(table_of(place)) == file_rows(place[0])
 
 
-def test_a_catalogue_that_is_gone_at_the_commit_loses_nothing(tmp_path):
+def test_if_the_catalogue_is_gone_at_the_commit_the_next_commit_adds_the_rows(tmp_path):
     place = str(tmp_path / "out"), TableSettings(TABLE)
     write_night(place[0], a_run())
 
@@ -247,7 +250,7 @@ def test_the_table_is_checked_before_anything_is_scored(place):
     require_table(place[1], place[0], columns(), Storage())
 
 
-def test_the_check_writes_nothing(tmp_path):
+def test_the_check_of_the_table_writes_nothing(tmp_path):
     require_table(TableSettings(TABLE), str(tmp_path / "out"), columns(), Storage())
     require_table(TableSettings(TABLE, f"sqlite:///{tmp_path}/new.db"), str(tmp_path / "out"), columns(), Storage())
 
@@ -278,14 +281,14 @@ def test_a_table_with_other_columns_is_refused(tmp_path, changed, named):
         require_table(TableSettings(TABLE), str(tmp_path / "out"), changed, Storage())
 
 
-def test_a_type_that_iceberg_has_not_is_told_before_the_first_night(tmp_path):
+def test_a_type_that_iceberg_lacks_is_refused_before_the_first_night(tmp_path):
     carried = columns().append(pa.field("runtime", pa.month_day_nano_interval()))
 
     with pytest.raises(UsageError, match=r"cannot use the table films.genres of .*runtime"):
         require_table(TableSettings(TABLE), str(tmp_path / "out"), carried, Storage())
 
 
-def test_a_table_with_a_column_more_that_may_be_empty_is_fine(tmp_path):
+def test_a_table_with_an_additional_nullable_column_is_accepted(tmp_path):
     place = str(tmp_path / "out"), TableSettings(TABLE)
     write_night(place[0], a_run(0))
     commit(place, a_run(0))
@@ -321,7 +324,7 @@ def test_a_partitioned_table_is_refused(tmp_path):
         ("postgresql://me:secret@127.0.0.1:9/db", r"of postgresql://\*\*\*@127.0.0.1:9/db: "),
     ],
 )
-def test_a_catalogue_that_cannot_be_used_is_told_in_one_line(tmp_path, catalog, says):
+def test_an_unusable_catalogue_is_refused_in_one_line(tmp_path, catalog, says):
     with pytest.raises(UsageError, match=says) as refused:
         require_table(TableSettings(TABLE, catalog), str(tmp_path / "out"), columns(), Storage())
     assert "secret" not in str(refused.value)
@@ -342,14 +345,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         require_table(TableSettings(TABLE, "http://127.0.0.1:9"), str(tmp_path / "out"), columns(), Storage())
 
 
-def test_a_table_has_a_namespace_and_a_catalogue_a_table():
+def test_a_table_needs_a_namespace_and_a_catalogue_needs_a_table():
     with pytest.raises(UsageError, match=r"NAMESPACE.TABLE, such as films.genres, not 'genres'"):
         TableSettings("genres")
     with pytest.raises(UsageError, match="add --table"):
         TableSettings(catalog="sqlite:////x.db")
 
 
-def test_an_output_feeds_one_table(tmp_path):
+def test_an_output_feeds_only_one_table(tmp_path):
     output = str(tmp_path / "out")
     write_night(output, a_run())
     commit((output, TableSettings(TABLE)), a_run())

@@ -1,4 +1,4 @@
-"""What a good picture gives: uint8 pixels of the rule's shape, antialiased, from its first frame, in any thread."""
+"""A good picture gives uint8 pixels of the rule's shape, antialiased, from its first frame, in any thread."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +22,8 @@ def test_every_format_gives_the_same_picture_as_uint8_of_the_rules_shape(image_f
     assert decoded.pixels.dtype == np.uint8
     assert decoded.pixels.flags.c_contiguous
     assert (decoded.width, decoded.height) == (80, 120)
-    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 5  # GIF: 256 colours
+    # Not exact, because GIF has 256 colours.
+    assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 5
 
 
 def test_the_corpus_covers_every_format_that_is_decoded() -> None:
@@ -34,7 +35,7 @@ def test_pixels_are_read_only() -> None:
         decode(encode(scene(), "PNG"), RULE).pixels[0, 0, 0] = 1
 
 
-def test_a_memoryview_does_as_well_as_bytes() -> None:
+def test_a_memoryview_is_decoded_like_bytes() -> None:
     data = encode(scene(), "JPEG")
     assert (decode(memoryview(data), RULE).pixels == decode(data, RULE).pixels).all()
 
@@ -90,7 +91,7 @@ def test_a_pair_of_pictures_from_a_camera_shows_the_first() -> None:
 
 @pytest.fixture
 def loaded_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes that JPEGs are really decoded at, collected while a test runs."""
+    """Return a list that collects the sizes at which JPEGs are decoded during a test."""
     sizes: list[tuple[int, int]] = []
     load_end = JpegImagePlugin.JpegImageFile.load_end
 
@@ -114,7 +115,7 @@ def test_a_large_jpeg_is_decoded_reduced_but_never_below_the_target(
 
 
 def test_the_reduced_size_is_chosen_for_the_upright_picture(loaded_sizes: list[tuple[int, int]]) -> None:
-    # Stored 960 x 320, shown 320 x 960: an eighth would do for the stored axes, only a quarter for the shown.
+    # Stored 960 x 320, shown 320 x 960. Scale 1/8 is enough for the stored size, but the shown size needs 1/4.
     decode(turned(scene(320, 960), 6), ImageRule(height=120, width=80))
     assert loaded_sizes == [(240, 80)]
 

@@ -1,4 +1,4 @@
-"""Bytes that are no picture, or a broken one, are named with a reason and one clean line, whatever they are."""
+"""Bytes that are no picture, or a broken one, raise `BadImage` with a reason and one printable line."""
 
 import pickle
 
@@ -19,12 +19,12 @@ pytestmark = odd_metadata_is_silent
 # -- bad bytes and their names -----------------------------------------------------------------------------
 
 
-def test_no_bytes_are_named_empty() -> None:
+def test_zero_bytes_have_the_reason_empty() -> None:
     assert failure(b"").reason == "empty"
 
 
 @pytest.mark.parametrize(("name", "data"), NOT_IMAGES.items())
-def test_what_is_not_an_image_is_named_with_what_it_looks_like(name: str, data: bytes) -> None:
+def test_the_message_for_a_file_that_is_no_image_names_its_kind(name: str, data: bytes) -> None:
     bad = failure(data)
     assert bad.reason == "not_an_image"
     assert bad.message.startswith(f"looks like {name}")
@@ -64,7 +64,7 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(mode: str, options: dict
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 100}])
-def test_a_jpeg_that_lacks_the_last_bytes_of_its_last_scan_as_well_is_truncated(options: dict[str, object]) -> None:
+def test_a_jpeg_that_lacks_the_end_of_its_last_scan_is_truncated(options: dict[str, object]) -> None:
     data = encode(scene(), "JPEG", **options)
     assert {failure(data[:-missing]).reason for missing in range(5, 40)} == {"truncated"}
 
@@ -83,7 +83,7 @@ def test_the_pixels_of_a_jpeg_without_an_end_count_towards_the_limits() -> None:
     assert failure(data, ImageLimits(max_pixels=600_000)).reason == "too_many_pixels"
 
 
-def test_a_jpeg_without_an_end_that_promises_more_than_its_bytes_can_hold_is_not_decoded_to_find_out() -> None:
+def test_a_cut_jpeg_is_refused_undecoded_if_its_bytes_cannot_hold_its_pixels() -> None:
     data = bytearray(encode(scene(), "JPEG")[:-2])
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = (9000).to_bytes(2) * 2
@@ -99,7 +99,7 @@ def test_a_truncated_file_of_another_format_is_named_truncated(image_format: str
 
 
 @pytest.mark.parametrize("options", [("AVIF", {}), ("TIFF", {"compression": "tiff_lzw"})])
-def test_a_cut_avif_or_compressed_tiff_is_bad_under_either_name(options: tuple[str, dict[str, str]]) -> None:
+def test_a_cut_avif_or_compressed_tiff_is_truncated_or_corrupt(options: tuple[str, dict[str, str]]) -> None:
     data = encode(scene(), options[0], **options[1])
     assert failure(data[: len(data) // 2]).reason in {"truncated", "corrupt"}
 
@@ -115,13 +115,15 @@ def test_a_png_with_a_damaged_middle_is_named_corrupt() -> None:
 def test_a_jpeg_with_a_broken_header_is_named_corrupt() -> None:
     data = bytearray(encode(scene(), "JPEG"))
     frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = bytes(4)  # 0 x 0 pixels
+    data[frame + 5 : frame + 9] = bytes(4)  # the header declares 0 x 0 pixels
     bad = failure(bytes(data))
     assert (bad.reason, bad.message) == ("corrupt", "JPEG: the header cannot be read")
 
 
 @pytest.mark.parametrize("surprise", [KeyError("x\ny"), RecursionError(), OverflowError("\x1b[31m" + "a" * 999)])
-def test_whatever_pillow_raises_becomes_one_clean_line(surprise: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_of_pillow_becomes_one_printable_line(
+    surprise: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def surprising(image: Image.Image) -> None:
         raise surprise
 

@@ -1,4 +1,4 @@
-"""Which colours come out of every mode, colour space, palette, transparency and depth."""
+"""Decoded colours are right in every mode, colour space, palette, transparency and depth."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def test_other_colour_spaces_keep_their_colours(mode: str) -> None:
 
 
 def test_a_ycck_jpeg_keeps_its_colours() -> None:
-    # YCCK holds CMY as inverted RGB, and Adobe inverts once more: red is stored as YCbCr 179, 171, 1.
-    # Pillow writes inverted CMYK, never YCCK, so these values are written as CMYK and then said to be YCCK.
+    # YCCK stores CMY as inverted RGB, and Adobe inverts it again. So red is stored as YCbCr 179, 171, 1.
+    # Pillow cannot write YCCK. So the values are written as inverted CMYK, and then the header is changed to YCCK.
     data = bytearray(encode(Image.new("CMYK", (48, 64), (255 - 179, 255 - 171, 255 - 1, 0)), "JPEG", quality=95))
     transform = data.index(b"Adobe") + 11
     assert data[transform] == 0
@@ -79,8 +79,9 @@ def test_a_png_colour_key_shows_white(mode: str, value: object, key: object) -> 
 
 
 def test_colours_hidden_by_transparency_do_not_bleed() -> None:
-    image = Image.new("RGBA", (40, 60), (0, 255, 0, 0))  # invisible green ...
-    image.paste((255, 0, 0, 255), (0, 0, 19, 60))  # ... beside red, with an edge that the resize averages
+    image = Image.new("RGBA", (40, 60), (0, 255, 0, 0))  # transparent green ...
+    # ... next to opaque red. The resize averages over the edge between them.
+    image.paste((255, 0, 0, 255), (0, 0, 19, 60))
     pixels = decode(encode(image, "PNG"), RULE).pixels
     assert (pixels[..., 0] == 255).all()
     assert (pixels[..., 1] == pixels[..., 2]).all()
@@ -100,7 +101,7 @@ def test_deep_grey_is_stretched_from_its_darkest_to_its_brightest(values: np.nda
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_deep_grey_that_is_not_finite_or_all_the_same_is_no_problem() -> None:
+def test_deep_grey_with_infinite_or_equal_values_is_decoded() -> None:
     odd = Image.fromarray(np.array([[np.nan, np.inf, -np.inf, 1.0]], np.float32))
     assert decode(encode(odd, "TIFF"), ImageRule(1, 4)).pixels[0, :, 0].tolist() == [0, 0, 0, 255]
     assert colour(Image.new("F", (40, 60), 7.0), "TIFF") == [0, 0, 0]

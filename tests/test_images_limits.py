@@ -1,4 +1,4 @@
-"""Too many bytes or pixels are refused before they cost memory, and memory that runs out has its own name."""
+"""Images with too many bytes or pixels are refused before they cost memory. Lack of memory has its own reason."""
 
 import tracemalloc
 import warnings
@@ -12,13 +12,13 @@ from genretag.images import decoding as images
 from genretag.images.decoding import ImageLimits, decode
 
 
-def test_too_many_bytes_are_named_before_anything_is_parsed() -> None:
+def test_a_file_with_too_many_bytes_is_refused_before_it_is_parsed() -> None:
     bad = failure(encode(scene(), "JPEG"), ImageLimits(max_bytes=100))
     assert bad.reason == "too_many_bytes"
     assert "limit 100" in bad.message
 
 
-def test_a_png_that_promises_too_many_pixels_fails_before_they_get_memory() -> None:
+def test_a_png_that_declares_too_many_pixels_is_refused_before_memory_is_allocated() -> None:
     data = png_promising(60_000, 60_000)
     tracemalloc.start()
     try:
@@ -36,12 +36,12 @@ def test_the_pixel_limit_is_checked_before_any_format_is_decoded(
 ) -> None:
     data = encode(scene(), image_format)
     assert decode(data, RULE, ImageLimits(max_pixels=80 * 120)).width == 80
-    monkeypatch.setattr(images, "_averageable", None)  # whoever gets there fails as corrupt
+    monkeypatch.setattr(images, "_averageable", None)  # a call would raise, with the reason "corrupt"
     monkeypatch.setattr(Image.Image, "load", None)
     assert failure(data, ImageLimits(max_pixels=80 * 120 - 1)).reason == "too_many_pixels"
 
 
-def test_memory_that_runs_out_is_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_has_its_own_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(image: Image.Image) -> None:
         raise MemoryError
 
@@ -52,5 +52,5 @@ def test_memory_that_runs_out_is_not_blamed_on_the_picture(monkeypatch: pytest.M
 def test_pillows_own_guard_against_large_pictures_stays_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "Bomb" not in failure(png_promising(10_000, 9_500)).message  # Pillow would warn
-        assert "Bomb" not in failure(png_promising(60_000, 60_000)).message  # Pillow would refuse
+        assert "Bomb" not in failure(png_promising(10_000, 9_500)).message  # at this size Pillow itself would warn
+        assert "Bomb" not in failure(png_promising(60_000, 60_000)).message  # at this size Pillow itself would refuse

@@ -1,4 +1,4 @@
-"""A picture is shown upright as its EXIF says, and EXIF that cannot be read spoils nothing."""
+"""A picture is turned upright according to its EXIF. Unreadable EXIF does no harm."""
 
 import struct
 import subprocess
@@ -24,7 +24,7 @@ def test_every_exif_orientation_is_shown_upright(orientation: int, image_format:
     assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
 
 
-def test_an_orientation_that_a_png_tells_after_its_pixels_counts() -> None:
+def test_an_orientation_after_the_pixels_of_a_png_counts() -> None:
     data = encode(scene().transpose(Image.Transpose.ROTATE_90), "PNG")
     late = png_chunk(b"eXIf", exif(6).tobytes().removeprefix(b"Exif\0\0"))
     end = data.rindex(b"IEND") - 4
@@ -42,7 +42,7 @@ def xmp(orientation: int) -> bytes:
 
 
 def with_xmp(image: Image.Image, image_format: str, orientation: int, **options: object) -> bytes:
-    """A file whose XMP says an orientation."""
+    """Return an image file whose XMP metadata has an orientation."""
     if image_format == "PNG":
         text = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(orientation))
         data = encode(image, "PNG", **options)
@@ -57,21 +57,21 @@ def with_xmp(image: Image.Image, image_format: str, orientation: int, **options:
 
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_an_orientation_that_only_xmp_tells_turns_nothing_as_in_browsers(image_format: str, orientation: int) -> None:
+def test_an_orientation_only_in_xmp_is_ignored_as_in_browsers(image_format: str, orientation: int) -> None:
     decoded = decode(with_xmp(scene(), image_format, orientation), RULE)
     assert (decoded.width, decoded.height) == (80, 120)
     assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_exif_turns_a_picture_whatever_xmp_says(image_format: str) -> None:
+def test_the_orientation_in_exif_counts_whatever_xmp_says(image_format: str) -> None:
     stored = scene().transpose(Image.Transpose.ROTATE_90)
     decoded = decode(with_xmp(stored, image_format, 3, exif=exif(6)), RULE)
     assert (decoded.width, decoded.height) == (80, 120)
     assert mean_difference(decoded.pixels, decode(encode(scene(), "PNG"), RULE).pixels) < 3
 
 
-def test_xmp_behind_the_pixels_of_a_png_turns_nothing_either() -> None:
+def test_xmp_after_the_pixels_of_a_png_is_ignored_too() -> None:
     data = encode(scene(), "PNG")
     end = data.rindex(b"IEND") - 4
     late = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(6))
@@ -89,8 +89,9 @@ def test_an_orientation_out_of_range_is_ignored(orientation: int) -> None:
     [
         b"Exif\0\0",
         b"Exif\0\0garbage!",
-        b"Exif\0\0II*\0\xff\xff\xff\x7f",  # a directory far behind the end
-        b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, ORIENTATION, 2, 3, b"up\0\0", 0),  # text, not a number
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",  # the directory is far behind the end of the data
+        # The orientation is a text instead of a number.
+        b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, ORIENTATION, 2, 3, b"up\0\0", 0),
     ],
 )
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
@@ -100,7 +101,7 @@ def test_unreadable_exif_does_not_spoil_a_good_picture(garbage: bytes, image_for
 
 
 def test_odd_metadata_does_not_warn() -> None:
-    # An EXIF text far behind the end. In a fresh interpreter, as pytest sets warning filters of its own.
+    # An EXIF text far behind the end of the data. A new interpreter is needed, because pytest sets warning filters.
     odd = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, ORIENTATION, 2, 255, 255, 0)
     script = (
         "import sys; from genretag.images import ImageRule; from genretag.images.decoding import decode;"

@@ -1,4 +1,4 @@
-"""A picture shows the same colours whatever space its numbers are of; what is sRGB stays as it is, to the bit."""
+"""A picture has the same colours in any colour space, and pixels that are already sRGB stay exactly as they are."""
 
 import io
 import struct
@@ -51,7 +51,7 @@ def code_points(*values: int) -> tuple[bytes, bytes]:
 
 
 def shown(*named: tuple[bytes, bytes], value: int | tuple[int, ...] = 100, depth: int = 8) -> list[int]:
-    """The colour that a PNG of one value shows."""
+    """Return the colour that a PNG of one value with these chunks is decoded to."""
     samples = np.full((60, 40, 3), value, np.uint32)
     return decode(png(samples, depth, RGB, *chunks(*named)), RULE).pixels[0, 0].tolist()
 
@@ -61,7 +61,7 @@ def shown(*named: tuple[bytes, bytes], value: int | tuple[int, ...] = 100, depth
 
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP"])
-def test_an_ordinary_picture_is_what_pillow_makes_of_it_to_the_bit(image_format: str, resize: str) -> None:
+def test_a_picture_without_a_profile_has_exactly_the_pixels_of_pillow(image_format: str, resize: str) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (90, 60, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise).resize((640, 960), Image.Resampling.BICUBIC), image_format)
     rule = ImageRule(120, 80, resize)
@@ -76,7 +76,7 @@ def test_an_ordinary_picture_is_what_pillow_makes_of_it_to_the_bit(image_format:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("profile", [bytes(pyvips.Image.profile_load("srgb")), ImageCms.createProfile("sRGB")])
-def test_srgb_in_words_is_the_same_to_the_bit(image_format: str, profile: object) -> None:
+def test_an_explicit_srgb_profile_changes_no_pixel(image_format: str, profile: object) -> None:
     content = profile if isinstance(profile, bytes) else ImageCms.ImageCmsProfile(profile).tobytes()
     plain, named = (encode(scene(), image_format, **options) for options in ({}, {"icc_profile": content}))
     np.testing.assert_array_equal(decode(named, RULE).pixels, decode(plain, RULE).pixels)
@@ -88,14 +88,15 @@ def test_srgb_in_words_is_the_same_to_the_bit(image_format: str, profile: object
         [gamma(1 / 2.2)],
         [(b"sRGB", b"\0"), gamma(1.0)],
         [gamma(1 / 2.2), (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))],
-        [(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))],  # alone it says nothing
+        # CHRM without gAMA is ignored.
+        [(b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))],
         [code_points(1, 13, 0, 1), profiled(P3)],
         [code_points(2, 2, 0, 1)],
         [gamma(0.0)],
         [gamma(1000.0)],
     ],
 )
-def test_chunks_that_say_srgb_or_nothing_change_no_bit(named: list[tuple[bytes, bytes]]) -> None:
+def test_chunks_that_mean_srgb_or_nothing_change_no_pixel(named: list[tuple[bytes, bytes]]) -> None:
     plain = decode(png(SCENE, 8, RGB), RULE).pixels
     np.testing.assert_array_equal(decode(png(SCENE, 8, RGB, *chunks(*named)), RULE).pixels, plain)
 
@@ -127,7 +128,7 @@ def test_the_profile_of_a_printing_press_is_applied(image_format: str) -> None:
     assert with_profile < 4 < 8 < without
 
 
-def test_black_and_white_of_a_press_are_black_and_white() -> None:
+def test_full_ink_is_black_and_no_ink_is_white() -> None:
     assert max(colour(Image.new("CMYK", (40, 60), (255, 255, 255, 255)), "TIFF", icc_profile=PRESS)) <= 20
     assert colour(Image.new("CMYK", (40, 60), (0, 0, 0, 0)), "TIFF", icc_profile=PRESS) == [255, 255, 255]
 
@@ -135,7 +136,7 @@ def test_black_and_white_of_a_press_are_black_and_white() -> None:
 @pytest.mark.parametrize("mode", ["L", "LA"])
 @pytest.mark.parametrize("profile", [grey_profile(1.0), rgb_profile("sRGB", 1.0)], ids=["grey", "RGB"])
 def test_a_grey_picture_takes_a_profile_of_grey_and_of_rgb(mode: str, profile: bytes) -> None:
-    image = Image.new("L", (40, 60), 55)  # of linear light: 55 / 255 is sRGB's 128
+    image = Image.new("L", (40, 60), 55)  # 55 / 255 in linear light is 128 in sRGB
     if mode == "LA":
         image.putalpha(255)
     got = colour(image, "PNG", icc_profile=profile)
@@ -147,13 +148,13 @@ def test_a_palette_has_the_profiles_colours() -> None:
     assert colour(image, "PNG", icc_profile=P3) == colour(image.convert("RGB"), "PNG", icc_profile=P3)
 
 
-def test_lab_needs_no_profile() -> None:
+def test_a_profile_of_a_lab_picture_is_ignored() -> None:
     red = np.full((60, 40, 3), [136, 80, 67], np.uint8)
     plain, named = (tiff(red, 8, 8, tags=tags) for tags in ({}, {34675: ("B", list(P3))}))
     np.testing.assert_array_equal(decode(named, RULE).pixels, decode(plain, RULE).pixels)
 
 
-def test_transparency_is_no_colour() -> None:
+def test_a_profile_does_not_change_transparency() -> None:
     clear = Image.new("RGBA", (40, 60), (200, 30, 60, 0))
     assert colour(clear, "PNG", icc_profile=P3) == [255, 255, 255]
     half = colour(Image.new("RGBA", (40, 60), (200, 30, 60, 128)), "PNG", icc_profile=ADOBE)
@@ -161,17 +162,17 @@ def test_transparency_is_no_colour() -> None:
     assert np.abs(np.subtract(half, np.add(whole, 255) / 2)).max() <= 2
 
 
-def test_a_picture_that_lies_on_its_side_has_its_colours_too() -> None:
+def test_the_profile_of_a_turned_picture_is_applied() -> None:
     image = muted(scene())
     data = turned(in_profile(image, ADOBE), 6, "PNG", icc_profile=ADOBE)
     assert largest_difference(data, image) <= 3
 
 
-def test_linear_light_is_mixed_after_the_conversion() -> None:
+def test_the_resize_averages_after_the_conversion_to_srgb() -> None:
     stripes = np.zeros((300, 200, 3), np.uint8)
     stripes[:, ::2] = 255
     pixels = decode(encode(Image.fromarray(stripes), "PNG", icc_profile=rgb_profile("sRGB", 1.0)), RULE).pixels
-    assert np.abs(pixels.astype(int) - 128).max() <= 5  # like stripes in sRGB, where light itself would give 188
+    assert np.abs(pixels.astype(int) - 128).max() <= 5  # as for stripes in sRGB; averaging linear light would give 188
 
 
 @pytest.mark.parametrize(
@@ -183,13 +184,13 @@ def test_linear_light_is_mixed_after_the_conversion() -> None:
         P3.replace(b"mntr", b"link"),
         P3.replace(b"mntr", b"nmcl"),
         P3.replace(b"rXYZ", b"gone"),
-        grey_profile(1.0),  # of other channels than the picture has
+        grey_profile(1.0),  # for another number of channels than the picture has
         PRESS,
         P3 + bytes(icc.MAX_PROFILE_BYTES),
     ],
     ids=["empty", "garbage", "cut", "link", "named colours", "colorant gone", "grey", "inks", "too large"],
 )
-def test_a_profile_that_cannot_be_used_counts_as_none(profile: bytes) -> None:
+def test_an_unusable_profile_is_ignored(profile: bytes) -> None:
     plain, named = (encode(scene(), "WEBP", lossless=True, **options) for options in ({}, {"icc_profile": profile}))
     np.testing.assert_array_equal(decode(named, RULE).pixels, decode(plain, RULE).pixels)
 
@@ -211,7 +212,7 @@ def test_a_damaged_profile_spoils_no_picture(profile: bytes, changes: list[tuple
 # -- threads and memory ------------------------------------------------------------------------------------
 
 
-def test_a_profile_is_read_once_and_no_more_are_kept_than_the_limit() -> None:
+def test_profiles_are_cached_up_to_a_limit() -> None:
     colours._profiled.cache_clear()
     for _ in range(5):
         colour(Image.new("RGB", (40, 60), (9, 9, 9)), "PNG", icc_profile=P3)
@@ -236,7 +237,7 @@ def test_eight_threads_see_the_colours_that_one_sees() -> None:
     assert all((pixels == alone[index % len(files)]).all() for index, pixels in enumerate(together))
 
 
-# -- colours that are named by numbers ---------------------------------------------------------------------
+# -- code points and gamma ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -247,25 +248,26 @@ def test_eight_threads_see_the_colours_that_one_sees() -> None:
         ([code_points(1, 8, 0, 1)], 55, [128] * 3),
         ([code_points(1, 4, 0, 1)], 100, [101] * 3),  # gamma 2.2
         ([code_points(1, 1, 0, 1)], 100, [90] * 3),  # BT.1886
-        ([code_points(1, 16, 0, 1)], 148, [255] * 3),  # PQ: 203 cd/m2
-        ([code_points(1, 16, 0, 1)], 255, [255] * 3),  # and what is brighter
+        ([code_points(1, 16, 0, 1)], 148, [255] * 3),  # PQ: 203 cd/m2 is white
+        ([code_points(1, 16, 0, 1)], 255, [255] * 3),  # PQ: brighter than white is also white
         ([code_points(1, 16, 0, 1)], 0, [0] * 3),
-        ([code_points(1, 18, 0, 1)], 191, [255] * 3),  # HLG: 75 %
-        ([code_points(1, 13, 0, 0)], 16, [0] * 3),  # narrow range
+        ([code_points(1, 18, 0, 1)], 191, [255] * 3),  # HLG: 75 % is white
+        ([code_points(1, 13, 0, 0)], 16, [0] * 3),  # narrow range: from 16 to 235
         ([code_points(1, 13, 0, 0)], 235, [255] * 3),
-        ([code_points(12, 13, 0, 1)], (234, 51, 35), [255, 0, 0]),  # sRGB's red in Display P3
+        ([code_points(12, 13, 0, 1)], (234, 51, 35), [255, 0, 0]),  # the red of sRGB in Display P3
         ([code_points(9, 13, 0, 1)], (200, 200, 200), [200] * 3),
-        ([code_points(1, 8, 0, 1), profiled(P3), (b"sRGB", b"\0"), gamma(0.5)], 55, [128] * 3),  # the first that counts
+        # CICP counts before iCCP, sRGB and gAMA.
+        ([code_points(1, 8, 0, 1), profiled(P3), (b"sRGB", b"\0"), gamma(0.5)], 55, [128] * 3),
         ([profiled(rgb_profile("sRGB", 1.0)), (b"sRGB", b"\0"), gamma(0.5)], 55, [128] * 3),
-        ([code_points(1, 8, 1, 1)], 100, [100] * 3),  # no matrix in PNG: it does not count
+        ([code_points(1, 8, 1, 1)], 100, [100] * 3),  # cICP with a matrix is not valid in PNG, and is ignored
     ],
 )
-def test_a_png_says_what_its_numbers_mean(named, value, expected) -> None:
+def test_code_points_and_gamma_of_a_png_are_applied(named, value, expected) -> None:
     assert np.abs(np.subtract(shown(*named, value=value), expected)).max() <= 3
 
 
 @pytest.mark.parametrize(("linear", "expected"), [(20, 1), (100, 5), (300, 15), (1000, 33)])
-def test_dark_parts_of_linear_light_keep_all_their_16_bits(linear: int, expected: int) -> None:
+def test_dark_linear_16_bit_values_are_converted_with_full_precision(linear: int, expected: int) -> None:
     grey = np.full((60, 40), linear, np.uint32)
     rgb = np.repeat(grey[..., None], 3, axis=-1)
     profile = rgb_profile("sRGB", 1.0)
@@ -284,14 +286,14 @@ def test_dark_parts_of_linear_light_keep_all_their_16_bits(linear: int, expected
         assert np.abs(decode(data, RULE).pixels.astype(int) - expected).max() <= 1
 
 
-def test_a_curve_that_is_not_known_is_refused_with_its_number() -> None:
+def test_an_unknown_transfer_curve_is_refused_with_its_number() -> None:
     bad = failure(png(SCENE, 8, RGB, *chunks(code_points(1, 9, 0, 1))))
     assert bad.reason == "unsupported_format"
     assert "9 of H.273" in bad.message
 
 
 def avif(primaries: int, transfer: int, value: int | tuple[int, int, int] = 100, **options: object) -> bytes:
-    """An AVIF of one colour with other code points than Pillow writes."""
+    """Return an AVIF of one colour with these code points, which Pillow cannot write."""
     value = value if isinstance(value, tuple) else (value,) * 3
     data = encode(Image.new("RGB", (40, 60), value), "AVIF", quality=100, **options)
     at = data.index(b"colrnclx") + 8
@@ -303,14 +305,14 @@ def avif(primaries: int, transfer: int, value: int | tuple[int, int, int] = 100,
     [
         ((1, 13), 100, [100] * 3),
         ((2, 2), 100, [100] * 3),
-        ((1, 1), 100, [100] * 3),  # encoders say BT.709 where they mean sRGB
+        ((1, 1), 100, [100] * 3),  # encoders write BT.709 for sRGB
         ((1, 8), 55, [128] * 3),
         ((1, 16), 148, [255] * 3),
         ((1, 18), 191, [255] * 3),
         ((12, 13), (234, 51, 35), [255, 0, 0]),
     ],
 )
-def test_an_avif_says_what_its_numbers_mean(points, value, expected) -> None:
+def test_code_points_of_an_avif_are_applied(points, value, expected) -> None:
     got = decode(avif(*points, value), RULE).pixels[0, 0]
     assert np.abs(got.astype(int) - expected).max() <= 5
 
@@ -320,7 +322,7 @@ def test_the_profile_of_an_avif_counts_before_its_code_points() -> None:
     assert np.abs(decode(data, RULE).pixels.astype(int) - 100).max() <= 2
 
 
-def test_boxes_that_lie_spoil_no_avif() -> None:
+def test_damaged_boxes_of_an_avif_raise_only_bad_image() -> None:
     data = avif(1, 13)
     for name in (b"ipma", b"pitm", b"ipco", b"colr"):
         at = data.index(name)

@@ -1,4 +1,4 @@
-"""A picture of another shape than the model's: squashed, in a letterbox, or cropped; as shown, not as stored."""
+"""A picture of another shape than the model's is squashed, letterboxed or cropped, in its shown orientation."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LETTERBOX, CROP = ImageRule(30, 20, "letterbox"), ImageRule(30, 20, "crop")
 
 
 def is_bar(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels are exactly the bars' grey: bool (height, width)."""
+    """Return True for each pixel that has exactly the grey of the bars: bool (height, width)."""
     return (pixels == BAR).all(axis=-1)
 
 
@@ -32,7 +32,7 @@ def plain(width: int, height: int) -> bytes:
         ((200, 50), (12, 17), (0, 20)),
         ((20, 60), (0, 30), (5, 15)),
         ((10, 10), (5, 25), (0, 20)),  # smaller than the target: scaled up
-        ((3, 3000), (0, 30), (9, 10)),  # too thin for a pixel: one all the same
+        ((3, 3000), (0, 30), (9, 10)),  # thinner than a pixel after scaling: still one pixel
     ],
 )
 def test_a_letterbox_shows_the_whole_picture_between_grey_bars(size, rows, columns):
@@ -67,22 +67,23 @@ def test_a_turned_picture_is_in_the_same_letterbox(orientation, size):
 
 def test_a_crop_takes_the_middle_of_a_wide_picture_and_of_a_tall_one():
     stripes = np.zeros((60, 120, 3), np.uint8)
-    stripes[:, 40:80] = (0, 200, 0)  # 40 x 60 in the middle, the rule's own shape
+    stripes[:, 40:80] = (0, 200, 0)  # the middle 40 x 60, which is the part that the crop keeps
 
     for orientation in (1, 3, 6, 8):
         data = turned(Image.fromarray(stripes), orientation, "PNG")
-        inner = decode(data, CROP).pixels[1:-1, 1:-1]  # a filter reaches over the edge by a pixel
+        # Leave out the outer pixels, which the filter blends with their neighbours.
+        inner = decode(data, CROP).pixels[1:-1, 1:-1]
         assert (inner == (0, 200, 0)).all()
 
     tall = encode(Image.fromarray(np.ascontiguousarray(stripes.transpose(1, 0, 2))), "PNG")
-    kept = decode(tall, CROP).pixels  # 60 x 90 of 60 x 120: rows 15 to 105, of which 40 to 80 are green
+    kept = decode(tall, CROP).pixels  # the crop keeps rows 15 to 105 of 120, and rows 40 to 80 are green
     green = (kept[:, 10] == (0, 200, 0)).all(axis=-1)
     assert green[9:21].all() and not green[:8].any() and not green[22:].any()
 
 
 @pytest.mark.parametrize("size", [(40, 60), (1, 1), (1, 500), (500, 1), (333, 77)])
 @pytest.mark.parametrize("resize", RESIZES)
-def test_any_size_becomes_the_rules(resize, size):
+def test_a_picture_of_any_size_gets_the_size_of_the_rule(resize, size):
     decoded = decode(encode(Image.new("RGB", size), "PNG"), ImageRule(30, 20, resize))
 
     assert decoded.pixels.shape == (30, 20, 3)
@@ -104,7 +105,7 @@ def test_every_format_follows_the_rule(image_format, resize):
 
 @pytest.fixture
 def loaded_sizes(monkeypatch):
-    """The sizes that JPEGs are really decoded at, collected while a test runs."""
+    """Return a list that collects the sizes at which JPEGs are decoded during a test."""
     sizes = []
     load_end = JpegImagePlugin.JpegImageFile.load_end
 
@@ -119,9 +120,9 @@ def loaded_sizes(monkeypatch):
 @pytest.mark.parametrize(
     ("resize", "reduced"),
     [
-        ("letterbox", (160, 80)),  # shown at 80 x 40, so that an eighth is enough
-        ("crop", (320, 160)),  # shown at 240 x 120 before the sides go: a quarter
-        ("squash", (320, 160)),  # 80 x 120 of it
+        ("letterbox", (160, 80)),  # shown at 80 x 40, so scale 1/8 is enough
+        ("crop", (320, 160)),  # scaled to 240 x 120 and then cropped, so 1/4 is needed
+        ("squash", (320, 160)),  # 80 x 120 of 320 x 160
     ],
 )
 def test_a_jpeg_is_reduced_as_far_as_the_rule_allows_and_no_further(resize, reduced, loaded_sizes):

@@ -1,4 +1,4 @@
-"""The inventory: a folder, or a manifest that names posters anywhere."""
+"""The inventory lists the posters of a folder, or those that a manifest names."""
 
 import gzip
 
@@ -12,7 +12,7 @@ from genretag.scoring.inventory import SCHEMA, poster_ids, read_inventory, take_
 from genretag.storage import Storage
 
 
-def test_a_folder_is_listed_by_its_keys(few_posters):
+def test_each_file_of_a_folder_becomes_a_row(few_posters):
     inventory = read_inventory(str(few_posters), Storage())
 
     assert inventory.schema == SCHEMA
@@ -58,7 +58,7 @@ def test_a_csv_manifest_names_posters_anywhere(few_posters, tmp_path):
     assert inventory["etag"].to_pylist() == [Storage().stat(str(file)).etag for file in (first, second)]
 
 
-def test_a_packed_csv_manifest_is_read_and_an_unknown_object_has_no_size(few_posters, tmp_path):
+def test_a_gzipped_csv_manifest_is_read_and_a_missing_object_has_no_size(few_posters, tmp_path):
     (tmp_path / "manifest.csv.gz").write_bytes(gzip.compress(b"uri\nimages/gone.jpg\n"))
 
     inventory = read_inventory(str(tmp_path / "manifest.csv.gz"), Storage())
@@ -68,7 +68,7 @@ def test_a_packed_csv_manifest_is_read_and_an_unknown_object_has_no_size(few_pos
     ]
 
 
-def test_a_parquet_manifest_with_etags_is_believed(tmp_path):
+def test_etags_of_a_parquet_manifest_are_used_unchecked(tmp_path):
     manifest = tmp_path / "manifest.parquet"
     pyarrow.parquet.write_table(pa.table({"uri": ["s3://films/a.jpg"], "etag": ["1"]}), manifest)
 
@@ -77,7 +77,7 @@ def test_a_parquet_manifest_with_etags_is_believed(tmp_path):
     assert inventory.select(["poster_id", "etag"]).to_pylist() == [{"poster_id": "a", "etag": "1"}]
 
 
-def test_etags_of_a_manifest_have_one_form_and_missing_ones_are_asked_of_the_store(few_posters, tmp_path):
+def test_etags_of_a_manifest_are_normalised_and_missing_ones_are_looked_up(few_posters, tmp_path):
     first, second = sorted(few_posters.iterdir())[:2]
     listed = ['W/"1"', None, "", '"ABCDEF0123456789ABCDEF0123456789"', None]
     uris = [str(first), str(first), str(second), "/gone/a.jpg", "/gone/b.jpg"]
@@ -100,7 +100,7 @@ def test_a_manifest_in_a_bucket_is_read(bucket, storage):
     assert inventory["uri"].to_pylist() == [f"{bucket}/lists/../a b.jpg", "s3://other/c.jpg"]
 
 
-def test_a_manifests_name_is_no_pattern(tmp_path):
+def test_the_name_of_a_manifest_is_not_read_as_a_glob(tmp_path):
     (tmp_path / "a.csv").write_text("uri\nwrong.jpg\n")
     (tmp_path / "[ab]*.csv").write_text("uri,etag\nright.jpg,1\n")
 
@@ -128,7 +128,7 @@ def test_a_bad_manifest_is_explained(tmp_path, name, content, says):
 
 @pytest.mark.parametrize("name", ["uri=x", "poster_id=7", "year=1 [a]*", "it's"])
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_folders_above_the_temporary_files_add_nothing_to_a_manifest(few_posters, tmp_path, name, ending):
+def test_names_of_folders_above_the_temporary_files_add_no_columns_to_a_manifest(few_posters, tmp_path, name, ending):
     file, spool = sorted(few_posters.iterdir())[0], tmp_path / name
     spool.mkdir()
     table = pa.table({"uri": [str(file)], "poster_id": ["007"], "year": ["1987"]})

@@ -1,4 +1,4 @@
-"""The entry points for `ray job submit`: the same commands, on the cluster that RAY_ADDRESS names."""
+"""The scripts in `jobs/` run the commands on the Ray cluster at RAY_ADDRESS."""
 
 import os
 import subprocess
@@ -30,8 +30,8 @@ def test_the_tag_job_runs_on_the_cluster_that_is_there(ray_cluster, few_posters,
     assert len(ray.nodes()) == nodes, "no Ray of its own was started"
 
 
-def test_sigterm_keeps_finished_parts_and_gives_the_lock_back(ray_cluster, poster_folder, tmp_path, small_bundle):
-    """As `ray job stop` and the reclaim of a spot machine do it; the next run goes on."""
+def test_sigterm_keeps_finished_part_files_and_releases_the_lock(ray_cluster, poster_folder, tmp_path, small_bundle):
+    """`ray job stop` and the reclaim of a spot machine send SIGTERM. The next run goes on."""
     posters = sorted(poster_folder.rglob("*.*"))
     images, output = tmp_path / "images", tmp_path / "genres"
     images.mkdir()

@@ -1,4 +1,4 @@
-"""Many listers divide one prefix among themselves: every key comes once, for few requests more than there are pages."""
+"""Parallel listers divide a prefix among themselves. Every key comes once, with few more requests than pages."""
 
 import hashlib
 import threading
@@ -51,6 +51,7 @@ class Store:
 
 
 def listed(store, listers=16):
+    """List all keys of the store with parallel listers."""
     first = store.list_page("", None)
     found = list(first.keys)
     for keys in list_ranges(store.list_page, first, PREFIX, listers):
@@ -89,7 +90,7 @@ def test_a_split_lies_strictly_inside_the_range(first, position, end, deep, seen
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000])
-def test_what_fits_in_a_page_costs_one_request_and_no_thread(count):
+def test_keys_that_fit_in_one_page_need_one_request_and_no_thread(count):
     store = Store((f"{number:07d}.jpg" for number in range(count)), 1000)
     threads = threading.active_count()
 
@@ -122,7 +123,7 @@ def test_listers_work_at_the_same_time():
     met = threading.Event()
 
     def list_page(after, token):
-        if not waiting.acquire(blocking=False):  # the first waits for the second
+        if not waiting.acquire(blocking=False):  # the first lister waits for the second
             waiting.release()
             assert met.wait(timeout=30)
         met.set()
@@ -158,7 +159,7 @@ def test_closing_the_iterator_stops_the_listers():
     assert store.requests < store.pages
 
 
-def test_nobody_lists_far_ahead_of_what_is_taken():
+def test_listers_do_not_run_far_ahead_of_the_reader():
     store = Store((f"{number:07d}.jpg" for number in range(100_000)), 100)
     pages = list_ranges(store.list_page, store.list_page("", None), PREFIX, 4)
     next(pages)
@@ -169,7 +170,7 @@ def test_nobody_lists_far_ahead_of_what_is_taken():
     assert store.requests <= 1 + taken + 3 * 4 + 16, "two pages per lister wait, each holds one; some found nothing"
 
 
-def test_a_store_without_order_is_found_out():
+def test_a_store_that_lists_out_of_order_is_detected():
     first = Page([PREFIX + "a/1", PREFIX + "a/2"], "on")
     then = Page([PREFIX + "b", PREFIX + "a-"], None)
 

@@ -1,4 +1,4 @@
-"""What is in cluster/kubernetes fits the schemas of Kubernetes and KubeRay, the code, and what is promised of it."""
+"""The manifests in cluster/kubernetes fit the schemas of Kubernetes and KubeRay, and the commands and settings."""
 
 import re
 import tomllib
@@ -42,7 +42,7 @@ def objects(overlay):
 
 @pytest.fixture
 def settings(objects, tmp_path):
-    """The settings file as the pods see it."""
+    """Write the settings file that the pods see, and return its path."""
     data = of_kind(objects, "ConfigMap", "genretag-settings")[0]["data"]
     (tmp_path / "genretag.toml").write_text(data["genretag.toml"])
     return tmp_path / "genretag.toml"
@@ -70,7 +70,7 @@ def test_every_object_of_kuberay_fits_its_resource_definition(objects):
             crd(kind).validate(item)
 
 
-def test_a_renamed_field_fits_neither():
+def test_a_misspelt_field_is_refused_by_both_schemas():
     objects = build("cpu")
     rayjob, cronjob = of_kind(objects, "RayJob")[0], of_kind(objects, "CronJob")[0]
     rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParameters"] = {}
@@ -104,7 +104,7 @@ def test_a_renamed_setting_is_refused(settings):
         as_genretag_reads("genretag tag --config x", settings)
 
 
-def test_training_on_many_nodes_keeps_its_checkpoints_where_all_see_them(settings, overlay):
+def test_training_on_several_nodes_has_its_checkpoints_in_a_bucket(settings, overlay):
     _, arguments = as_genretag_reads("genretag train --config x", settings)
 
     assert arguments["settings"].worker_range == (1, 1) or arguments["run"].checkpoints.startswith("s3://")
@@ -133,14 +133,14 @@ def test_a_job_gets_a_cluster_of_the_raycluster_s_shape_with_its_own_image_and_a
         assert {pod["serviceAccountName"] for pod in pods} == {name}
 
 
-def test_somebody_reads_every_environment_variable(objects):
+def test_every_environment_variable_is_read_by_some_program(objects):
     pods = [template["spec"] for item in objects for template in pod_templates(item)]
     names = {variable["name"] for pod in pods for variable in pod["containers"][0].get("env", [])}
 
     assert names and [name for name in names if not variable_exists(name)] == []
 
 
-def test_nothing_runs_until_somebody_wakes_it(objects):
+def test_all_clusters_and_jobs_are_suspended_at_first(objects):
     assert all(item["spec"]["suspend"] for kind in RAYS_OWN for item in of_kind(objects, kind))
 
 
@@ -153,8 +153,8 @@ def test_versions_are_those_of_the_project(objects):
     assert all(image.startswith(f"genretag:{version}-") for image in ours)
 
 
-def test_what_pods_name_is_there(objects):
-    """Only the Secret of a store without workload identity is made by hand."""
+def test_everything_that_pods_refer_to_exists(objects):
+    """All named config maps, accounts and volumes exist. Only the Secret with keys of a store is made by hand."""
     maps = {item["metadata"]["name"] for item in of_kind(objects, "ConfigMap")}
     accounts = {item["metadata"]["name"] for item in of_kind(objects, "ServiceAccount")}
     for item in objects:
@@ -170,7 +170,7 @@ def test_what_pods_name_is_there(objects):
     }
 
 
-def test_the_ports_are_ray_s(objects):
+def test_the_ports_are_the_defaults_of_ray(objects):
     for spec in cluster_specs(objects):
         ports = {
             port["name"]: port["containerPort"]
@@ -194,6 +194,7 @@ def test_the_head_is_on_demand_and_the_workers_on_spot(overlay):
 
 
 def _capacity(group):
+    """Return the kinds of machines that the node affinity of a group allows."""
     rules = group["template"]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     return {value for term in rules["nodeSelectorTerms"] for one in term["matchExpressions"] for value in one["values"]}
 

@@ -1,4 +1,4 @@
-"""What runs by cluster/kubernetes is locked in: pods, network, rights, secrets."""
+"""Pods, network, permissions and secrets in cluster/kubernetes are restricted."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ def objects(overlay):
     return build(overlay)
 
 
-def test_every_container_is_locked_in(objects):
+def test_every_container_runs_unprivileged_and_read_only(objects):
     for item in objects:
         for template in pod_templates(item):
             pod = template["spec"]
@@ -40,7 +40,7 @@ def test_every_container_is_locked_in(objects):
     )
 
 
-def test_ray_may_write_where_it_must(objects):
+def test_the_folders_that_ray_writes_to_are_writable_and_limited(objects):
     for spec in cluster_specs(objects):
         for template in pod_templates(spec):
             volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
@@ -54,7 +54,7 @@ def test_ray_may_write_where_it_must(objects):
             )
 
 
-def test_secrets_are_named_and_not_written(objects):
+def test_secrets_are_referenced_and_never_contained(objects):
     assert not of_kind(objects, "Secret")
     for item in objects:
         for template in pod_templates(item):
@@ -62,7 +62,7 @@ def test_secrets_are_named_and_not_written(objects):
                 assert not re.search("KEY|TOKEN|SECRET|PASSWORD", variable["name"]) or "valueFrom" in variable
 
 
-def test_the_probes_ask_what_ray_answers_without_a_token(objects):
+def test_the_probes_use_paths_that_ray_serves_without_a_token(objects):
     from ray.dashboard.http_server_agent import PUBLIC_EXACT_PATHS
 
     agent, dashboard = ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT, ray_constants.DEFAULT_DASHBOARD_PORT

@@ -1,4 +1,4 @@
-"""A CSV of labels becomes a multi-hot matrix, in each of its three layouts and the usual variants of CSV."""
+"""A CSV of labels becomes a multi-hot matrix, in each of its three layouts and common variants of CSV."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_the_tutorials_layout_reads_the_one_hot_columns_and_n_a_is_a_label():
     assert report.ignored_columns == []
 
 
-def test_where_text_and_one_hot_columns_disagree_the_columns_count_and_the_line_is_reported():
+def test_if_text_and_one_hot_columns_disagree_the_columns_win_and_the_line_is_reported():
     text = "Id,Genre,Comedy,Drama\ntt1,['Comedy'],1,0\ntt2,['Comedy'],0,1\n"
     labelled, report = read(text)
     assert labelled.multi_hot.tolist() == [[1, 0], [0, 1]]
@@ -77,11 +77,11 @@ def test_the_separator_is_the_one_that_most_cells_hold():
     }
 
 
-def test_a_draw_between_separators_goes_to_the_bar_then_the_semicolon():
+def test_if_two_separators_are_equally_frequent_the_bar_wins_before_the_semicolon():
     assert labels_by_id('id,labels\na,"Rock, Pop; War"\n') == {"a": ["Rock, Pop", "War"]}
 
 
-def test_a_separator_that_is_given_is_the_only_one():
+def test_an_explicit_separator_is_the_only_one_that_splits():
     assert labels_by_id("id,labels\na,A|B/War\n", label_separator="/") == {"a": ["A|B", "War"]}
 
 
@@ -143,10 +143,10 @@ def test_control_characters_do_not_reach_labels():
     assert labels_by_id('id,labels\na,"War\x1b[31m\nFilm"\n') == {"a": ["War [31m Film"]}
 
 
-# The real file
+# A real file
 
 
-def test_the_labelled_posters_of_the_tutorial(real_posters):
+def test_the_real_csv_of_the_tutorial_is_read(real_posters):
     labelled, report = read_labels((real_posters / "train.csv").read_bytes(), "train.csv")
     assert (report.rows, report.distinct, len(report.duplicates)) == (7_254, 7_242, 12)
     assert (report.conflicting, report.disagreements, report.unlabelled, report.unreadable) == ([], [], [], {})

@@ -1,4 +1,4 @@
-"""Any file at all: it is read or refused, what was written is read again, and every row is accounted for."""
+"""Any file is read or refused, written tables are read back, and every row is kept or reported."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ tables = st.lists(st.lists(cells, min_size=2, max_size=4), max_size=6)
 
 
 def written(rows):
+    """Return the rows as CSV text."""
     file = io.StringIO()
     csv.writer(file).writerows(rows)
     return file.getvalue()
@@ -49,7 +50,7 @@ ids = st.text("abc019 .,;|\"'\n", min_size=1).filter(lambda text: text == text.s
 
 @settings(deadline=None)
 @given(st.dictionaries(ids, labels, min_size=1), st.sampled_from(["list", "one-hot", "long"]))
-def test_what_is_written_is_read_again_in_every_layout(posters, layout):
+def test_labels_that_are_written_in_any_layout_are_read_back(posters, layout):
     vocabulary = sorted({label for chosen in posters.values() for label in chosen})
     rows = {
         "list": [["id", "labels"], *([poster, repr(chosen)] for poster, chosen in posters.items())],
@@ -76,6 +77,6 @@ def test_every_row_is_kept_or_accounted_for(rows):
     except LabelError:
         return
     left_out = (report.duplicates, report.conflicting, report.without_id, report.unlabelled, report.unreadable)
-    assert report.rows == sum(row != (" ", "") for row in rows)  # a row of nothing is no row
+    assert report.rows == sum(row != (" ", "") for row in rows)  # a row of blanks only does not count as a row
     assert report.rows == report.distinct + report.joined + sum(map(len, left_out))
     assert report.distinct == len(labelled) + len(report.only_rare_labels)

@@ -1,6 +1,6 @@
-"""Label tables as public data sets and databases write them: each is read as its makers meant it, or refused.
+"""Label tables in the layouts of public data sets and databases are read as their makers meant them, or refused.
 
-The rows are made up; the layouts are those of the sources that each test names.
+The rows are made up. Each test names the source of its layout.
 """
 
 import pytest
@@ -14,8 +14,8 @@ def test_a_cell_may_be_of_any_length():
     assert labels_by_id(text) == {"a": ["Drama", "War"], "b": ["War"]}
 
 
-def test_imdbs_table_has_tabs_and_quotes_that_quote_nothing():
-    """title.basics.tsv: a title may begin with a quote (C2FO/fast-csv issue 337), no value is \\N."""
+def test_in_imdbs_table_with_tabs_a_quote_is_an_ordinary_character():
+    """In title.basics.tsv a title may begin with a quote (C2FO/fast-csv issue 337), and \\N means no value."""
     rows = [
         ["tconst", "titleType", "primaryTitle", "isAdult", "startYear", "genres"],
         ["tt01", "movie", '"Take it" easy', "0", "1940", "Comedy,Music"],
@@ -47,13 +47,13 @@ def test_tabs_and_line_breaks_inside_quotes_are_read_as_csv():
     ],
     ids=["TMDB in Python", "TMDB in JSON", "a set", "a tuple", "PostgreSQL"],
 )
-def test_lists_as_programs_and_databases_print_them(cell):
+def test_lists_are_read_as_programs_and_databases_print_them(cell):
     quoted = cell.replace('"', '""')
     assert labels_by_id(f'id,title,genres\na,Heat,"{quoted}"\nb,Ran,[]\nc,Up,{{}}\n') == {"a": ["Drama", "War"]}
 
 
 @pytest.mark.parametrize("cell", ["{War", "[{'id': 18}]", "{'War': True}", '{"a": {"b": 1}}', "{War,{Drama}}"])
-def test_what_is_in_brackets_and_no_list_of_names_cannot_be_read(cell):
+def test_text_in_brackets_that_is_no_list_of_names_is_unreadable(cell):
     quoted = cell.replace('"', '""')
     _, report = read(f'id,labels\na,War\nb,"{quoted}"\n')
     assert list(report.unreadable) == [3]
@@ -63,8 +63,11 @@ def test_brackets_may_be_part_of_a_label():
     assert labels_by_id("id,labels\na,(500) Days|War (1939)\n") == {"a": ["(500) Days", "War (1939)"]}
 
 
-def test_of_open_images_the_rows_with_confidence_0_say_that_a_label_is_absent():
-    """Human-verified labels are present (1) or absent (0): EscVM/OIDv4_ToolKit issue 87, datumaro pull request 291."""
+def test_open_images_rows_with_confidence_0_mean_that_the_label_is_absent():
+    """Labels that people verified are present (1) or absent (0).
+
+    See EscVM/OIDv4_ToolKit issue 87 and datumaro pull request 291.
+    """
     text = (
         "ImageID,Source,LabelName,Confidence\na,verification,/m/01,1\na,verification,/m/02,0\n"
         "b,verification,/m/02,1\nb,verification,/m/01,1\nc,verification,/m/01,0\n"
@@ -83,13 +86,13 @@ def test_confidences_between_0_and_1_are_refused():
         read(text)
 
 
-def test_a_row_for_each_box_of_an_object_gives_the_poster_each_class_once():
-    """The CSV of object detectors: filename,width,height,class,xmin,..."""
+def test_several_boxes_of_a_class_give_the_poster_the_class_once():
+    """Data sets for object detection have one row for each box: filename,width,height,class,xmin,..."""
     text = "filename,width,height,class,xmin\na.jpg,9,9,dog,1\na.jpg,9,9,dog,5\na.jpg,9,9,cat,3\nb.jpg,9,9,cat,1\n"
     assert labels_by_id(text) == {"a": ["cat", "dog"], "b": ["cat"]}
 
 
-def test_single_labels_of_ids_that_repeat_are_one_label_a_row_whatever_the_column_is_called():
+def test_repeated_ids_with_single_labels_are_read_as_one_label_a_row():
     text = "movieId,genre\n" + "".join(f"{n},{genre}\n" for n in range(5) for genre in ("War", "Drama"))
     labelled, report = read(text)
     assert labelled.multi_hot.tolist() == [[1, 1]] * 5
@@ -98,8 +101,8 @@ def test_single_labels_of_ids_that_repeat_are_one_label_a_row_whatever_the_colum
 
 
 @pytest.mark.parametrize("count", ["", "3\n"], ids=["names on top", "a count on top"])
-def test_celebas_list_has_spaces_between_columns_and_no_name_above_the_ids(count):
-    """list_attr_celeba.txt: the number of rows, the names, then an id and 1 or -1 for each name."""
+def test_celebas_list_with_spaces_and_without_a_name_for_the_id_column_is_read(count):
+    """list_attr_celeba.txt has the number of rows, then the names, then an id and 1 or -1 for each name."""
     text = count + "Young No_Beard  Bald \n1.jpg  1 -1 -1\n2.jpg -1  1  1\n3.jpg  1  1 -1\n"
     assert labels_by_id(text, false_value=("-1",)) == {
         "1": ["Young"],
@@ -108,7 +111,7 @@ def test_celebas_list_has_spaces_between_columns_and_no_name_above_the_ids(count
     }
 
 
-def test_chexperts_1_0_minus_1_and_blank_are_refused_until_the_user_says_what_minus_1_is():
+def test_the_value_minus_1_of_chexpert_is_refused_until_the_user_says_what_it_means():
     text = "Path,Age,Edema,Fracture\np1.jpg,50,1.0,\np2.jpg,61,-1.0,1.0\np3.jpg,70,0.0,1.0\n"
     with pytest.raises(LabelError, match=r"columns hold -1.* may mean no or unknown"):
         read(text)
@@ -117,7 +120,7 @@ def test_chexperts_1_0_minus_1_and_blank_are_refused_until_the_user_says_what_mi
 
 
 def test_rows_with_stray_commas_are_refused_or_left_out_with_their_lines_if_the_user_allows_it():
-    """As in styles.csv of a public fashion data set: a few names of products have a comma and no quotes."""
+    """In styles.csv of a public fashion data set, some product names have a comma but no quotes."""
     text = "id,articleType,label,name\n1,Shirt,Red,Plain\n2,Shirt,Blue,Plain, striped\n3,Cap,Red,Wool\n"
     with pytest.raises(LabelError, match=r"1 \(lines 3\); put quotes .* or pass --allow-left-out"):
         read(text)

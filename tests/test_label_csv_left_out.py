@@ -1,4 +1,4 @@
-"""Rows and labels that a CSV of labels leaves out are counted and reported, with the lines where they stood."""
+"""Rows and labels that are left out of a CSV of labels are counted and reported with their line numbers."""
 
 import pytest
 from label_reading import read
@@ -21,12 +21,12 @@ def test_of_conflicting_duplicates_the_first_counts():
     assert report.duplicates == []
 
 
-def test_lines_are_those_of_the_file_also_after_a_quoted_line_break():
+def test_line_numbers_are_right_after_a_quoted_line_break():
     _, report = read('id,labels\n"a\nb",War\n\nc,War\nc,War\n')
     assert report.duplicates == [6]
 
 
-def test_a_row_with_no_label_is_left_out_because_nobody_labelled_it():
+def test_a_row_with_no_label_counts_as_unlabelled_and_is_left_out():
     labelled, report = read("id,War,Drama\na,1,0\nb,0,0\nc,0,1\n")
     assert labelled.ids == ("a", "c")
     assert report.unlabelled == [3]
@@ -60,7 +60,7 @@ def test_a_rare_label_is_left_out_and_so_are_posters_with_no_other():
     assert (report.rows, report.distinct, report.posters, report.labels) == (4, 4, 3, {"News": 2, "War": 2})
 
 
-def test_rare_is_counted_over_distinct_posters():
+def test_rare_labels_are_counted_over_distinct_posters():
     _, report = read("id,labels\na,War\nb,War\nc,News\nc,News\n", min_positives=2)
     assert report.rare_labels == {"News": 1}
 
@@ -75,7 +75,7 @@ def test_a_report_has_no_control_characters():
     assert all(line.isprintable() for line in report.lines())
 
 
-# Where too much would be left out
+# Files of which too much would be left out
 
 
 def lines_of(*rows):
@@ -93,7 +93,7 @@ def lines_of(*rows):
     ],
     ids=["unreadable", "all no", "word for no label", "contradictions", "no id"],
 )
-def test_a_file_of_which_much_would_be_left_out_is_refused_unless_that_is_allowed(text, says):
+def test_a_file_of_which_too_much_would_be_left_out_is_refused_unless_allowed(text, says):
     with pytest.raises(LabelError) as caught:
         read(text)
     assert says in str(caught.value)
@@ -119,5 +119,5 @@ def test_a_file_whose_labels_are_mostly_rare_is_refused_because_the_separator_ma
     ],
     ids=["fewer than three", "a tenth", "half without labels", "repeated rows"],
 )
-def test_a_file_of_which_less_is_left_out_is_read(text):
+def test_a_file_of_which_little_is_left_out_is_read(text):
     assert len(read(text)[0]) > 0

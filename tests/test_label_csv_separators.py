@@ -1,4 +1,4 @@
-"""What stands between labels is found, named, or refused; no cell is split in a way that nobody meant."""
+"""The separator between labels is detected, given by the user, or the file is refused. No cell is split wrongly."""
 
 from itertools import combinations
 
@@ -13,19 +13,20 @@ WEATHER = ["clear", "haze", "road", "water"]
 
 
 def table(cells, column="labels"):
+    """Return a CSV with these cells in one column of labels."""
     quoted = ('"' + cell.replace('"', '""') + '"' for cell in cells)
     return f"id,{column}\n" + "".join(f"{number},{cell}\n" for number, cell in enumerate(quoted))
 
 
 def lists(mark, words):
-    """Every choice of one to three of the words, joined."""
+    """Return all combinations of one to three of the words, joined by `mark`."""
     return [mark.join(chosen) for size in (1, 2, 3) for chosen in combinations(words, size)]
 
 
 @pytest.mark.parametrize(
     ("mark", "name"), [(" ", "space"), ("/", "'/'"), ("\n", "newline"), ("|", "'|'"), ("; ", "';'"), (", ", "','")]
 )
-def test_the_separator_is_found_where_its_parts_are_labels_too(mark, name):
+def test_the_separator_is_detected_if_the_parts_also_occur_alone(mark, name):
     labelled, report = read(table(lists(mark, WEATHER)))
     assert labelled.labels == tuple(WEATHER)
     assert labelled.positives().tolist() == [7, 7, 7, 7]
@@ -86,7 +87,7 @@ def test_a_separator_is_named_by_a_word_or_is_the_text_itself(given, cell, label
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "NULL", "None", "\\N", "NA", "<NA>", "#N/A", "-", "(no genres listed)"])
 @pytest.mark.parametrize("cell", ["{}", "['{}']"])
-def test_words_for_no_label_are_no_label(word, cell):
+def test_words_such_as_nan_mean_no_label(word, cell):
     listed = word.replace("\\", "\\\\") if cell != "{}" else word
     labelled, report = read(table(["War|Drama", "Drama", cell.format(listed), f"War|{word}"]))
     assert labelled.labels == ("Drama", "War")
@@ -95,11 +96,11 @@ def test_words_for_no_label_are_no_label(word, cell):
         assert f"  cells without a label: '{word}': 1" in report.lines()
 
 
-def test_what_may_be_a_genre_is_a_label():
+def test_words_that_may_be_a_genre_are_labels():
     assert read(table(["N/A", "No Finding", "Unknown", "War|N/A"]))[0].labels == ("N/A", "No Finding", "Unknown", "War")
 
 
-def test_words_for_no_label_can_be_named_and_replace_the_usual_ones():
+def test_the_users_words_for_no_label_replace_the_default_ones():
     found = labels_by_id(table(["Unknown", "None", "War|unknown"]), unlabelled_word=("unknown",))
     assert found == {"1": ["None"], "2": ["War"]}
 
@@ -110,7 +111,7 @@ cells_of_lists = st.lists(st.lists(words, min_size=1, max_size=3, unique=True), 
 
 @settings(deadline=None)
 @given(cells_of_lists, st.sampled_from(["|", ";", ",", " | ", ", "]))
-def test_lists_with_a_usual_separator_are_read_as_they_were_written_or_refused(chosen, mark):
+def test_lists_with_a_common_separator_are_read_back_or_refused(chosen, mark):
     text = table([mark.join(labels) for labels in chosen])
     expected = {str(number): sorted(labels) for number, labels in enumerate(chosen)}
     assert labels_by_id(text, label_separator=mark.strip()) == expected
@@ -124,8 +125,8 @@ def test_lists_with_a_usual_separator_are_read_as_they_were_written_or_refused(c
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(WEATHER), min_size=1, unique=True), min_size=8, max_size=60))
-def test_words_between_spaces_are_labels_or_refused_never_phrases_once_they_mix(chosen):
-    """Ten different cells of four words: enough to see that the words are the labels."""
+def test_cells_of_several_words_are_split_at_spaces_or_refused(chosen):
+    """Ten different cells of four words are enough to see that the words are the labels."""
     if len({tuple(labels) for labels in chosen}) < 10 or len({len(labels) for labels in chosen}) < 2:
         return
     try:

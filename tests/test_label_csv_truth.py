@@ -1,4 +1,4 @@
-"""Columns of one label each: which values mean yes and no, in the writings that databases and data sets use."""
+"""Columns with one label each: the values that mean yes and no, as databases and data sets write them."""
 
 import pytest
 from label_reading import labels_by_id, read
@@ -23,7 +23,7 @@ def test_minus_one_is_refused_because_it_means_no_in_one_table_and_unknown_in_th
 
 
 @pytest.mark.parametrize(("other", "name"), [("0.0", "0"), ("", "blank"), ("NULL", "blank"), ("no", "no")])
-def test_minus_one_beside_another_no_is_refused_with_the_flags_for_both_meanings(other, name):
+def test_minus_one_together_with_another_no_is_refused_with_flags_for_both_meanings(other, name):
     text = ATTRIBUTES + f"1,1,-1.0,-1\n2,1,1,{other}\n3,-1,{other},1\n"
     with pytest.raises(LabelError) as caught:
         read(text)
@@ -31,7 +31,7 @@ def test_minus_one_beside_another_no_is_refused_with_the_flags_for_both_meanings
     assert f"unknown, pass --false-value {name}, and rows with -1 are left out" in str(caught.value)
 
 
-def test_values_that_are_named_decide_what_minus_one_means():
+def test_the_flags_decide_what_minus_one_means():
     text = ATTRIBUTES + "1,1,-1,0\n2,1,1,\n3,0,0,1\n"
     assert labels_by_id(text, false_value=("0", "-1", "blank"))["1"] == ["Young"]
     assert labels_by_id(text, true_value=("1", "-1"))["1"] == ["Young", "Bald"]
@@ -65,13 +65,13 @@ def test_truth_values_as_databases_and_spreadsheets_write_them(yes, no):
     }
 
 
-def test_letters_are_truth_values_only_where_nothing_else_is_in_the_column():
+def test_letters_are_truth_values_only_if_the_column_has_no_other_values():
     labelled, report = read("id,sex,War\na,F,1\nb,M,1\nc,F,1\n")
     assert labelled.labels == ("War",)
     assert report.ignored_columns == ["sex"]
 
 
-def test_more_columns_that_are_none_than_columns_that_are_stop_the_run():
+def test_a_table_with_more_other_columns_than_0_1_columns_is_refused():
     text = "id,title,listed_in,country,adult\na,Heat,Crime|Drama,US,1\nb,Ran,War,JP,0\n"
     with pytest.raises(LabelError, match=r"3 columns \('title', 'listed_in', 'country'\) are no 0/1 columns") as caught:
         read(text)

@@ -1,4 +1,4 @@
-"""Ids of posters, names of columns, and selections from a labelled set."""
+"""Ids of posters, names of columns, and selections from a labelled set of posters."""
 
 import pytest
 from label_reading import read

@@ -1,4 +1,4 @@
-"""A poster that hangs or crashes its decoder costs an actor or two, and ends as a failure row."""
+"""A poster that hangs or crashes its decoder costs one or two actors, and becomes a failure row."""
 
 import time
 from contextlib import suppress
@@ -19,11 +19,11 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import Ledger, last_outcome, open_ledger
 
 
-def test_a_new_step_is_done_all_at_once():
+def test_a_new_step_decodes_its_posters_in_parallel():
     assert not Ledger(allowed_failures=100).begin("step").careful
 
 
-def test_a_step_that_killed_its_actor_goes_carefully_the_next_time():
+def test_a_step_that_killed_its_actor_is_decoded_carefully_the_next_time():
     ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
 
@@ -31,7 +31,7 @@ def test_a_step_that_killed_its_actor_goes_carefully_the_next_time():
     assert not ledger.begin("another").careful
 
 
-def test_a_step_that_ended_and_is_done_again_is_new():
+def test_a_step_that_ended_and_is_repeated_is_not_decoded_carefully():
     ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
     ledger.end("step")
@@ -51,7 +51,7 @@ def test_a_poster_that_two_actors_died_over_is_given_up():
     assert given_up == {"deadly.jpg": Failure("decode", "crashed", "2 processes ended while they decoded it")}
 
 
-def test_two_deaths_over_two_posters_are_chance():
+def test_no_poster_is_given_up_after_two_deaths_over_different_posters():
     ledger = Ledger(allowed_failures=100)
     ledger.begin("step")
     for uri in ("a.jpg", "b.jpg"):
@@ -93,7 +93,7 @@ def test_no_step_begins_once_more_failed_than_is_allowed():
     assert ledger.begin("c").stopped
 
 
-def test_no_step_begins_once_something_spares_no_poster():
+def test_no_step_begins_after_an_error_that_hits_every_poster():
     ledger = Ledger(allowed_failures=0)
     ledger.stop("the bucket is gone")
 
@@ -102,7 +102,7 @@ def test_no_step_begins_once_something_spares_no_poster():
 
 
 def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bundle, storage):
-    """As after a lost node: Ray makes the rows of a step again that had long been reported."""
+    """After a lost node, Ray makes the rows of a step again although they were already reported."""
     bundle = load_bundle(small_bundle, storage)
     posters = 8
     image = pa.array([None] * 3 + [bytes(96 * 64 * 3)] * 5, pa.binary(96 * 64 * 3))
@@ -124,11 +124,11 @@ def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bun
     assert not ray.get(ledger.stopped.remote())
 
 
-def test_its_process_ends_with_the_job(run, few_posters, tmp_path):
+def test_the_process_of_the_ledger_ends_with_the_job(run, few_posters, tmp_path):
     def ledgers():
         found = set()
         for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # it has just ended
+            with suppress(psutil.Error):  # the process has just ended
                 if "".join(process.cmdline()[:1]).startswith("ray::Ledger"):
                     found.add(process.pid)
         return found

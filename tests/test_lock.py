@@ -1,4 +1,4 @@
-"""One writer for one output, in a folder and in a bucket; a dead holder is replaced, a living one never."""
+"""Only one run writes to an output, in a folder and in a bucket. A dead holder is replaced, a living one never."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 import pyarrow as pa
 import pytest
 from nights import a_run
-from store_front import ScoredPosters, store_front
+from store_front import ErrorAnswer, store_front
 
 from genretag.errors import OutputHeldError
 from genretag.output import lock, part_files
@@ -22,12 +22,12 @@ from genretag.storage import Storage, StorageError, join, local
 from genretag.storage import conditional_writes as conditional
 from genretag.storage.conditional_writes import TimedStorage, lock_storage
 
-pytestmark = pytest.mark.slow  # processes that hold an output
+pytestmark = pytest.mark.slow  # these tests start processes that hold an output
 
 
 @pytest.fixture(autouse=True)
 def _no_worker_of_a_dead_run_is_left(monkeypatch):
-    """Nothing is to be waited for here: no run in these tests has workers."""
+    """Shorten the wait for workers of a dead run, because no run in these tests has workers."""
     monkeypatch.setattr(lock, "SETTLE_S", 0.1)
 
 
@@ -37,11 +37,12 @@ def output(request, tmp_path):
 
 
 def hold(output, run_id="second", **options):
+    """Return a context manager that holds the output as the run `run_id`."""
     return output_lock(output, run_id, Storage(), options.pop("on_lost", pytest.fail), **options)
 
 
 def leave_lock(output, **changes):
-    """Leaves a lock as a run would that can no longer renew it."""
+    """Write the lock of a run that can no longer renew it. `changes` are fields of `Holder`."""
     holder = replace(Holder.this_process("first"), **changes)
     return Storage().create(join(output, LOCK), json.dumps(asdict(holder)).encode())
 
@@ -54,6 +55,7 @@ def exists(uri):
 
 
 def dead_pid():
+    """Return the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -68,7 +70,7 @@ def test_a_second_run_is_told_who_holds_the_output_and_since_when(output):
     assert "--break-lock" in str(refused.value)
 
 
-def test_it_is_let_go_of_at_the_end_and_after_an_error(output):
+def test_the_lock_is_released_at_the_end_and_after_an_error(output):
     with hold(output, "first"):
         assert exists(join(output, LOCK))
     with pytest.raises(ValueError, match="of the job"), hold(output):
@@ -85,7 +87,7 @@ def test_a_holder_whose_process_is_gone_from_this_machine_is_replaced_at_once(ou
         assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
 
 
-def test_a_process_number_of_another_machine_says_nothing(output):
+def test_a_process_id_of_another_machine_is_ignored(output):
     leave_lock(output, pid=dead_pid(), place="another machine")
 
     with pytest.raises(OutputHeldError):
@@ -140,7 +142,7 @@ def test_a_lease_is_renewed_while_the_run_lives(output):
         assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
 
 
-def test_a_run_that_was_replaced_is_told_and_leaves_the_new_lock_alone(output):
+def test_a_replaced_run_notices_it_and_leaves_the_new_lock_alone(output):
     told = threading.Event()
     with hold(output, "first", lease_s=0.6, on_lost=lambda reason: told.set()), hold(output, break_lock=True):
         assert told.wait(20)
@@ -165,7 +167,7 @@ def test_the_command_ends_with_code_3_and_writes_nothing(command, few_posters, t
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
-def test_a_worker_learns_that_its_run_has_been_replaced(output):
+def test_a_worker_notices_that_its_run_was_replaced(output):
     with hold(output, "first", on_lost=print):
         require_held(output, "first", Storage())
         with hold(output, break_lock=True):
@@ -176,16 +178,17 @@ def test_a_worker_learns_that_its_run_has_been_replaced(output):
         require_held(output, "second", Storage())
 
 
-# A run that was suspended, and goes on after another has taken its place
+# A run that was suspended, and continues after another run has taken the output over
 
 
 def take_over(output, run_id="second"):
-    """Puts the lock of a living run in the place of the one that is there."""
+    """Replace the lock by that of another, living run."""
     Storage().delete(join(output, LOCK))
     leave_lock(output, run_id=run_id)
 
 
 def publish(output, run_id):
+    """Write an empty run record."""
     Storage().put(join(output, "runs", run_id, "run.json"), b"{}")
 
 
@@ -193,19 +196,19 @@ def parts(output):
     return [info.uri for page in Storage().list(output) for info in page if info.uri.endswith(".parquet")]
 
 
-def test_whatever_goes_wrong_after_the_loss_is_explained_by_it(output):
+def test_any_error_after_the_loss_becomes_an_error_about_the_loss(output):
     with pytest.raises(OutputHeldError, match="taken over by run second, this run stops"):  # noqa: SIM117
         with holding_output(output, "first", Storage()):
             take_over(output)
             raise FileNotFoundError("a shard that the second run has removed")
 
 
-def test_an_error_of_a_run_that_holds_its_output_stays_what_it_is(output):
+def test_an_error_of_a_run_that_holds_its_output_is_raised_unchanged(output):
     with pytest.raises(FileNotFoundError), holding_output(output, "first", Storage()):
         raise FileNotFoundError("a shard")
 
 
-def test_who_took_over_is_told_though_that_run_has_ended(output):
+def test_the_error_names_the_run_that_took_over_after_that_run_has_ended(output):
     with hold(output, "20261101T010000Z-aaaa"):
         Storage().delete(join(output, LOCK))
         for run_id in ("20261031T010000Z-eeee", "20261101T010203Z-bbbb", "20261102T010000Z-cccc"):
@@ -215,7 +218,7 @@ def test_who_took_over_is_told_though_that_run_has_ended(output):
             require_held(output, "20261101T010000Z-aaaa", Storage())
 
 
-def test_a_run_learns_of_the_loss_though_the_other_has_let_go_of_the_output(output):
+def test_a_run_notices_the_loss_after_the_other_run_has_released_the_output(output):
     told = []
     heard = threading.Event()
 
@@ -230,7 +233,10 @@ def test_a_run_learns_of_the_loss_though_the_other_has_let_go_of_the_output(outp
 
 
 class Suspended(Storage):
-    """Loses the output in the moment in which a part file is written: before it is there, or when it has long been."""
+    """A store that loses the output to another run when a part file is written.
+
+    If `before` is True, the loss comes before the write, otherwise after it.
+    """
 
     def __init__(self, output, *, before):
         super().__init__()
@@ -246,8 +252,8 @@ class Suspended(Storage):
 
 
 @pytest.mark.parametrize(("before", "kept"), [(True, 0), (False, 1)], ids=["late", "in time"])
-def test_a_part_file_that_comes_after_the_loss_is_taken_back(output, monkeypatch, before, kept):
-    if not before:  # the store's clock goes on while the run is suspended
+def test_a_part_file_that_is_written_after_the_loss_is_removed(output, monkeypatch, before, kept):
+    if not before:  # as if the file had been written long before the loss
         monkeypatch.setattr(part_files, "SETTLE_S", -60.0)
     night = a_run()
     table = pa.table({"uri": ["s3://films/a.jpg"]})
@@ -270,7 +276,7 @@ def test_a_run_that_lost_its_output_removes_no_file_of_the_other(output):
     assert len(parts(output)) == 1
 
 
-# Stores that do not keep to conditional writes
+# Stores without working conditional writes
 
 
 CONDITIONS = ("if-none-match", "if-match")
@@ -278,11 +284,12 @@ CONDITIONS = ("if-none-match", "if-match")
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Requests to the loopback address take effect at once: less has to be waited for."""
+    """Shorten the wait of the lock without conditional writes, because requests to the loopback address are fast."""
     monkeypatch.setattr(conditional, "WAIT_S", 1.5)
 
 
 def locking(front, bucket, run_id, **options):
+    """Return a context manager that holds an output in the bucket, through the front server."""
     return output_lock(f"{bucket}/out", run_id, Storage(front.url), options.pop("on_lost", pytest.fail), **options)
 
 
@@ -290,7 +297,7 @@ def keys_in(bucket):
     return [info.uri for page in Storage().list(bucket) for info in page]
 
 
-def test_a_few_requests_tell_that_a_store_keeps_to_conditional_writes(s3_server, bucket):
+def test_working_conditional_writes_are_detected_with_few_requests(s3_server, bucket):
     with store_front(s3_server.endpoint_url) as front:
         tried = lock_storage(f"{bucket}/out/_lock.json.run", storage := Storage(front.url))
 
@@ -302,12 +309,14 @@ def test_a_few_requests_tell_that_a_store_keeps_to_conditional_writes(s3_server,
 @pytest.mark.parametrize(
     "refusal",
     [
-        ScoredPosters(501, "NotImplemented", "A header you provided"),
-        ScoredPosters(400, "InvalidArgument", "If-None-Match"),
+        ErrorAnswer(501, "NotImplemented", "A header you provided"),
+        ErrorAnswer(400, "InvalidArgument", "If-None-Match"),
     ],
 )
 @pytest.mark.parametrize("conditions", [CONDITIONS, ("if-match",)], ids=["both", "If-Match"])
-def test_a_store_that_refuses_them_is_told_before_anything_is_written(moto_url, moto_bucket, refusal, conditions):
+def test_a_store_that_refuses_conditional_writes_is_an_error_before_anything_is_written(
+    moto_url, moto_bucket, refusal, conditions
+):
     def answer(request):
         return refusal if request.method == "PUT" and set(conditions) & set(request.headers) else None
 
@@ -320,16 +329,16 @@ def test_a_store_that_refuses_them_is_told_before_anything_is_written(moto_url, 
     assert keys_in(moto_bucket) == []
 
 
-def test_a_store_that_refuses_every_write_says_why_and_nothing_of_conditions(moto_url, moto_bucket):
+def test_a_store_that_refuses_every_write_is_not_blamed_on_conditional_writes(moto_url, moto_bucket):
     def answer(request):
-        return ScoredPosters(400, "InvalidRequest", "the bucket is read-only") if request.method == "PUT" else None
+        return ErrorAnswer(400, "InvalidRequest", "the bucket is read-only") if request.method == "PUT" else None
 
     with store_front(moto_url, answer) as front, pytest.raises(StorageError, match="read-only") as error:
         locking(front, moto_bucket, "run").__enter__()
     assert error.value.reason == "refused"
 
 
-def test_where_they_are_ignored_one_run_holds_and_the_next_is_told(moto_url, moto_bucket, soon, caplog):
+def test_if_conditional_writes_are_ignored_a_second_run_is_still_refused(moto_url, moto_bucket, soon, caplog):
     with store_front(moto_url, leave_out=CONDITIONS) as front:
         second = locking(front, moto_bucket, "second", lease_s=60)
         with (
@@ -338,11 +347,11 @@ def test_where_they_are_ignored_one_run_holds_and_the_next_is_told(moto_url, mot
         ):
             second.__enter__()
         with locking(front, moto_bucket, "third", lease_s=60):
-            assert "takes no notice of conditional writes" in caplog.text
+            assert "the store ignores conditional writes" in caplog.text
     assert keys_in(moto_bucket) == []
 
 
-def test_where_they_are_ignored_at_most_one_of_many_holds(moto_url, moto_bucket, soon):
+def test_if_conditional_writes_are_ignored_at_most_one_of_many_runs_holds_the_output(moto_url, moto_bucket, soon):
     won, refused, start, end = [], [], threading.Barrier(4), threading.Barrier(4)
 
     def hold_it(number):
@@ -364,25 +373,25 @@ def test_where_they_are_ignored_at_most_one_of_many_holds(moto_url, moto_bucket,
     assert (len(won) <= 1, len(won) + len(refused)) == (True, 4)
 
 
-def test_a_run_that_was_replaced_is_told_without_conditional_writes_too(moto_url, moto_bucket, soon):
+def test_a_replaced_run_notices_it_without_conditional_writes_too(moto_url, moto_bucket, soon):
     told = threading.Event()
     with (
         store_front(moto_url, leave_out=CONDITIONS) as front,
         locking(front, moto_bucket, "first", lease_s=3, on_lost=lambda reason: told.set()),
     ):
-        while not told.wait(0.2):  # a renewal that is under way may still win
+        while not told.wait(0.2):  # a renewal that has already begun may overwrite this
             Storage().put(f"{moto_bucket}/out/{LOCK}", b"another's")
     assert bytes(Storage().get(f"{moto_bucket}/out/{LOCK}").data) == b"another's"
 
 
-def test_a_write_that_took_too_long_for_that_is_taken_back(moto_url, moto_bucket, monkeypatch):
+def test_without_conditional_writes_a_lock_that_took_too_long_to_write_is_removed(moto_url, moto_bucket, monkeypatch):
     monkeypatch.setattr(conditional, "WAIT_S", 0.0)
     with store_front(moto_url, leave_out=CONDITIONS) as front, pytest.raises(StorageError, match="no lock is sure"):
         locking(front, moto_bucket, "run").__enter__()
     assert keys_in(moto_bucket) == []
 
 
-def test_a_renewal_may_take_longer(moto_bucket, monkeypatch):
+def test_a_renewal_of_the_lock_may_take_longer_than_its_creation(moto_bucket, monkeypatch):
     monkeypatch.setattr(conditional, "WAIT_S", 0.0)
     etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
 
@@ -393,11 +402,11 @@ def test_a_renewal_may_take_longer(moto_bucket, monkeypatch):
         TimedStorage(Storage()).replace(uri, b"theirs", etag)
 
 
-def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkeypatch):
+def test_a_setting_turns_conditional_writes_off(moto_url, moto_bucket, soon, monkeypatch):
     monkeypatch.setenv("GENRETAG_STORE_CONDITIONAL_WRITES", "off")
 
     def answer(request):
-        return ScoredPosters(501, "NotImplemented") if set(CONDITIONS) & set(request.headers) else None
+        return ErrorAnswer(501, "NotImplemented") if set(CONDITIONS) & set(request.headers) else None
 
     with store_front(moto_url, answer) as front, locking(front, moto_bucket, "run", lease_s=60):
         assert keys_in(moto_bucket) == [f"{moto_bucket}/out/{LOCK}"]
@@ -408,12 +417,12 @@ def test_they_can_be_done_without_on_request(moto_url, moto_bucket, soon, monkey
     [("replace", 404, "changed"), ("create", 304, "exists")],
     ids=["AWS, where it is gone", "MinIO before 2024"],
 )
-def test_each_stores_answer_to_a_condition_that_fails_is_understood(moto_url, moto_bucket, call, status, reason):
+def test_answers_of_different_stores_to_a_failed_condition_are_understood(moto_url, moto_bucket, call, status, reason):
     etag = Storage().create(uri := f"{moto_bucket}/lock", b"ours")
 
     def answer(request):
         failed = request.method == "PUT" and set(CONDITIONS) & set(request.headers)
-        return ScoredPosters(status, "NoSuchKey" if status == 404 else "") if failed else None
+        return ErrorAnswer(status, "NoSuchKey" if status == 404 else "") if failed else None
 
     with store_front(moto_url, answer) as front, pytest.raises(StorageError) as error:
         getattr(Storage(front.url), call)(uri, b"theirs", *[etag][: call == "replace"])
@@ -437,7 +446,7 @@ def test_a_folder_without_hard_links_has_one_holder_too(no_links, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_of_many_who_create_a_file_without_hard_links_one_wins(no_links, tmp_path):
+def test_without_hard_links_only_one_of_many_creators_of_a_file_succeeds(no_links, tmp_path):
     start, won = threading.Barrier(8), []
 
     def create(number):
@@ -459,7 +468,7 @@ def test_of_many_who_create_a_file_without_hard_links_one_wins(no_links, tmp_pat
 
 
 def test_without_hard_links_a_file_gets_its_second_name_by_a_copy(no_links, tmp_path):
-    """As a merged file does, which must be whole under both of its names."""
+    """A merged file needs this: it must be complete under both of its names."""
     (tmp_path / "merged").write_bytes(b"rows" * 1000)
 
     local.second_name(str(tmp_path / "merged"), str(tmp_path / "dt=2026-11-23" / "part"))
@@ -468,7 +477,7 @@ def test_without_hard_links_a_file_gets_its_second_name_by_a_copy(no_links, tmp_
     assert len(list(tmp_path.rglob("*.tmp"))) == 0
 
 
-def test_a_lock_that_is_still_empty_is_being_written_by_another(tmp_path):
+def test_an_empty_lock_file_counts_as_held(tmp_path):
     (tmp_path / LOCK).touch()
 
     with pytest.raises(OutputHeldError, match="run of unknown name"):
@@ -478,7 +487,7 @@ def test_a_lock_that_is_still_empty_is_being_written_by_another(tmp_path):
 
 
 def test_a_folder_without_file_locks_is_refused_at_the_start(tmp_path, monkeypatch):
-    """As Lustre is mounted by default."""
+    """Lustre is mounted without file locks by default."""
 
     def flock(*_arguments):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -491,7 +500,7 @@ def test_a_folder_without_file_locks_is_refused_at_the_start(tmp_path, monkeypat
 
 
 def test_a_user_without_a_name_is_named_by_number(monkeypatch):
-    """As a container may run: under a number that /etc/passwd does not have."""
+    """A container may run under a user id that is not in /etc/passwd."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     script = "from genretag.output.lock import Holder; print(Holder.this_process('run').user)"
@@ -503,8 +512,8 @@ def test_a_user_without_a_name_is_named_by_number(monkeypatch):
     assert ended.stdout.strip() == "uid 54321", ended.stderr
 
 
-def test_a_user_without_name_and_home_may_ask_a_cluster():
-    """Without HOME and without a line in /etc/passwd there is no home: then no token is in it either."""
+def test_a_user_without_name_and_home_can_connect_to_a_cluster():
+    """Without HOME and without an entry in /etc/passwd, there is no home folder, and so no file with a token."""
     script = "from genretag.runtime.ray_session import show_a_token_where_there_is_one as show; show(); print('shown')"
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     line = ["unshare", "--user", "--map-user=54321", sys.executable, "-c", script]

@@ -1,4 +1,4 @@
-"""Log lines: for people, or as JSON with the run id in every one, and without secrets in either."""
+"""Log lines are text for people, or JSON with the run id in every line. Neither form has secrets."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def logged(formatter, message, *values):
     return formatter.format(logging.LogRecord("genretag.test", logging.INFO, "file", 1, message, values, None))
 
 
-def test_a_json_line_says_when_how_bad_who_which_run_and_what():
+def test_a_json_line_has_time_level_logger_run_id_and_message():
     run_id = new_run_id()
 
     line = json.loads(logged(JsonFormatter(), "%d posters\nlisted", 3))
@@ -36,7 +36,7 @@ def test_a_json_line_says_when_how_bad_who_which_run_and_what():
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_no_line_tells_a_secret(secret, formatter):
+def test_secrets_are_redacted_in_both_formats(secret, formatter):
     said = logged(formatter, "signed with %s", secret) + logged(formatter, "at http://me:hunter2@store:9000/x")
 
     assert secret not in said
@@ -45,14 +45,14 @@ def test_no_line_tells_a_secret(secret, formatter):
     assert "http://***@store:9000/x" in said
 
 
-def test_what_is_taken_out_and_what_stays(secret):
+def test_redact_removes_secrets_and_keeps_the_rest(secret):
     assert redact(f"key {secret}") == "key ***"
     assert redact("GET https://s3/b/k?X-Amz-Signature=0f3a&x=1") == "GET https://s3/b/k?X-Amz-Signature=***&x=1"
     assert redact("Authorization: Bearer abcdefgh1234") == "Authorization: Bearer ***"
     assert redact("s3://films/posters/me@home.jpg of user@host") == "s3://films/posters/me@home.jpg of user@host"
 
 
-def test_where_secrets_lie_is_no_secret(monkeypatch):
+def test_the_path_of_a_token_file_is_not_redacted(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef")
 
@@ -75,7 +75,7 @@ def test_every_line_of_a_run_is_json_with_its_run_id(process, ray_cluster, few_p
     tag = ("tag", few_posters, tmp_path / "out", "--model", small_bundle, "--address", address, "--log-format", "json")
 
     done = process(*tag)
-    again = process(*tag, "--carry", "title")  # which a folder does not have
+    again = process(*tag, "--carry", "title")  # an error, because a folder has no column `title`
 
     assert (done.returncode, again.returncode) == (0, 2), done.stderr + again.stderr
     (run,) = (tmp_path / "out" / "runs").iterdir()

@@ -1,4 +1,4 @@
-"""Losses by hand: one poster, one label that is there (p = 1/2) and one that is not (p = 3/4)."""
+"""Losses computed by hand, for one poster with a present label (p = 1/2) and an absent label (p = 3/4)."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ def test_cross_entropy():
     assert value("bce") == pytest.approx([(LN2 + 2 * LN2) / 2])
 
 
-def test_focal_loss_counts_what_the_network_is_sure_of_less():
+def test_focal_loss_gives_confident_predictions_less_weight():
     assert value("focal") == pytest.approx([(0.5**2 * LN2 + 0.75**2 * 2 * LN2) / 2], rel=1e-5)
 
 
 def test_asymmetric_loss():
-    absent = 0.7**4 * -np.log(0.3)  # 3/4 less the margin
+    absent = 0.7**4 * -np.log(0.3)  # 3/4 minus the margin of .05
     assert value("asymmetric") == pytest.approx([(0.5 * LN2 + absent) / 2])
     assert value("asymmetric", gamma_positive=0, gamma_negative=2, margin=0.25) == pytest.approx(
         [(LN2 + 0.5**2 * LN2) / 2]

@@ -1,4 +1,4 @@
-"""What a manifest may say, and in which forms: what is unambiguous is read, all else is refused before scoring."""
+"""A manifest is read in any unambiguous form. All other manifests are refused before scoring."""
 
 import gzip
 
@@ -15,7 +15,7 @@ SOME = ["s3://films/p/Amélie.jpg", "s3://films/p/千と千尋.jpg"]
 
 @pytest.fixture
 def uris_of(tmp_path):
-    """Writes a manifest of this name, and reads the URIs that it names."""
+    """Return a function that writes a manifest with this name and content, and returns its URIs."""
 
     def uris_of(name, data):
         (tmp_path / name).write_bytes(data)
@@ -25,6 +25,7 @@ def uris_of(tmp_path):
 
 
 def parquet(**columns):
+    """Return the bytes of a Parquet file with these columns."""
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(pa.table(columns), sink, store_schema=False)
     return sink.getvalue().to_pybytes()
@@ -50,7 +51,7 @@ def parquet(**columns):
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_what_the_command_line_refuses_a_manifest_may_not_name_either(uris_of, uri, says, ending):
+def test_locations_that_the_command_line_refuses_are_refused_in_a_manifest_too(uris_of, uri, says, ending):
     good = "s3://films/good.jpg"
     data = f'uri\n{good}\n"{uri}"\n"{uri}"\n'.encode() if ending == "csv" else parquet(uri=[good, uri, uri])
 
@@ -62,7 +63,7 @@ def test_what_the_command_line_refuses_a_manifest_may_not_name_either(uris_of, u
     assert "\n" not in str(refused.value)
 
 
-def test_such_a_manifest_is_refused_before_anything_is_written(run, tmp_path):
+def test_a_manifest_with_an_unsupported_scheme_is_refused_before_anything_is_written(run, tmp_path):
     (tmp_path / "films.csv").write_text("uri\nhttps://images.example.org/a.jpg\n")
 
     with pytest.raises(UsageError, match="only local paths and s3://"):
@@ -85,19 +86,21 @@ def test_such_a_manifest_is_refused_before_anything_is_written(run, tmp_path):
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_path_means_what_it_says(uris_of, tmp_path, written, meant, ending):
+def test_paths_in_a_manifest_are_resolved_against_its_folder_and_otherwise_unchanged(
+    uris_of, tmp_path, written, meant, ending
+):
     data = f"uri,etag\n{written},1\n".encode() if ending == "csv" else parquet(uri=[written], etag=["1"])
 
     assert uris_of(f"films.{ending}", data) == [meant.format(folder=tmp_path)]
 
 
-def test_a_dot_before_a_key_in_a_bucket_is_no_part_of_it(bucket, storage):
+def test_a_leading_dot_is_removed_from_a_relative_key_in_a_bucket(bucket, storage):
     storage.put(f"{bucket}/lists/found.csv", b"uri\n./1987/a.jpg\n")
 
     assert read_inventory(f"{bucket}/lists/found.csv", storage)["uri"].to_pylist() == [f"{bucket}/lists/1987/a.jpg"]
 
 
-def test_spaces_after_a_name_belong_to_it_in_parquet_and_are_refused_in_a_csv(uris_of, tmp_path):
+def test_trailing_spaces_of_a_name_are_kept_in_parquet_and_refused_in_a_csv(uris_of, tmp_path):
     assert uris_of("films.parquet", parquet(uri=["a.jpg "])) == [f"{tmp_path}/a.jpg "]
     with pytest.raises(UsageError, match=r"row 1, 'a.jpg ', has spaces at its ends"):
         uris_of("films.csv", b"uri,year\na.jpg ,1987\n")
@@ -141,7 +144,7 @@ def test_an_empty_line_is_no_row(uris_of, tmp_path):
         (b"\n\n", "no column `uri`"),
     ],
 )
-def test_a_csv_that_can_be_read_in_several_ways_is_refused(uris_of, data, says):
+def test_an_ambiguous_or_unreadable_csv_is_refused(uris_of, data, says):
     with pytest.raises(UsageError, match=says):
         uris_of("films.csv", data)
 
@@ -175,6 +178,7 @@ def test_a_uri_column_that_is_no_text_is_refused(uris_of, column, says):
 
 
 def part_file(ending, *uris):
+    """Return the bytes of a part file that names these URIs."""
     if ending == "parquet":
         return parquet(uri=pa.array(uris, pa.string()), etag=pa.array(["1"] * len(uris), pa.string()))
     text = "".join(f"{line}\n" for line in ("uri,etag", *(f"{uri},1" for uri in uris))).encode() if uris else b""
@@ -182,7 +186,7 @@ def part_file(ending, *uris):
 
 
 def put_parts(storage, place, ending="parquet"):
-    """Writes a manifest as Spark does: parts in partitions, one of them empty, checksums, and a marker at the end."""
+    """Write a manifest as Spark does: part files in partitions, an empty one, checksums, and a `_SUCCESS` file."""
     for number, uri in enumerate(SOME):
         part = f"{place}/country={number}/part-{number:05d}-7c1e-c000.snappy.{ending}"
         storage.put(part, part_file(ending, uri))
@@ -213,7 +217,7 @@ def test_a_folder_of_part_files_is_one_manifest(where, ending, bucket, storage, 
         ("metadata/v1.metadata.json", b"{}", "is an Iceberg table"),
     ],
 )
-def test_a_folder_that_is_more_than_part_files_is_refused(bucket, storage, name, data, says):
+def test_a_folder_with_other_files_than_part_files_is_refused(bucket, storage, name, data, says):
     put_parts(storage, f"{bucket}/films.parquet")
     storage.put(f"{bucket}/films.parquet/{name}", data)
 
@@ -229,7 +233,7 @@ def test_part_files_with_other_columns_are_refused(storage, tmp_path):
         read_inventory(f"{tmp_path}/films.csv", storage)
 
 
-def test_a_manifest_that_is_not_there_is_still_missing(bucket, storage, tmp_path):
+def test_a_missing_manifest_is_an_error(bucket, storage, tmp_path):
     for place in (bucket, tmp_path):
         with pytest.raises(UsageError, match=r"gone\.parquet"):
             read_inventory(f"{place}/gone.parquet", storage)

@@ -1,4 +1,4 @@
-"""Ids of a CSV and images brought together: each poster has one image, and what does not match is said or refused."""
+"""Ids of a CSV are matched with images. Each poster gets one image, and mismatches are reported or refused."""
 
 import logging
 import unicodedata
@@ -21,7 +21,10 @@ NOWHERE = StoredImage("/nowhere.jpg", "", 1)
 
 @pytest.fixture
 def found(tmp_path):
-    """Finds the images of ids that all have one label, among files with these names and contents."""
+    """Return a function that finds the images of ids among files with these names and contents.
+
+    All ids have the same label.
+    """
 
     def found(ids, files, **settings):
         for name, content in files.items():
@@ -59,7 +62,7 @@ def test_keys_of_a_bucket_match_in_every_normal_form(bucket, storage):
     assert list(posters.labelled.ids) == [unicodedata.normalize("NFC", title) for title in TITLES]
 
 
-def test_a_bundle_from_before_that_learnt_from_decomposed_ids_is_not_measured_on_them_unawares():
+def test_training_ids_of_an_earlier_bundle_in_decomposed_form_are_recognised():
     decomposed = [unicodedata.normalize("NFD", title) for title in TITLES]
     hashes = np.frombuffer(training_ids_file(decomposed), dtype=HASH)
 
@@ -81,7 +84,7 @@ def test_an_id_with_the_ending_of_an_image_is_its_stem(found, extension):
 
 
 @pytest.mark.parametrize("second", ["back/{}.jpg", "{}.png"])
-def test_posters_with_two_images_are_refused_with_an_example(found, second):
+def test_many_posters_with_two_images_are_refused_with_an_example(found, second):
     files = {name.format(n): name.encode() for n in range(5) for name in ("front/{}.jpg", second)}
 
     with pytest.raises(UsageError, match=r"5 of 8 posters have several images, such as '0': .*/0\.") as caught:
@@ -89,7 +92,7 @@ def test_posters_with_two_images_are_refused_with_an_example(found, second):
     assert "name the folder with the right ones, or a manifest" in str(caught.value)
 
 
-def test_single_posters_with_two_images_are_left_out_and_named(found, caplog):
+def test_a_few_posters_with_two_images_are_left_out_and_named(found, caplog):
     caplog.set_level(logging.INFO)
     files = {f"{n}.jpg": b"1" for n in range(30)} | {"7.png": b"other", "8.png": b"other"}
 
@@ -98,32 +101,32 @@ def test_single_posters_with_two_images_are_left_out_and_named(found, caplog):
     assert any("posters left out, several images: 2 ('7': " in line for line in caplog.messages)
 
 
-def test_posters_with_two_images_are_left_out_where_that_is_allowed(found):
+def test_many_posters_with_two_images_are_left_out_if_allowed(found):
     files = {f"{n}.jpg": b"1" for n in range(8)} | {f"{n}.png": b"other" for n in range(5)}
 
     assert found(range(8), files, allow_left_out=True) == {str(n): f"{n}.jpg" for n in (5, 6, 7)}
 
 
-def test_copies_of_an_image_are_one_image_the_first_by_its_name(found):
+def test_of_identical_copies_of_an_image_the_first_by_name_is_used(found):
     files = {f"{folder}/{n}.jpg": f"{n}".encode() for n in range(5) for folder in ("posters", "backup")}
 
     assert found(range(5), files) == {str(n): f"backup/{n}.jpg" for n in range(5)}
 
 
-def test_what_lies_beside_an_image_under_its_name_is_no_second_image(found):
+def test_other_files_with_the_name_of_an_image_are_no_second_image(found):
     files = {f"{n}.{ending}": ending.encode() for n in range(5) for ending in ("jpg", "nfo", "json", "txt")}
 
     assert found(range(5), files) == {str(n): f"{n}.jpg" for n in range(5)}
 
 
-def test_an_object_that_is_named_twice_is_one_image():
+def test_an_object_that_is_listed_twice_is_one_image():
     labelled = LabelledSet(("a",), ("War",), np.ones((1, 1), dtype=np.uint8))
     stored = images_by_id([("a", StoredImage("s3://b/a.jpg", "old", 1)), ("a", StoredImage("s3://b/a.jpg", "new", 2))])
 
     assert match_images(labelled, stored, Storage()).images == {"a": StoredImage("s3://b/a.jpg", "new", 2)}
 
 
-def test_ids_of_which_hardly_any_is_the_name_of_an_image_are_refused(found):
+def test_a_csv_whose_ids_match_hardly_any_image_is_refused(found):
     files = {f"tt{n}.jpg": b"1" for n in range(40)} | {"3.jpg": b"1"}
 
     with pytest.raises(UsageError, match=r"only 1 of the 40 ids in .*films.csv are names of the 41 images"):

@@ -1,4 +1,4 @@
-"""Figures of multi-label predictions: small cases by hand, and scikit-learn where it has the same figure."""
+"""Figures of multi-label predictions equal small cases by hand, and scikit-learn if it has the same figure."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_average_precision_by_hand():
 
 
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
-    """Of the first label's four pairs three are in order, of the second's too; the third has none."""
+    """Three of the first label's four pairs are in order, and three of the second's. The third label has no pairs."""
     assert metrics.macro_roc_auc(TRUTH, PROBABILITIES) == pytest.approx(3 / 4)
     assert np.isnan(metrics.macro_roc_auc(np.zeros((2, 1)), np.zeros((2, 1))))
 
@@ -37,13 +37,13 @@ def test_a_hit_is_a_true_label_among_the_first_k():
 
 
 def test_ranking_loss_and_coverage_poster_by_poster():
-    """The third poster's one label is the least probable of three: both false ones stand above it."""
+    """The third poster's only label is the least probable of three, so both false labels rank above it."""
     assert metrics.ranking_losses(TRUTH, PROBABILITIES).tolist() == [0, 0, 1, 0]
     assert metrics.coverages(TRUTH, PROBABILITIES).tolist() == [1, 2, 3, 0]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_their_means_are_those_of_scikit_learn_with_ties_too(seed):
+def test_ranking_loss_and_coverage_equal_scikit_learn_with_ties_too(seed):
     generator = np.random.default_rng(seed)
     truth = (generator.random((200, 6)) < 0.3).astype(np.uint8)
     scores = generator.integers(0, 5, (200, 6)) / 5
@@ -53,18 +53,18 @@ def test_their_means_are_those_of_scikit_learn_with_ties_too(seed):
 
 
 def test_the_calibration_error_by_hand():
-    """Two bins: .9 said twice and true once, .1 said twice and never true."""
+    """Two bins: .9 is predicted twice and true once, .1 is predicted twice and never true."""
     truth, said = np.array([[1, 0], [0, 0]]), np.array([[0.9, 0.1], [0.9, 0.1]])
 
     assert metrics.expected_calibration_error(truth, said) == pytest.approx((0.8 + 0.2) / 4)
     assert metrics.expected_calibration_error(np.array([[1, 0]]), np.array([[1.0, 0.0]])) == 0
 
 
-def test_the_null_model_says_the_prevalence_whatever_the_poster():
+def test_the_null_model_gives_every_poster_the_prevalence():
     assert metrics.null_probabilities(TRUTH.mean(axis=0), 2).tolist() == [[0.5, 0.5, 0.0]] * 2
 
 
-def test_figures_of_a_profile_carry_its_name_and_the_summary_is_of_the_default_one():
+def test_names_of_figures_have_the_profile_and_the_summary_uses_the_default_profile():
     profile = Profile((0.5, 0.5, 0.5))
 
     found = metrics.figures(TRUTH, PROBABILITIES, {"sure": profile})

@@ -1,4 +1,4 @@
-"""The model card: training leaves one beside the bundle, `genretag evaluate --html` writes one anywhere."""
+"""Training writes a model card next to the bundle, and `genretag evaluate --html` writes a card to any location."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from genretag.reports.card_figures import reliability, together, uncalibrated
 from genretag.storage import Storage, join
 
 
-def test_training_leaves_a_card_that_is_no_part_of_the_model(small_bundle):
+def test_training_writes_a_card_that_does_not_belong_to_the_bundle(small_bundle):
     page = (Path(small_bundle) / "report.html").read_text()
     bundle = load_bundle(small_bundle, Storage())
 
@@ -41,7 +41,7 @@ def test_evaluate_writes_a_card_to_a_bucket(command, ray_cluster, small_bundle, 
     assert "By <code>labels</code>" in page
 
 
-def test_what_calibration_did_can_be_undone(small_bundle):
+def test_uncalibrated_returns_the_probabilities_before_calibration(small_bundle):
     bundle = load_bundle(small_bundle, Storage())
     raw = np.linspace(0.01, 0.99, 3 * len(bundle.labels)).reshape(3, -1)
     facts = bundle.facts["calibration"]
@@ -52,7 +52,7 @@ def test_what_calibration_did_can_be_undone(small_bundle):
     assert uncalibrated(bundle, bundle.labels, sigmoid(slope * logits_of(raw) + offset)) == pytest.approx(raw, abs=1e-6)
 
 
-def test_a_calibrated_model_lies_on_the_diagonal():
+def test_the_dots_of_a_calibrated_model_lie_on_the_diagonal():
     said = np.tile([0.25, 0.75], (400, 1))
     truth = np.zeros((400, 2), dtype=np.uint8)
     truth[:100, 0], truth[:300, 1] = 1, 1

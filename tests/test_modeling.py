@@ -1,4 +1,4 @@
-"""The network and its head, and augmentation: small literal cases."""
+"""The network, its head, and augmentation, in small cases with known results."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def test_calibration_is_folded_into_the_network():
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-(logits * slope + offset))), rtol=1e-5)
 
 
-def test_a_fresh_head_answers_with_the_prevalence():
+def test_an_untrained_head_predicts_the_prevalence():
     plain = network.build_network("lite0", 2, 32, 32)
     network.set_prior(plain, np.array([0.2, 0.7]))
 
@@ -26,7 +26,7 @@ def test_a_fresh_head_answers_with_the_prevalence():
     np.testing.assert_allclose(1 / (1 + np.exp(-logits)), [[0.2, 0.7]], rtol=1e-5)
 
 
-def test_augmentation_changes_pictures_but_not_what_they_are():
+def test_augmentation_changes_pictures_but_not_shape_type_or_brightness():
     images = np.full((16, 48, 32, 3), 100, dtype=np.uint8)
     images[:, :, :8] = 200
 

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts speak of metrics and labels that there are, in PromQL that can be read."""
+"""The dashboard and the alerts are valid PromQL, and use only metrics and labels that exist."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from genretag.runtime.telemetry import METRICS
 MONITORING = REPOSITORY / "cluster" / "monitoring"
 ALERTS = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
-FROM_RAY = {"NodeAddress"}  # Ray's own labels on every series
+FROM_RAY = {"NodeAddress"}  # labels that Ray adds to every series
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
 SERIES = {metric.exposed_name + suffix: metric for metric in METRICS for suffix in SUFFIXES[metric.kind]}
 
@@ -23,12 +23,12 @@ QUERIES = [rule["expr"] for rule in RULES] + [t["expr"] for panel in PANELS for 
 
 
 def parsed(query):
-    """The query as Prometheus reads it; Grafana fills the interval in."""
+    """Parse a query as Prometheus does. Grafana's placeholder for the interval is replaced by 5 minutes."""
     return promql_parser.parse(query.replace("$__rate_interval", "5m"))
 
 
 def selectors(node):
-    """All (metric, labels that are asked for) of a query."""
+    """Return the metrics of a query, each with the labels that the query selects by."""
     found = re.findall(r"(ray_genretag_\w+)(?:\{([^}]*)\})?", node.prettify())
     return [(name, re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", labels)) for name, labels in found]
 

@@ -1,4 +1,4 @@
-"""The morning report: written at the end of each night, drawn again on request, and never worth the night."""
+"""The morning report is written after each night and can be drawn again. Its failure never fails the night."""
 
 import logging
 
@@ -21,7 +21,7 @@ def page_of(output, record):
     return (output / "runs" / record.run_id / "run.html").read_text()
 
 
-def test_a_night_leaves_its_page(run, few_posters, tmp_path):
+def test_a_night_writes_its_report_page(run, few_posters, tmp_path):
     (few_posters / "broken<b>.jpg").write_bytes(b"no picture")
 
     record = run(few_posters, tmp_path / "out", report=True)
@@ -33,7 +33,7 @@ def test_a_night_leaves_its_page(run, few_posters, tmp_path):
     assert record.run_id in page
     (engines,) = record.processors
     assert (engines["cpu"], engines["precision"]) == (this_processor().model, "int8")
-    assert 1 <= engines["engines"] <= record.actors["predict_actors"]  # no more than there are blocks of posters
+    assert 1 <= engines["engines"] <= record.actors["predict_actors"]  # one engine at least, and one per actor at most
     assert f"in int8 on {engines['cpu']}" in page
     assert "broken&lt;b&gt;.jpg" in page
     assert page.count("data:image/webp") == 3 * 12
@@ -81,7 +81,7 @@ def test_only_runs_of_the_same_model_are_compared_with(paths, tmp_path):
     assert [r.run_id for r in earlier_records(second, Storage())] == [first.run_id]
 
 
-def test_it_is_drawn_in_a_bucket_with_failures_and_the_files_gone(paths, bucket, command, storage):
+def test_a_report_in_a_bucket_shows_failures_although_part_files_are_gone(paths, bucket, command, storage):
     output = join(bucket, "genres")
     failed = [("s3://films/posters/<script>.jpg", "decode", "truncated", "the end is missing")] * 4
     record = write_tagged(output, random_probabilities(paths[:3]), failed=failed)
@@ -95,14 +95,14 @@ def test_it_is_drawn_in_a_bucket_with_failures_and_the_files_gone(paths, bucket,
     assert "the end is missing" in page
 
 
-def test_an_output_without_runs_and_a_run_that_is_not_there(tmp_path, command, paths):
+def test_an_output_without_runs_and_an_unknown_run_are_refused(tmp_path, command, paths):
     assert "there is no published run in" in command("report", tmp_path / "nothing")[2]
     write_tagged(tmp_path, random_probabilities(paths[:2]))
     code, _, err = command("report", tmp_path, "--run", "2026")
     assert (code, "there is no record of a run 2026 in" in err) == (2, True)
 
 
-def test_what_bounded_the_night_is_the_busiest_stage(paths, tmp_path):
+def test_the_bottleneck_is_the_busiest_stage(paths, tmp_path):
     written = write_tagged(tmp_path, random_probabilities(paths[:2]))
     record = read_record(str(tmp_path), written.run_id, Storage())
 
@@ -113,4 +113,4 @@ def test_what_bounded_the_night_is_the_busiest_stage(paths, tmp_path):
     assert dict(phases(record)) == {
         "listing": 1.0, "worklist": 2.0, "Ray’s start and end": 5.0, "scoring": 45.0, "the rest": 7.0
     }  # fmt: skip
-    assert what_bounded(record, shares, phases(record)).startswith("The network bounded it")
+    assert what_bounded(record, shares, phases(record)).startswith("The network limited the speed")

@@ -1,6 +1,6 @@
-"""From `genretag submit` to the query of the morning, on a cluster of several nodes that come and go.
+"""From `genretag submit` to the SQL query in the morning, on a cluster of several nodes that come and go.
 
-Every node is a raylet of its own, with an address of its own where network namespaces can be made.
+Every node has its own raylet. If network namespaces can be made, every node also has its own address.
 """
 
 import json
@@ -28,7 +28,7 @@ from genretag.storage import Storage, StorageError, join
 BUCKET = "s3://cluster-nights"
 POSTERS = 600
 LAST = "posters/00599"
-RUN_TIMEOUT_S = 600  # generous: a run that hangs must not hang the tests
+RUN_TIMEOUT_S = 600  # a generous limit, only so that a hanging run does not hang the tests
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SENDS = tuple(word for name in CREDENTIALS for word in ("--env", name))
 FAST_TRAINING = (
@@ -71,7 +71,7 @@ def cluster(net, store):
 
 @pytest.fixture(scope="module")
 def bucket(s3_server, drawn_posters, poster_folder):
-    """Many posters to tag, and few labelled ones to train on."""
+    """Fill a bucket with many posters to tag, and a few labelled posters to train on."""
     s3_server.create_bucket(BUCKET.removeprefix("s3://"))
     storage = Storage()
     labels = (poster_folder.parent / "labels.csv").read_bytes()
@@ -87,7 +87,7 @@ def bucket(s3_server, drawn_posters, poster_folder):
 
 @pytest.fixture(scope="module")
 def submit(cluster):
-    """Starts `genretag submit` on this side of the network, with the cluster's token."""
+    """Return a function that starts `genretag submit` outside of the cluster's network, with the cluster's token."""
 
     def submit(*arguments, **environment):
         words = [sys.executable, "-m", "genretag", "submit", "--address", cluster.job_server]
@@ -105,7 +105,10 @@ def submit(cluster):
 
 @pytest.fixture(scope="module")
 def ended(submit):
-    """Runs `genretag submit` to its end: exit code, output, error output."""
+    """Return a function that runs `genretag submit` to its end.
+
+    The function returns the exit code, the standard output and the standard error output.
+    """
 
     def ended(*arguments, **environment):
         return end(submit(*arguments, **environment))
@@ -115,7 +118,10 @@ def ended(submit):
 
 @pytest.fixture
 def driver(cluster, s3_server):
-    """Runs a job of `jobs/` on the head's host, without the job server; `before` is Python that goes first."""
+    """Return a function that runs a script of `jobs/` on the head's host, without the job server.
+
+    `before` is Python code that runs first.
+    """
 
     def driver(command, *arguments, before="", **environment):
         code = f"{before}\nimport runpy, sys\nrunpy.run_path(sys.argv.pop(1), run_name='__main__')"
@@ -143,28 +149,28 @@ def end(job):
 
 
 def scrape(cluster):
-    """What Prometheus gets from all nodes that Ray's service discovery names."""
+    """Return the metrics of all nodes, which Ray's service discovery names, as Prometheus scrapes them."""
     texts, targets = [], json.loads((cluster.folder / "prom_metrics_service_discovery.json").read_text())
     for address in (address for target in targets for address in target["targets"]):
         with suppress(OSError), DIRECTLY.open(f"http://{address}/metrics", timeout=5) as answer:
-            texts.append(answer.read().decode())  # a node that has gone is still named for a while
+            texts.append(answer.read().decode())  # a node that has gone is still listed for a while
     return "\n".join(texts)
 
 
 def total(text, metric, **labels):
-    """The sum of all series of a metric that have these labels."""
+    """Return the sum of all series of a metric that have these labels."""
     suffix = "_count" if metric.kind == "histogram" else ""
     found = re.findall(rf"^{metric.exposed_name}{suffix}\{{(.*)\}} (\S+)$", text, flags=re.MULTILINE)
     return sum(float(value) for tags, value in found if all(f'{name}="{v}"' in tags for name, v in labels.items()))
 
 
 def nodes_with(cluster, title):
-    """How many worker nodes have a process of this title."""
+    """Return the number of worker nodes that have a process with this title."""
     return sum(bool(node.processes(title)) for node in cluster.workers)
 
 
 def morning_query(genres, model):
-    """How many posters the view of the warehouse knows, and how many rows there are."""
+    """Return the number of posters in the warehouse view, and the number of rows in the part files."""
     database = opened(genres, load_bundle(model, Storage()).labels, Storage())
     sql = "select (select count(*) from genretag.current_genres), (select count(*) from genretag.predictions)"
     return database.sql(sql).fetchall()
@@ -179,7 +185,7 @@ def lock_is_there(genres):
 
 @pytest.fixture(scope="module")
 def model(cluster, bucket, submit):
-    """What two data-parallel workers on two nodes have trained, submitted as a job."""
+    """Train a model with a submitted job of two data-parallel workers on two nodes, and return its location."""
     model = join(bucket, "model")
     training = submit(
         "--wait", *SENDS, "train", "--labels", join(bucket, "labels.csv"), "--images", join(bucket, "labelled"),
@@ -191,7 +197,7 @@ def model(cluster, bucket, submit):
     return model
 
 
-def test_from_training_to_the_query_of_the_morning(cluster, store, bucket, model, submit, ended):
+def test_training_tagging_crashes_and_the_query_in_the_morning(cluster, store, bucket, model, submit, ended):
     """The store holds back the last poster, so that no run ends before it is stopped or has lost its node."""
     genres = join(bucket, "genres")
     store.faults = Faults(held=LAST)
@@ -199,7 +205,7 @@ def test_from_training_to_the_query_of_the_morning(cluster, store, bucket, model
         "--wait", *SENDS, "tag", join(bucket, "posters"), genres, "--model", model, "--fetch-actors=3",
         "--predict-actors=2", "--rows-per-file=100", "--date=2026-11-25", "--log-format=json",
     )  # fmt: skip
-    seen, spread = set(), set()  # metrics with a value, and stages that two nodes work at
+    seen, spread = set(), set()  # metrics that had a value, and stages that ran on two nodes
 
     def watch(job, until_this):
         def ended_or_seen():
@@ -243,13 +249,13 @@ def test_from_training_to_the_query_of_the_morning(cluster, store, bucket, model
 
 
 def stop(cluster, name):
-    """What `ray job stop` asks for, without the seconds in which that starts."""
+    """Stop a job by the request that `ray job stop` makes. The command itself takes seconds to start."""
     bearer = {"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"}
     DIRECTLY.open(urllib.request.Request(f"{cluster.job_server}/api/jobs/{name}/stop", headers=bearer, method="POST"))
 
 
 def submission_id(job):
-    """The name that `submit` says first."""
+    """Return the submission id, which `submit` prints first."""
     return job.stdout.readline().split()[0]
 
 
@@ -273,20 +279,20 @@ def test_another_version_of_ray_is_named(cluster, bucket, driver):
 
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory):
-    """A folder that one node cannot see."""
+    """Return a folder that the GPU node cannot see."""
     return tmp_path_factory.mktemp("hidden")
 
 
 @pytest.fixture(scope="module")
 def gpu_node(cluster, hidden):
-    """A node that declares a GPU, and has a disk of its own where others have the hidden folder."""
+    """Add a node that declares a GPU, and that sees the hidden folder empty."""
     return cluster.add_worker(cpus=2, gpus=1, hide=hidden)
 
 
 def test_on_a_mixed_cluster_gpus_predict_and_cpus_decode(cluster, gpu_node, bucket, model, submit):
-    """The GPU is declared only: what is shown is where actors are placed, not how fast one is."""
+    """The GPU is only declared. The test shows where actors are placed, not their speed."""
     genres = join(bucket, "mixed")
-    earlier = set(cluster.actors("Predict"))  # of jobs before this one, which Ray may leave behind under load
+    earlier = set(cluster.actors("Predict"))  # actors of earlier jobs, which Ray may leave behind under load
     job = submit("--wait", *SENDS, "tag", join(bucket, "labelled"), genres, "--model", model)
     predicts, fetches = set(), set()
 
@@ -310,7 +316,7 @@ def record(genres):
     return json.loads(bytes(storage.get(info.uri).data))
 
 
-def test_an_output_that_a_node_cannot_see(cluster, gpu_node, hidden, bucket, driver):
+def test_an_output_folder_that_a_node_cannot_see_is_refused(cluster, gpu_node, hidden, bucket, driver):
     if not gpu_node.host.prefix:
         pytest.skip("no namespaces can be made here")
 

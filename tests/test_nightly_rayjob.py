@@ -1,4 +1,4 @@
-"""cluster/kubernetes/base/nightly.py against a server that keeps RayJobs as the Kubernetes API does."""
+"""cluster/kubernetes/base/nightly.py runs against a server that stores RayJobs as the Kubernetes API does."""
 
 import importlib.util
 import inspect
@@ -24,6 +24,7 @@ DONE = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
 
 
 def _ended(code):
+    """Return the status of a RayJob whose command failed with this exit code."""
     message = f"Job entrypoint command failed with exit code {code}, last available logs (truncated to 20,000 chars):"
     return {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": message}
 
@@ -37,7 +38,10 @@ def nightly():
 
 
 class _Api:
-    """RayJobs by name, and what becomes of each new one: statuses that it shows one after the other."""
+    """The RayJobs of a simulated API, by name.
+
+    `fates` has a list of statuses for each new RayJob. Each request for the RayJob shows the next status.
+    """
 
     def __init__(self, fates):
         self.rayjobs = {"genretag-tag": PATTERN}
@@ -104,7 +108,7 @@ def _served(api, folder):
 
 @pytest.fixture
 def night(nightly, tmp_path):
-    """Runs the script's flow as one pod; returns its exit code."""
+    """Return a function that runs the script as one pod would, and returns its exit code."""
 
     def run(api, pattern="genretag-tag"):
         with _served(api, tmp_path) as url:
@@ -115,7 +119,7 @@ def night(nightly, tmp_path):
     return run
 
 
-def test_the_pattern_is_copied_awake_and_owned_by_the_job(night):
+def test_the_suspended_pattern_is_copied_as_a_running_rayjob_that_the_kubernetes_job_owns(night):
     api = _Api([[{}, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, DONE]])
 
     assert night(api) == 0
@@ -146,15 +150,15 @@ def test_a_rayjob_that_kuberay_refuses_needs_a_person(night, capsys):
     [
         ("ValidationFailed", 2),
         ("Failed", 1),
-        ("Complete", 1),  # without the success of the job
+        ("Complete", 1),  # complete, but the job did not succeed
         *[(state, None) for state in ("", "Initializing", "Running", "Waiting", "Suspending", "Suspended", "Retrying")],
     ],
 )
-def test_every_state_of_kuberay_is_an_end_or_waited_for(nightly, state, code):
+def test_every_state_of_kuberay_has_an_exit_code_or_is_waited_for(nightly, state, code):
     assert nightly.exit_code({"jobDeploymentStatus": state}) == code
 
 
-def test_what_has_no_exit_code_is_worth_another_try(night):
+def test_an_end_without_an_exit_code_is_retried(night):
     lost = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "the RayJob took too long"}
 
     assert night(_Api([[lost]])) == 1
@@ -168,7 +172,7 @@ def test_the_next_pod_of_a_failed_night_tries_again_under_the_next_name(night):
     assert sorted(api.rayjobs) == ["genretag-nightly-29400660-1", "genretag-nightly-29400660-2", "genretag-tag"]
 
 
-def test_a_pod_that_was_moved_waits_for_the_night_that_runs(night):
+def test_a_second_pod_waits_for_the_rayjob_of_the_first(night):
     api = _Api([[DONE]])
     assert night(api) == 0
 
@@ -176,7 +180,7 @@ def test_a_pod_that_was_moved_waits_for_the_night_that_runs(night):
     assert "genretag-nightly-29400660-2" not in api.rayjobs
 
 
-def test_an_api_that_is_away_for_a_moment_ends_nothing(night, nightly, tmp_path):
+def test_a_short_outage_of_the_api_is_tolerated(night, nightly, tmp_path):
     api = _Api([[DONE]])
     api.create({"metadata": {"name": "tonight"}})
     api.broken_answers = 3
@@ -190,6 +194,6 @@ def test_a_missing_pattern_is_refused_with_its_name(night, nightly):
         night(_Api([]), pattern="genretag-tog")
 
 
-def test_codes_and_words_are_those_of_genretag_and_of_ray(nightly):
+def test_exit_codes_are_those_of_genretag_and_the_message_is_that_of_ray(nightly):
     assert (nightly.RETRY, nightly.ACT, nightly.HELD) == (errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_HELD)
     assert "failed with exit code {return_code}" in inspect.getsource(job_supervisor)

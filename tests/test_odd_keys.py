@@ -1,7 +1,7 @@
-"""Keys and names of every kind: each is listed, looked up, read, written and tagged as exactly what it is.
+"""Keys and file names of every kind are listed, looked up, read, written and tagged unchanged.
 
-SeaweedFS keeps objects in folders: it folds some keys that AWS tells apart (`a//b`, `/a`, a backslash), and refuses
-others (`..`, names over 255 bytes). moto keeps all that AWS keeps, but for line feeds: its router has no rule for them.
+SeaweedFS stores objects in folders. So it merges some keys that AWS distinguishes (`a//b`, `/a`, a backslash), and
+refuses others (`..`, names of more than 255 bytes). moto accepts all keys that AWS accepts, except line feeds.
 """
 
 import contextlib
@@ -40,6 +40,7 @@ def listed(storage, uri):
 
 
 def put_all(storage, prefix, keys):
+    """Write an object for each key below the prefix, and return the contents by URI."""
     uris = {f"{prefix}/{key}": key.encode() for key in keys}
     for uri, data in uris.items():
         storage.put(uri, data)
@@ -47,6 +48,7 @@ def put_all(storage, prefix, keys):
 
 
 def assert_all_are_there(storage, prefix, uris):
+    """Check that these objects are listed, read and looked up with exactly these URIs and contents."""
     found = listed(storage, prefix)
     assert set(found) == set(uris)
     for uri, data in uris.items():
@@ -63,13 +65,13 @@ def test_a_store_like_aws_keeps_every_key_apart(moto_bucket):
     assert_all_are_there(storage, join(moto_bucket, "posters"), uris)
 
 
-def test_seaweedfs_keeps_what_is_a_path_to_it(bucket, storage):
+def test_seaweedfs_keeps_all_keys_that_are_valid_paths(bucket, storage):
     uris = put_all(storage, join(bucket, "posters"), PLAIN + CONTROL + LINE_FEED)
 
     assert_all_are_there(storage, join(bucket, "posters"), uris)
 
 
-def test_keys_at_the_top_of_a_bucket(moto_bucket):
+def test_odd_keys_at_the_top_of_a_bucket_are_kept(moto_bucket):
     storage = Storage()
     uris = put_all(storage, moto_bucket, ["/", "/lead.jpg", "//two.jpg", "a.jpg", "é"])
 
@@ -77,7 +79,7 @@ def test_keys_at_the_top_of_a_bucket(moto_bucket):
 
 
 @pytest.mark.parametrize("prefix", ["a b+c%2F#?&", "映画", "a//b", "..", "tab\t", 'q"<&>', "/lead", "%"])
-def test_a_prefix_is_taken_as_it_is_and_ends_at_a_slash(moto_bucket, prefix):
+def test_a_prefix_is_used_unchanged_and_ends_at_a_slash(moto_bucket, prefix):
     storage = Storage()
     uris = put_all(storage, f"{moto_bucket}/{prefix}", ["1.jpg", "deep/2.jpg"])
     put_all(storage, moto_bucket, [f"{prefix}2/no.jpg", f"{prefix}.jpg", "0.jpg", "zz.jpg"])
@@ -85,7 +87,7 @@ def test_a_prefix_is_taken_as_it_is_and_ends_at_a_slash(moto_bucket, prefix):
     assert_all_are_there(storage, f"{moto_bucket}/{prefix}", uris)
 
 
-def test_folder_marks_are_left_out_and_empty_objects_are_not(moto_bucket):
+def test_folder_markers_are_left_out_and_empty_objects_are_listed(moto_bucket):
     storage = Storage()
     for key in ("p/", "p/sub/", "p/sub//", "p/empty.jpg"):
         storage.put(f"{moto_bucket}/{key}", b"")
@@ -107,12 +109,12 @@ def test_odd_keys_break_no_page_of_a_listing(moto_bucket, monkeypatch, servers):
 
 
 @pytest.mark.parametrize("key", CONTROL + LINE_FEED + PATHS[:-5])
-def test_what_obstore_would_refuse_or_change_goes_through_boto3(key):
+def test_keys_that_obstore_refuses_or_changes_go_through_boto3(key):
     assert is_odd(f"s3://bucket/{key}") or key == "back\\slash.jpg"
 
 
 @pytest.mark.parametrize("key", [*PLAIN, *LONG, "a/.b/..c/d..", "posters/tt0000001.jpg"])
-def test_the_others_take_the_fast_way(key):
+def test_all_other_keys_go_through_obstore(key):
     assert not is_odd(f"s3://bucket/{key}")
 
 
@@ -133,7 +135,7 @@ def test_errors_of_odd_keys_have_the_usual_reasons(moto_bucket):
     assert error.value.reason == "not_found"
 
 
-def test_a_night_gives_every_key_one_row_under_its_own_name(run, bucket, storage, few_posters, tmp_path):
+def test_a_night_gives_every_odd_key_one_row_with_its_exact_uri(run, bucket, storage, few_posters, tmp_path):
     posters = sorted(few_posters.iterdir())
     keys = PLAIN + CONTROL + LINE_FEED
     uris = {join(bucket, "posters", key) for key in keys}
@@ -151,7 +153,7 @@ def test_a_night_gives_every_key_one_row_under_its_own_name(run, bucket, storage
     assert run(join(bucket, "posters"), join(bucket, "genres")).scored == 0
 
 
-def test_names_of_files_are_taken_as_they_are(storage, tmp_path):
+def test_names_of_files_are_kept_unchanged(storage, tmp_path):
     names = [
         "with space.jpg",
         "100%2F.jpg",
@@ -186,7 +188,7 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_in_words(storage, tmp_path):
         listed(storage, str(folder))
 
 
-def test_links_to_themselves_and_to_folders_above_end(storage, tmp_path):
+def test_cyclic_links_do_not_repeat_files(storage, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
     (tmp_path / "sub" / "up").symlink_to(tmp_path)
@@ -197,7 +199,7 @@ def test_links_to_themselves_and_to_folders_above_end(storage, tmp_path):
 
 def test_fifos_and_sockets_are_never_opened(storage, tmp_path):
     os.mkfifo(tmp_path / "fifo.jpg")
-    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as unix:  # a socket's path is short
+    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as unix:  # the path of a socket must be short
         unix.bind("socket.jpg")
     (tmp_path / "a.jpg").write_bytes(b"x")
 
@@ -209,7 +211,10 @@ def test_fifos_and_sockets_are_never_opened(storage, tmp_path):
 
 @pytest.fixture
 def closed(monkeypatch):
-    """Makes the kernel's answer for some paths `EACCES`: root, as whom tests may run, is refused nothing."""
+    """Return a set of paths. For paths in it, the operating system answers `EACCES`.
+
+    File permissions are not enough, because tests may run as root.
+    """
     paths = set()
 
     def refusing(call):
@@ -235,7 +240,7 @@ def test_a_sub_folder_that_may_not_be_read_is_left_out_and_counted(storage, tmp_
     assert "1 sub-folders that may not be read are left out" in caplog.text
 
 
-def test_a_file_that_may_not_be_looked_at_is_listed_and_fails_when_it_is_read(storage, tmp_path, closed):
+def test_a_file_without_permission_is_listed_and_fails_when_it_is_read(storage, tmp_path, closed):
     (tmp_path / "a.jpg").write_bytes(b"x")
     closed.add(f"{tmp_path}/a.jpg")
 
@@ -247,7 +252,7 @@ def test_a_file_that_may_not_be_looked_at_is_listed_and_fails_when_it_is_read(st
     assert error.value.reason == "access_denied"
 
 
-def test_what_vanishes_while_it_is_listed_is_no_error(storage, tmp_path, monkeypatch):
+def test_files_that_vanish_during_the_listing_are_no_error(storage, tmp_path, monkeypatch):
     for name in ("a/1.jpg", "b/2.jpg", "c/3.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"x")
@@ -264,7 +269,7 @@ def test_what_vanishes_while_it_is_listed_is_no_error(storage, tmp_path, monkeyp
     assert set(listed(storage, str(tmp_path))) == {f"{tmp_path}/c/3.jpg"}
 
 
-def test_tables_and_objects_say_the_same(bucket, storage):
+def test_listings_as_tables_and_as_objects_are_equal(bucket, storage):
     storage.put(join(bucket, "p/a.jpg"), b"123")
 
     (table,) = storage.list_tables(join(bucket, "p"))

@@ -1,4 +1,4 @@
-"""Posters and outputs in folders and prefixes of any name: every command takes them as they are."""
+"""Posters and outputs may be in folders and prefixes of any name: every command uses the names unchanged."""
 
 import pytest
 from outputs import ODD, rows
@@ -6,8 +6,8 @@ from outputs import ODD, rows
 from genretag.storage import join
 
 
-@pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_nights_a_report_a_table_a_merge_and_a_gallery(
+@pytest.mark.parametrize("kind", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
+def test_tag_report_compact_and_gallery_work_in_a_folder_with_an_odd_name(
     kind, run, few_posters, small_bundle, command, storage, tmp_path, request
 ):
     pytest.importorskip("pyiceberg")

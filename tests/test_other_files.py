@@ -1,4 +1,7 @@
-"""Files that are no posters: told by their names, unread, or by their content; they use up no error budget."""
+"""Files that are no posters do not use up the error budget.
+
+They are recognised by their names, without reading them, or by their content.
+"""
 
 import gzip
 import io
@@ -17,12 +20,12 @@ from genretag.storage import Storage, join
 
 MATROSKA = b"\x1aE\xdf\xa3" + bytes(60)
 APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100)
-LIMIT = 200_000  # bytes of one picture, in tests of what is too large
+LIMIT = 200_000  # bytes: the limit for one picture in these tests
 
 
 @pytest.fixture
 def read(tmp_path, drawn_posters):
-    """Reads one file of a given name and content, as the job does."""
+    """Return a function that writes a file with this name and content, and reads it as the job does."""
     reader = PosterReader(Storage(), ImageRule(96, 64), 1, ImageLimits(max_bytes=LIMIT))
 
     def read(name, data):
@@ -53,7 +56,7 @@ def read(tmp_path, drawn_posters):
         ("original of an editor or a camera", "poster.psd IMG_1.CR2"),
     ],
 )
-def test_a_name_says_what_is_no_poster(kind, names):
+def test_the_kind_of_another_file_is_recognised_by_its_name(kind, names):
     for name in names.split():
         assert kind_by_name(f"s3://films/posters/{name}") == kind, name
 
@@ -65,7 +68,7 @@ def test_a_name_says_what_is_no_poster(kind, names):
         *("a.jpg?w=500", "Dr.Strange", "_a.jpg", ".a.jpg", "folder.d/", "success", "_SUCCESS.jpg", "movie.db.jpg"),
     ],
 )
-def test_what_may_be_a_poster_by_its_name_is_read(name):
+def test_a_file_that_may_be_a_poster_by_its_name_is_read(name):
     assert kind_by_name(f"s3://films/{name}") is None
 
 
@@ -100,7 +103,7 @@ def archive():
         ("poster.psd", b"8BPS\0\1" + bytes(50)),
     ],
 )
-def test_a_file_that_is_no_poster_is_another_file_whichever_check_sees_it_first(read, name, data):
+def test_a_file_that_is_no_poster_has_the_reason_other_file_whichever_check_finds_it(read, name, data):
     failure = read(name, data)
 
     assert (failure.stage, failure.reason) == ("decode", "other_file"), failure
@@ -127,12 +130,15 @@ def test_a_poster_that_is_broken_stays_a_failure(read, name, data, stage, reason
 
 
 @pytest.mark.parametrize("name", ["poster", "poster.v2", "poster.bin", "folder.d/poster"])
-def test_a_picture_counts_under_any_name_that_says_nothing(read, drawn_posters, name):
+def test_a_picture_with_an_unknown_extension_or_none_is_a_poster(read, drawn_posters, name):
     assert isinstance(read(name, drawn_posters[0].data), Poster)
 
 
 def others_of(place):
-    """What lies beside posters, more than the 100 that may fail in any case: by name all, but for the last kind."""
+    """Return files that are no posters, by URI: more than the 100 failures that are always allowed.
+
+    All are recognised by their names, except `clip`.
+    """
     names = [f"Film {n}/Film {n}.{ending}" for n in range(40) for ending in ("mkv", "en.srt", "nfo")]
     return {join(place, name): MATROSKA for name in names} | {
         join(place, "_SUCCESS"): b"",
@@ -142,7 +148,7 @@ def others_of(place):
 
 
 @pytest.mark.parametrize("where", ["folder", "bucket"])
-def test_other_files_use_up_no_budget_and_are_counted_by_kind_once(
+def test_other_files_do_not_use_the_error_budget_and_are_counted_by_kind(
     where, run, storage, few_posters, bucket, drawn_posters, tmp_path
 ):
     place = str(few_posters) if where == "folder" else join(bucket, "library")
@@ -164,7 +170,7 @@ def test_other_files_use_up_no_budget_and_are_counted_by_kind_once(
     assert {row["reason"] for row in rows(output, "failures")} == {"other_file"}
 
 
-def test_a_folder_of_nothing_but_other_files_is_no_success(run, tmp_path):
+def test_a_folder_with_only_other_files_is_refused(run, tmp_path):
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "film.mkv").write_bytes(MATROSKA)
 
@@ -174,9 +180,7 @@ def test_a_folder_of_nothing_but_other_files_is_no_success(run, tmp_path):
 
 
 @pytest.mark.parametrize("broken", [1, 3])
-def test_a_small_table_where_most_posters_fail_is_no_success_however_often_it_runs(
-    run, few_posters, tmp_path, storage, broken
-):
+def test_a_small_table_where_most_posters_fail_fails_every_time_it_runs(run, few_posters, tmp_path, storage, broken):
     whole = sorted(few_posters.iterdir())[: broken - 1]
     for number in range(broken):
         storage.put(str(few_posters / f"bad{number}.jpg"), b"<html><body>404")
@@ -193,7 +197,7 @@ def test_a_small_table_where_most_posters_fail_is_no_success_however_often_it_ru
     assert (allowed.already_failed, allowed.already_scored) == (broken, broken - 1)
 
 
-def test_a_broken_newcomer_among_many_posters_is_no_failed_night(run, few_posters, tmp_path):
+def test_one_broken_new_poster_among_many_does_not_fail_the_night(run, few_posters, tmp_path):
     run(few_posters, tmp_path / "out")
     (few_posters / "new.jpg").write_bytes(b"")
 

@@ -1,4 +1,4 @@
-"""Pages are escaped, whatever comes from outside, and forbid all but their own style and script."""
+"""Pages escape all foreign text, and their policy allows only their own style and script."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ def a_gallery(**values):
     return render("gallery.html", styles=("page.css", "gallery.css"), script="gallery.js", **shown).decode()
 
 
-def test_foreign_text_is_escaped_and_cannot_turn_the_text_round():
+def test_foreign_text_is_escaped_and_cannot_reverse_the_direction_of_text():
     html = a_gallery(output=HOSTILE)
 
     assert "<img src=x" not in html
@@ -28,18 +28,18 @@ def test_foreign_text_is_escaped_and_cannot_turn_the_text_round():
     assert "\u202e" not in html
 
 
-def test_a_data_block_cannot_be_ended_from_inside():
+def test_json_text_cannot_end_its_script_block():
     text = json_text({"key": HOSTILE})
 
     assert not set(text) & set("<>&\u202e")
     assert json.loads(text) == {"key": HOSTILE}
 
 
-def test_a_name_that_is_no_text_does_not_keep_a_page_from_being_written():
+def test_a_name_that_is_not_utf8_does_not_break_a_page():
     assert "<code>bad </code>" in a_gallery(output="bad\udcff")
 
 
-def test_the_policy_names_just_the_style_and_the_script_of_the_page():
+def test_the_policy_allows_only_the_style_and_the_script_of_the_page():
     html = a_gallery()
 
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1].replace("&#39;", "'")

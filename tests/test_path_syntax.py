@@ -1,4 +1,4 @@
-"""A path in SQL, in a glob and in a URI is read back there as just that path, whatever folders are called."""
+"""A path that is written into SQL, a glob or a URI is read back unchanged, whatever its folders are called."""
 
 import glob
 import itertools
@@ -48,7 +48,10 @@ any_folder = settings(max_examples=40, deadline=None, suppress_health_check=[Hea
 
 
 def in_folder(base, name):
-    """A folder of that name, and next to it some that must not be met in its place."""
+    """Make a folder with this name, and return it.
+
+    Next to it are folders that a wrongly quoted name would match.
+    """
     place = base / str(next(NUMBERS))
     for other in {name, "a", "b", "aa", "x", "20", "dt=2001-01-01"}:
         (place / other).mkdir(parents=True)
@@ -58,7 +61,8 @@ def in_folder(base, name):
 
 
 @any_folder
-@given(FOLDERS.filter(lambda name: "\\" not in name))  # which DuckDB reads as a slash: `open_database` refuses it
+# DuckDB reads a backslash as a slash, so `open_database` refuses it.
+@given(FOLDERS.filter(lambda name: "\\" not in name))
 def test_duckdb_reads_the_one_file_and_its_own_columns(tmp_path, name):
     file = in_folder(tmp_path, name) / "x.parquet"
 
@@ -67,7 +71,7 @@ def test_duckdb_reads_the_one_file_and_its_own_columns(tmp_path, name):
 
 @any_folder
 @given(FOLDERS)
-def test_a_pattern_matches_the_one_file(tmp_path, name):
+def test_an_escaped_glob_matches_only_the_one_file(tmp_path, name):
     file = in_folder(tmp_path, name) / "x"
 
     assert glob.glob(glob_pattern(file), include_hidden=True) == [str(file)]  # noqa: PTH207 - of a pattern
@@ -102,7 +106,7 @@ def test_another_parser_of_uris_reads_the_same_path(name):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
-def test_text_and_names_in_sql(text):
+def test_quoted_texts_and_names_in_sql_are_read_back(text):
     assert duckdb.sql(f"select {sql_text(text)} as {sql_name(text)}").to_arrow_table().to_pydict() == {text: [text]}
 
 
@@ -117,13 +121,13 @@ def test_text_and_names_in_sql(text):
         ("postgresql://user@host/db", None),
     ],
 )
-def test_the_file_of_a_catalogue_s_uri(uri, file):
+def test_the_file_of_a_sqlite_uri_is_found(uri, file):
     pytest.importorskip("sqlalchemy")
 
     assert sqlite_file(uri) == (file and Path(file))
 
 
-def test_a_catalogue_that_a_user_names_is_looked_for_where_it_will_be(tmp_path):
+def test_a_catalogue_uri_of_the_user_is_decoded_before_the_file_is_looked_for(tmp_path):
     pytest.importorskip("sqlalchemy")
     (tmp_path / "what?").mkdir()
     named = TableSettings("films.genres", f"sqlite:///{tmp_path}/what%3F/c.db")
@@ -134,7 +138,7 @@ def test_a_catalogue_that_a_user_names_is_looked_for_where_it_will_be(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["what?", "back\\slash"])
-def test_a_temporary_folder_that_duckdb_cannot_use(tmp_path, name):
+def test_a_temporary_folder_that_duckdb_cannot_use_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
 
     with pytest.raises(UsageError, match=r"it has [?\\] in its path; set another TMPDIR"):

@@ -1,4 +1,7 @@
-"""A run that is suspended until another takes its place ends with 3 and says so; no row is lost and none is double."""
+"""A run that is suspended until another run takes the output over ends with exit code 3 and says so.
+
+No row is lost, and none is written twice.
+"""
 
 import os
 import signal
@@ -37,7 +40,7 @@ except OutputHeldError as lost:
 
 @pytest.fixture
 def many_posters(poster_folder, tmp_path):
-    """A folder with enough posters for a run to be met at its work."""
+    """Return a folder with enough posters that a test can suspend the run while it scores."""
     folder = tmp_path / "images"
     folder.mkdir()
     files = sorted(file for file in poster_folder.rglob("*") if file.is_file())
@@ -47,17 +50,20 @@ def many_posters(poster_folder, tmp_path):
 
 
 def processes_of(job, which):
+    """Return the driver of a job if `which` is "driver", otherwise all of its processes."""
     driver = psutil.Process(job.pid)
     return [driver] if which == "driver" else [driver, *driver.children(recursive=True)]
 
 
 def send(processes, number):
+    """Send a signal to those processes that still run."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
 
 def wait_for(condition, job, timeout_s=240):
+    """Wait until the condition is true. Fail if the job ends before that."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert job.poll() is None, job.stderr.read()
@@ -66,7 +72,9 @@ def wait_for(condition, job, timeout_s=240):
 
 
 @pytest.mark.parametrize("which", ["driver", "all processes"])
-def test_it_ends_with_3_and_names_the_run_that_took_over(run, many_posters, small_bundle, tmp_path, which):
+def test_the_suspended_run_ends_with_3_and_names_the_run_that_took_over(
+    run, many_posters, small_bundle, tmp_path, which
+):
     output = tmp_path / "out"
     line = [sys.executable, "-m", "genretag.cli", "tag", many_posters, output, "--model", small_bundle]
     line += ["--rows-per-file", "256", "--no-report"]
@@ -88,10 +96,14 @@ def test_it_ends_with_3_and_names_the_run_that_took_over(run, many_posters, smal
     assert [file.parent.name for file in output.glob("runs/*/run.json")] == [record.run_id]
 
 
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")  # a script's `command &` ignores Ctrl-C in the same way
+
+
 @pytest.mark.parametrize("ended", [False, True], ids=["still at work", "done"])
-def test_who_took_over_is_known_while_that_run_works_and_when_it_is_done(tmp_path, ended):
+@pytest.mark.parametrize("prefix", [(), IN_BACKGROUND], ids=["in a terminal", "in the background"])
+def test_the_run_that_took_over_is_named_while_it_runs_and_after_its_end(tmp_path, prefix, ended):
     output, successor = str(tmp_path / "out"), "20261101T000500Z-bbbb"
-    first = subprocess.Popen([sys.executable, "-c", HOLDER, output], stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*prefix, sys.executable, "-c", HOLDER, output], stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"
     first.send_signal(signal.SIGSTOP)
     with ExitStack() as second:
@@ -106,7 +118,7 @@ def test_who_took_over_is_known_while_that_run_works_and_when_it_is_done(tmp_pat
     assert line == f"{output} was taken over by run {by}, this run stops; what it had finished is kept\n"
 
 
-def test_it_publishes_nothing_though_all_its_files_were_written(run, few_posters, tmp_path, monkeypatch):
+def test_a_run_that_loses_its_output_after_its_last_file_publishes_no_record(run, few_posters, tmp_path, monkeypatch):
     make_record = night.make_record
 
     def make_record_and_lose_the_output(*arguments):

@@ -1,4 +1,4 @@
-"""A valid file of any layout shows its picture, or is refused as one that is not decoded here: never nonsense."""
+"""A valid file of any layout shows its picture, or is refused because its format is not decoded."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ ON_A_WHITE_PAGE = """async (source) => {
     return canvas.toDataURL("image/png");
 }"""
 
-# Kinds of variants, each one test: 300 would take longer to start than to run.
+# One test for each kind of variant. 300 separate tests would take longer to start than to run.
 KINDS = sorted({"-".join(variant.name.split("-")[:2]) for variant in variants()})
 
 
@@ -35,12 +35,15 @@ def of_kind(kind: str) -> list[Variant]:
 
 
 def difference(pixels: np.ndarray, variant: Variant) -> int:
-    """The largest one of any channel of any pixel."""
+    """Return the largest difference of any channel of any pixel from the expected picture."""
     return int(np.abs(pixels.astype(int) - variant.resized(RULE.width, RULE.height)).max())
 
 
 def decoded_difference(variant: Variant) -> int | str:
-    """The difference of what we decode; in words, if it is not decoded or has another size."""
+    """Decode the file and return the difference from the expected picture.
+
+    If the file is not decoded or has another size, return a text that says so.
+    """
     try:
         decoded = decode(variant.data, RULE)
     except BadImage as bad:
@@ -49,7 +52,7 @@ def decoded_difference(variant: Variant) -> int | str:
     return difference(decoded.pixels, variant) if size == variant.shows.shape[:2] else f"size {size}"
 
 
-def test_the_variants_are_many_and_their_names_are_their_own() -> None:
+def test_there_are_many_variants_with_unique_names() -> None:
     assert len({variant.name for variant in variants()}) == len(variants()) >= 300
 
 
@@ -67,7 +70,7 @@ def test_a_variant_that_is_not_decoded_is_refused_with_the_true_reason(variant: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_libvips_sees_the_same_pictures(kind: str) -> None:
+def test_libvips_reads_the_expected_pictures(kind: str) -> None:
     for variant in of_kind(kind):
         if variant.judge == "libvips":
             image = pyvips.Image.new_from_buffer(variant.data, "").colourspace("srgb")
@@ -76,7 +79,7 @@ def test_libvips_sees_the_same_pictures(kind: str) -> None:
             assert difference(seen, variant) <= variant.tolerance, variant.name
 
 
-def test_chromium_sees_the_same_pictures(browser) -> None:
+def test_chromium_shows_the_expected_pictures(browser) -> None:
     page = browser.new_page()
     page.goto("about:blank")
     differences = {}

@@ -1,4 +1,4 @@
-"""`genretag predict`: the top three of a few files, without Ray and without TensorFlow."""
+"""`genretag predict` prints the top three genres of a few files, without Ray and without TensorFlow."""
 
 import subprocess
 import sys

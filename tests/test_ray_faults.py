@@ -1,4 +1,4 @@
-"""Actors and nodes of a real cluster die, come late, or run out of memory: each poster still ends as one row."""
+"""Actors and nodes of a real cluster die, join late, or run out of memory. Each poster still becomes one row."""
 
 import json
 import os
@@ -15,29 +15,29 @@ from ray_cluster_faults import ray_cluster, until
 from genretag.storage import Storage, join
 
 POSTERS = 600
-UNDER_WAY = 260  # GETs: more than one step of work is begun
-LAST = "posters/0599"  # of the last step
-SMALL_STORE_BYTES = 80 << 20  # Ray wants 75 MB at least
-RUN_TIMEOUT_S = 150  # generous: a run that hangs must not hang the tests
+UNDER_WAY = 260  # number of GETs after which more than one step of work has begun
+LAST = "posters/0599"  # a poster of the last step
+SMALL_STORE_BYTES = 80 << 20  # Ray needs at least 75 MB
+RUN_TIMEOUT_S = 150  # a generous limit, only so that a hanging run does not hang the tests
 
 
 @pytest.fixture(scope="module")
 def cluster(s3_server):
-    """A head and worker nodes, of which tests kill some."""
+    """Start a head. Tests add and kill worker nodes."""
     with ray_cluster(workers=0) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def two_workers(cluster):
-    """Worker nodes are there again that other tests have killed."""
+    """Add worker nodes until there are two, because earlier tests have killed some."""
     while len(cluster.workers) < 2:
         cluster.add_worker()
 
 
 @pytest.fixture(scope="module")
 def images(s3_server, drawn_posters):
-    """600 whole posters in a bucket."""
+    """Fill a bucket with 600 posters, none of them broken, and return their URIs."""
     s3_server.create_bucket("ray-faults")
     uris = [f"s3://ray-faults/posters/{number:04d}.jpg" for number in range(POSTERS)]
     storage = Storage()
@@ -48,7 +48,7 @@ def images(s3_server, drawn_posters):
 
 @pytest.fixture(scope="module")
 def labelled(s3_server, drawn_posters, poster_folder):
-    """Where labelled posters are, and their CSV."""
+    """Fill a bucket with labelled posters and their CSV, and return its URI."""
     s3_server.create_bucket("ray-faults-labelled")
     place, storage = "s3://ray-faults-labelled", Storage()
     storage.put(join(place, "labels.csv"), (poster_folder.parent / "labels.csv").read_bytes())
@@ -59,7 +59,10 @@ def labelled(s3_server, drawn_posters, poster_folder):
 
 @pytest.fixture
 def start(cluster, tmp_path):
-    """Starts a `genretag` command on the cluster, in a process of its own; returns that and the file of its errors."""
+    """Return a function that starts a `genretag` command on the cluster, in a new process.
+
+    The function returns the process and the file of its error output.
+    """
 
     def start(*arguments):
         errors = tmp_path / "errors.txt"
@@ -72,11 +75,10 @@ def start(cluster, tmp_path):
 
 @pytest.fixture
 def tag(cluster, images, start, s3_server, request):
-    """Tags all posters in one run while `fault(cluster)` happens half way, and checks the rows.
+    """Return a function that tags all posters in one run, calls `fault(cluster, said)` half way, and checks the rows.
 
-    The bucket holds back the last poster until then, so that no run is done too early, however fast the machine.
-    `apart` keeps the stages in actors of their own, as they are where there are GPUs. A fault may want what the run
-    says until then: a function that returns it is passed on as `said`.
+    The bucket holds back the last poster until after the fault, so that no run ends too early on a fast machine. If
+    `apart` is True, fetching and predicting have their own actors, as on GPUs. `said` returns the run's log so far.
     """
     output = f"s3://ray-faults/{request.node.name}"
 
@@ -103,6 +105,7 @@ def tag(cluster, images, start, s3_server, request):
 
 
 def _end(job, errors):
+    """Wait until the job ends and return its exit code. Fail if the job hangs."""
     try:
         return job.wait(timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -111,6 +114,7 @@ def _end(job, errors):
 
 
 def _counts_come_out(output):
+    """Fail if the counts in the newest run record do not add up."""
     storage = Storage()
     records = [info.uri for page in storage.list(join(output, "runs")) for info in page]
     record = json.loads(bytes(storage.get(max(records)).data))
@@ -118,11 +122,11 @@ def _counts_come_out(output):
     assert record["listed"] == sum(record[part] for part in parts) == POSTERS
 
 
-def test_an_actor_is_killed(two_workers, tag):
+def test_a_run_survives_the_death_of_an_actor(two_workers, tag):
     tag(lambda cluster, _: cluster.kill_actor("FetchDecodePredict"))
 
 
-def test_a_fetch_actor_and_a_predict_actor_are_killed(two_workers, tag):
+def test_a_run_survives_the_death_of_a_fetch_actor_and_a_predict_actor(two_workers, tag):
     def kill(cluster, _):
         cluster.kill_actor("FetchDecode")
         until(lambda: cluster.actors("Predict"))
@@ -131,8 +135,8 @@ def test_a_fetch_actor_and_a_predict_actor_are_killed(two_workers, tag):
     tag(kill, apart=True)
 
 
-def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(two_workers, tag, cluster):
-    """What is left of the cluster has CPUs enough for all stages, though not for as many actors as were planned."""
+def test_a_run_survives_the_loss_of_the_worker_node_that_predicts(two_workers, tag, cluster):
+    """The remaining nodes have enough CPUs for all stages, but not for all planned actors."""
 
     def kill(cluster, _):
         until(lambda: cluster.actors("Predict"))
@@ -141,8 +145,8 @@ def test_the_worker_node_with_the_predictor_is_lost_and_none_takes_its_place(two
     tag(kill, apart=True)
 
 
-def test_all_worker_nodes_are_lost_under_way_and_another_joins_late(two_workers, tag, cluster):
-    """Posters are done already: so it waits for nodes, for longer than it would at first, and says so."""
+def test_a_run_that_loses_all_worker_nodes_continues_when_another_joins(two_workers, tag, cluster):
+    """Some posters are done. So the run waits for nodes longer than it would before its first poster, and says so."""
 
     def kill(cluster, said):
         until(lambda: re.search(r"scoring: [1-9]\d*/600", said()))
@@ -159,7 +163,7 @@ def kill_all(cluster):
         cluster.kill_worker(node)
 
 
-def test_all_worker_nodes_are_lost_before_the_first_poster_is_done(two_workers, cluster, images, start):
+def test_a_run_that_loses_all_worker_nodes_before_its_first_poster_ends(two_workers, cluster, images, start):
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/too-late", "--wait-for-nodes-s", 1)
     until(lambda: cluster.actors("FetchDecodePredict") or job.poll() is not None)
     kill_all(cluster)
@@ -170,13 +174,14 @@ def test_all_worker_nodes_are_lost_before_the_first_poster_is_done(two_workers, 
 
 
 def last_line(errors):
+    """Return the last line of the error output. Fail if the output has a traceback."""
     said = errors.read_text()
     assert "Traceback" not in said
     return said.splitlines()[-1]
 
 
-def test_a_job_starts_right_after_the_last_worker_node_has_died(two_workers, cluster, images, start):
-    """Ray still names it: a look at the nodes does not tell."""
+def test_a_job_that_starts_right_after_the_death_of_the_last_worker_node_ends(two_workers, cluster, images, start):
+    """Ray still lists the dead node, so listing the nodes does not show its death."""
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/no-node", "--wait-for-nodes-s", 1)
     until(lambda: "to score" in errors.read_text() or job.poll() is not None)
     kill_all(cluster)
@@ -185,8 +190,8 @@ def test_a_job_starts_right_after_the_last_worker_node_has_died(two_workers, clu
     assert "the cluster has no room for an actor that predicts with 0.5 CPU: it has 1 node" in last_line(errors)
 
 
-def test_the_object_store_of_a_node_is_too_small(tag, cluster):
-    """Ray spills to disk what does not fit: decoded posters of two steps, where there is room for one."""
+def test_a_run_survives_an_object_store_that_is_too_small(tag, cluster):
+    """Decoded posters of two steps do not fit into an object store for one step. Ray spills them to disk."""
     kill_all(cluster)
     small = cluster.add_worker(cpus=8, store_bytes=SMALL_STORE_BYTES)
 
@@ -195,8 +200,8 @@ def test_the_object_store_of_a_node_is_too_small(tag, cluster):
     cluster.kill_worker(small)
 
 
-def test_more_training_workers_than_there_is_room_for(two_workers, cluster, labelled, start):
-    """On nodes that could hold some of them each, but not all of them together."""
+def test_training_with_more_workers_than_fit_is_refused(two_workers, cluster, labelled, start):
+    """Each node has room for some of the workers, but all nodes together have too little."""
     job, errors = start(
         "train", "--labels", f"{labelled}/labels.csv", "--images", f"{labelled}/posters",
         "--output", f"{labelled}/model", "--checkpoints", f"{labelled}/checkpoints",
@@ -210,10 +215,10 @@ def test_more_training_workers_than_there_is_room_for(two_workers, cluster, labe
     )
 
 
-def test_a_wrong_token_is_told(cluster, images, start, monkeypatch):
+def test_a_wrong_cluster_token_is_refused(cluster, images, start, monkeypatch):
     wrong = "0" * 64
     monkeypatch.setitem(cluster.environment, "RAY_AUTH_TOKEN", wrong)
-    monkeypatch.setitem(cluster.environment, "RAY_NUM_REDIS_GET_RETRIES", "1")  # and not for 20 s
+    monkeypatch.setitem(cluster.environment, "RAY_NUM_REDIS_GET_RETRIES", "1")  # otherwise Ray retries for 20 s
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/refused")
 
     assert _end(job, errors) == 2

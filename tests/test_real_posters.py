@@ -1,4 +1,4 @@
-"""The default model on the real labelled posters: as good as it says, and no poster that it cannot read."""
+"""The default model on real labelled posters is as good as its bundle says, and can read all of them."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_the_default_model_is_as_good_as_its_bundle_says(real_posters, ray_clust
 
 
 def test_one_film_has_the_picture_of_another_and_follows_it_into_the_test_split(real_posters):
-    """Two ids, one picture: by its own id the larger one would be trained on, and the smaller one tested on it."""
+    """Two ids have one picture. By its own id, the larger would be a training poster and the smaller a test poster."""
     splits = read_labelled_posters(
         str(real_posters / "train.csv"), str(real_posters / "images"), TrainSettings(), Storage()
     )

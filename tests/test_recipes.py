@@ -1,4 +1,4 @@
-"""A recipe stands behind flags, environment and file, and before the defaults."""
+"""Settings of a recipe override the defaults. Flags, environment and file override the recipe."""
 
 import pytest
 
@@ -10,7 +10,7 @@ NEEDED = ["train", "--labels", "films.csv", "--images", "posters", "--output", "
 
 
 def parsed(*flags, file=None):
-    """The settings that `genretag train` would run with."""
+    """Return the settings that `genretag train` would run with."""
     app.config = settings_sources(app, file)
     _, bound, _ = app.parse_args([*NEEDED, *flags], print_error=False, exit_on_error=False)
     return bound.arguments.get("settings", TrainSettings())
@@ -18,7 +18,7 @@ def parsed(*flags, file=None):
 
 @pytest.fixture
 def file(tmp_path):
-    """Writes a settings file with these lines for `train`."""
+    """Return a function that writes a settings file with these lines for `train`."""
 
     def write(*lines):
         path = tmp_path / "nightly.toml"
@@ -28,18 +28,16 @@ def file(tmp_path):
     return write
 
 
-def test_without_a_recipe_the_defaults_hold():
+def test_without_a_recipe_the_settings_are_the_defaults():
     assert parsed() == TrainSettings() == settings_of(DEFAULT_RECIPE)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_valid_and_the_command_line_gives_what_the_library_gives(name):
+def test_every_recipe_gives_the_same_settings_on_the_command_line_and_in_the_library(name):
     assert parsed("--recipe", name) == settings_of(name)
 
 
-def test_the_default_comes_after_the_recipe_the_recipe_after_the_file_that_after_the_environment_that_after_flags(
-    file, monkeypatch
-):
+def test_flags_override_environment_then_file_then_recipe_then_default(file, monkeypatch):
     learning_rate = [parsed().learning_rate, parsed("--recipe", "tutorial").learning_rate]
     both = file("learning_rate = 0.3", "epochs = 7", 'recipe = "tutorial"')
     learning_rate.append(parsed(file=both).learning_rate)
@@ -71,7 +69,7 @@ def test_an_unknown_recipe_names_the_nearest():
         settings_of("x")
 
 
-def test_a_recipe_names_only_settings_that_there_are():
+def test_an_unknown_setting_next_to_a_recipe_is_refused():
     with pytest.raises(TypeError, match="batchsize"):
         settings_of("frozen", batchsize=3)
 

@@ -1,4 +1,4 @@
-"""The command reference is what the program says of itself: no command and no setting is missing."""
+"""The command reference is generated from the program, and has every command and every setting."""
 
 import runpy
 from dataclasses import fields, is_dataclass
@@ -27,7 +27,7 @@ def test_the_list_of_modules_is_what_the_program_generates():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_setting_of_a_command_has_a_row(command):
-    """Read from the signature and the settings classes, not by way of the generator."""
+    """Take the expected settings from signatures and settings classes, independently of the generator."""
     shared = [kind.__name__ for kind in _settings(command) if f"[{kind.__name__}]" in section(REFERENCE, command)]
 
     listed = _listed(command).union(*map(_listed, shared))
@@ -41,7 +41,7 @@ def test_a_row_names_the_variable_and_the_key(command, name):
 
 
 def _listed(heading):
-    """The arguments and options in the tables below a heading, as Python names them."""
+    """Return the arguments and options in the tables below a heading, as Python names."""
     words = (word for cell in first_cells(section(REFERENCE, heading)) for word in cell.split())
     named = (word.strip(".,").removeprefix("--") for word in words if word.startswith("--") or word.isupper())
     return {name.lower().replace("-", "_") for name in named}

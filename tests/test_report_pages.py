@@ -1,4 +1,4 @@
-"""The model card and the morning report in a real browser: whole, readable by everybody, safe from hostile names."""
+"""The model card and the morning report in a real browser are complete, accessible, and safe from hostile names."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from genretag.storage import Storage
 
 @pytest.fixture(scope="module")
 def night_page(poster_folder, tmp_path_factory):
-    """The report of a drifted night of posters and labels with hostile names."""
+    """Write the report of a night that has drifted, with hostile names of posters and labels. Return the file."""
     folder = tmp_path_factory.mktemp("night")
     paths = sorted(poster_folder.rglob("*.*"))[:20]
     labels = (*LABELS, HOSTILE_LABEL)
@@ -27,11 +27,12 @@ def night_page(poster_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def card_page(small_bundle):
+    """Return the model card of the small bundle."""
     return Path(small_bundle) / "report.html"
 
 
 @pytest.mark.parametrize("which", ["night_page", "card_page"])
-def test_everybody_can_read_it_on_a_phone_and_in_the_dark(browser, which, request):
+def test_the_page_is_accessible_on_a_phone_and_in_dark_mode(browser, which, request):
     for width, scheme in ((390, "dark"), (1280, "light"), (390, "light"), (1280, "dark")):
         with opened(browser, request.getfixturevalue(which), width=width, scheme=scheme) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -47,8 +48,8 @@ def test_hostile_names_stay_text(browser, night_page, bypass_csp):
         assert page.locator(".sheet img").count() == 3 * 14
 
 
-def test_the_policy_holds_off_a_script_that_came_through_all_the_same(browser, night_page, tmp_path):
-    """Were something not escaped, the browser would still refuse to run it."""
+def test_the_policy_blocks_a_script_that_was_not_escaped(browser, night_page, tmp_path):
+    """If something were not escaped, the browser would still refuse to run it."""
     page = night_page.read_text().replace('<main id="main">', f'<main id="main">{FOREIGN}<script>hacked = 1</script>')
     (tmp_path / "page.html").write_text(page)
 

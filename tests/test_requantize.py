@@ -1,4 +1,7 @@
-"""Bundles whose int8 network saturates on CPUs without VNNI: who uses one is told, and can make the network anew."""
+"""Bundles of earlier versions, whose int8 network saturates on CPUs without VNNI.
+
+The user of one is warned, and `genretag requantize` makes the int8 network again.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,12 +26,12 @@ SAYS = "has no VNNI"
 
 
 def of_full_range(files, folder):
-    """The same int8 network with integers twice as large, as NNCF makes them when it is not asked for smaller ones."""
+    """Return the int8 network with integers twice as large, as NNCF makes them by default."""
     model = openvino.Core().read_model(*(files[name] for name in INT8_FILES))
     for constant in model.get_ordered_ops():
         if constant.get_type_name() == "Constant" and constant.get_element_type().to_string() == "i8":
             if np.abs(constant.data.astype(int)).max() > LARGEST_WEIGHT:
-                continue  # a depthwise layer, which has the full range anyway
+                continue  # depthwise layers have the full range anyway
             (reader,) = constant.output(0).get_target_inputs()
             converted = reader.get_node()
             readers = converted.output(0).get_target_inputs()
@@ -43,7 +46,7 @@ def of_full_range(files, folder):
 
 @pytest.fixture
 def older(small_bundle, tmp_path):
-    """The small bundle as it was made before, and where it is."""
+    """Make the small bundle as an earlier version would have made it, and return the bundle and its location."""
     bundle, place = load_bundle(small_bundle, Storage()), tmp_path / "older"
     (tmp_path / "made").mkdir()
     bundle = replace(bundle, files={**bundle.files, **of_full_range(bundle.files, tmp_path / "made")})
@@ -53,11 +56,12 @@ def older(small_bundle, tmp_path):
 
 
 def posters_of(poster_folder):
+    """Return the flags for the labels and the images."""
     return "--labels", poster_folder.parent / "labels.csv", "--images", poster_folder
 
 
 @pytest.mark.parametrize(("cap", "warned"), [("AVX2", True), ("", this_processor(cap="").saturates_in_int8)])
-def test_an_older_model_is_a_warning_where_it_says_something_else(
+def test_an_older_model_is_a_warning_on_cpus_where_it_saturates(
     older, command, few_posters, monkeypatch, caplog, cap, warned
 ):
     monkeypatch.setenv(CAP, cap)
@@ -86,8 +90,9 @@ def test_a_night_with_an_older_model_is_warned_once(older, ray_cluster, monkeypa
     assert (engine["precision"], engine["on_gpu"]) == ("int8", False)
 
 
-def test_an_older_model_is_quantized_anew(older, command, poster_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_bundle, "MAP_IT_MAY_COST", 0.1)  # the small model loses more by 7 bits than a real one
+def test_requantize_makes_a_network_that_does_not_saturate(older, command, poster_folder, tmp_path, monkeypatch):
+    # 7-bit weights cost the small model more than a real model.
+    monkeypatch.setattr(make_bundle, "MAP_IT_MAY_COST", 0.1)
     bundle, place = older
 
     code, out, err = command("requantize", place, *posters_of(poster_folder), "--output", tmp_path / "anew")
@@ -103,7 +108,9 @@ def test_an_older_model_is_quantized_anew(older, command, poster_folder, tmp_pat
     assert (tmp_path / "anew" / "report.html").exists()
 
 
-def test_a_network_that_saturates_is_not_kept(older, command, poster_folder, tmp_path, monkeypatch, caplog):
+def test_an_int8_network_that_still_saturates_is_left_out_of_the_bundle(
+    older, command, poster_folder, tmp_path, monkeypatch, caplog
+):
     bundle, place = older
     full_range = {name: bundle.files[name] for name in INT8_FILES}
     monkeypatch.setattr(make_bundle, "int8_files", lambda *_: full_range)
@@ -139,7 +146,7 @@ def test_other_posters_than_it_was_trained_with_are_refused(older, command, post
     assert not (tmp_path / "anew").exists()
 
 
-def test_a_bundle_that_is_there_is_not_replaced(older, command, poster_folder):
+def test_an_existing_bundle_is_not_overwritten(older, command, poster_folder):
     _, place = older
 
     code, _, err = command("requantize", place, *posters_of(poster_folder), "--output", place)

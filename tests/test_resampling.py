@@ -1,4 +1,4 @@
-"""Figures of many draws of posters at once are what scikit-learn says of each draw, to nine digits."""
+"""Figures of many bootstrap draws, computed at once, equal scikit-learn's figures of each draw to nine digits."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,10 @@ PROFILES = {"balanced": Profile((0.3, 0.4, 0.5, 0.2)), "top-2": Profile((0.0,) *
 
 
 def drawn(seed, posters=120, levels=None):
-    """A truth, with a label that few have, and scores that know a little of it; with `levels`, many are equal."""
+    """Draw a truth with a rare label, and scores that are a little better than chance.
+
+    If `levels` is given, the scores are rounded to this number of levels, so that many are equal.
+    """
     generator = np.random.default_rng(seed)
     truth = (generator.random((posters, 4)) < [0.5, 0.3, 0.1, 0.02]).astype(np.uint8)
     scores = np.clip(generator.random((posters, 4)) * 0.8 + 0.2 * truth, 0, 1)
@@ -21,7 +24,7 @@ def drawn(seed, posters=120, levels=None):
 
 
 def test_average_precision_and_area_by_hand():
-    """True, false, true, best first; then the first one drawn twice and the second never."""
+    """The posters are true, false, true, best first. The second draw has the first poster twice and not the second."""
     ranking = Ranking(np.array([1, 0, 1]), np.array([0.9, 0.8, 0.7]))
 
     weights = np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]]).T
@@ -31,7 +34,7 @@ def test_average_precision_and_area_by_hand():
     assert np.isnan(ranking.precision_and_area(weights)[1][1]), "no false one was drawn"
 
 
-def test_equal_scores_share_a_place_whatever_their_order():
+def test_the_order_of_equal_scores_does_not_matter_in_a_ranking():
     weights = np.ones((2, 1))
 
     for truth in ([1, 0], [0, 1]):
@@ -40,14 +43,14 @@ def test_equal_scores_share_a_place_whatever_their_order():
 
 
 @pytest.mark.parametrize(("seed", "levels"), [(0, None), (1, None), (2, 7), (3, 3), (4, 1)])
-def test_each_draw_has_the_figures_that_scikit_learn_finds_in_it(seed, levels):
+def test_the_figures_of_each_draw_equal_those_of_scikit_learn(seed, levels):
     truth, scores = drawn(seed, levels=levels)
     weights = next(draws(len(truth), 5, seed, 5))
-    weights[:, 0] = 1  # the posters as they are
+    weights[:, 0] = 1  # the first draw has every poster once
 
     found = Resampler(truth, scores, PROFILES).figures(weights)
 
-    means = {"macro_map", "macro_map_frequent", "macro_roc_auc"}  # below
+    means = {"macro_map", "macro_map_frequent", "macro_roc_auc"}  # checked separately below
     for draw in range(5):
         posters = np.repeat(np.arange(len(truth)), weights[:, draw].astype(int))
         expected = figures(truth[posters], scores[posters], PROFILES)
@@ -75,8 +78,8 @@ def test_draws_are_the_same_for_the_same_seed_in_chunks_of_any_size():
     assert (next(draws(50, 8, 4, 8)) != whole).any()
 
 
-def test_the_interval_is_that_of_the_mean_of_coins():
-    """hit@1 of a coin in 400 posters: the interval is two standard deviations, .025 each, to either side."""
+def test_the_interval_of_coin_flips_is_two_standard_deviations():
+    """hit@1 of a coin in 400 posters has a standard deviation of .025. The interval is two of them to either side."""
     truth = np.zeros((400, 2), dtype=np.uint8)
     truth[:200, 0], truth[200:, 1] = 1, 1
     said = ScoredPosters(truth, np.tile(np.array([0.6, 0.4], dtype=np.float32), (400, 1)), {})
@@ -87,7 +90,7 @@ def test_the_interval_is_that_of_the_mean_of_coins():
     assert (figure.low, figure.high) == (pytest.approx(0.45, abs=0.01), pytest.approx(0.55, abs=0.01))
 
 
-def test_a_bundle_beside_itself_differs_in_nothing_and_a_better_one_is_better_in_all_draws():
+def test_a_bundle_does_not_differ_from_itself_and_a_better_one_wins_in_all_draws():
     truth, scores = drawn(0)
     better = np.clip(scores + 0.5 * truth, 0, 1)
     one, other = (measure(ScoredPosters(truth, said, PROFILES), truth.mean(axis=0), 50, 0) for said in (better, scores))
@@ -100,19 +103,19 @@ def test_a_bundle_beside_itself_differs_in_nothing_and_a_better_one_is_better_in
     assert differences["labels:balanced"].better_in is None
 
 
-def test_the_null_model_chooses_its_threshold_by_what_its_prevalence_expects():
-    """Saying the first label of .5, .4, .05 to all has F1 .51, the first two .62, all of them .48."""
+def test_the_null_model_predicts_the_labels_with_the_best_expected_f1():
+    """For prevalences .5, .4, .05, the expected F1 is .51 with one predicted label, .62 with two, .48 with three."""
     null = null_profiles({"balanced": Profile((0.9,) * 3), "top-1": Profile((0.0,) * 3, 1)}, np.array([0.5, 0.4, 0.05]))
 
     assert null["balanced"].predicted(np.array([[0.5, 0.4, 0.05]])).tolist() == [[True, True, False]]
     assert null["top-1"] == Profile((0.0,) * 3, 1)
 
 
-def test_an_interval_of_nothing_known_is_not_a_number():
+def test_an_interval_without_known_values_is_nan():
     assert np.isnan(interval(np.array([np.nan, np.nan]))).all()
 
 
-def test_the_estimate_stands_within_its_interval_and_unbiased_figures_are_as_measured():
+def test_estimates_lie_in_their_intervals_and_unbiased_figures_equal_the_measured_ones():
     truth, scores = drawn(0, posters=400)
     measured = measure(ScoredPosters(truth, scores, PROFILES), truth.mean(axis=0), 200, 0)
 
@@ -124,8 +127,8 @@ def test_the_estimate_stands_within_its_interval_and_unbiased_figures_are_as_mea
     assert measured.figures["ece"].estimate < measured.figures["ece"].value
 
 
-def test_a_label_that_few_have_does_not_make_macro_f1_certain():
-    """Two posters have the second label and neither is found: no draw finds one, but other posters like these may."""
+def test_the_interval_of_macro_f1_allows_for_labels_that_few_posters_have():
+    """Two posters have the second label, and neither is predicted. So no draw has a hit, but other posters might."""
     truth = np.zeros((100, 2), dtype=np.uint8)
     truth[:50, 0], truth[:2, 1] = 1, 1
     scores = np.full((100, 2), 0.1)
@@ -139,8 +142,8 @@ def test_a_label_that_few_have_does_not_make_macro_f1_certain():
 
 @pytest.mark.parametrize("posters", [1, 2, 3])
 @pytest.mark.parametrize("positives", [0, 1])
-def test_few_posters_and_labels_without_positives_have_figures_or_none(posters, positives):
-    """No warning, and nothing out of bounds; a mean over no labels is none."""
+def test_few_posters_and_labels_without_positives_give_figures_or_nan(posters, positives):
+    """There is no warning and no value out of bounds. A mean over no labels is NaN."""
     truth = np.zeros((posters, 2), dtype=np.uint8)
     truth[:positives, 0] = 1
     said = ScoredPosters(truth, np.linspace(0.9, 0.2, 2 * posters).reshape(posters, 2), {"half": Profile((0.5, 0.5))})

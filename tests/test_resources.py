@@ -1,4 +1,4 @@
-"""How many actors of each stage, and whether Ray can always place them."""
+"""The plan chooses the number of actors of each stage, and Ray can always place them."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_a_gpu_gets_one_engine_and_the_cpus_decode_for_it(engine):
         ("", None, "openvino"),
     ],
 )
-def test_on_a_gpu_runs_what_is_installed(monkeypatch, caplog, installed, backend, engine):
+def test_on_a_gpu_an_installed_engine_is_chosen(monkeypatch, caplog, installed, backend, engine):
     monkeypatch.setattr(engines, "find_spec", lambda name: name in installed.split() or None)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     if backend:
@@ -67,8 +67,8 @@ def test_on_a_gpu_runs_what_is_installed(monkeypatch, caplog, installed, backend
     assert ("pip install 'genretag[jax]'" in caplog.text) == (engine == "openvino")
 
 
-def test_a_gpu_is_kept_from_nobody_by_cpus_that_others_hold():
-    """On a mixed cluster the actors that fetch may fill the CPUs of the node that has the GPU."""
+def test_an_actor_on_a_gpu_asks_for_no_cpus():
+    """On a mixed cluster, actors that fetch may fill the CPUs of the GPU node. So the predicting actor needs none."""
     plan = plan_actors(Cluster(16, 1, nodes=4), TagSettings())
 
     assert (plan.predict_gpus, plan.predict_cpus_asked) == (1.0, 0.0)
@@ -79,27 +79,27 @@ def test_a_gpu_is_kept_from_nobody_by_cpus_that_others_hold():
     ]
 
 
-def test_a_cpu_computes_in_int8_in_batches_that_its_caches_hold():
+def test_on_cpus_the_default_is_int8_with_small_batches():
     plan = plan_actors(Cluster(16, 0), TagSettings())
 
     assert (plan.engine, plan.precision, plan.batch_size) == ("openvino", "int8", 8)
     assert plan_actors(Cluster(16, 1), TagSettings(precision="int8")).engine == "openvino", "no GPU computes in it"
 
 
-def test_there_are_no_more_actors_than_memory_for_them():
+def test_memory_limits_the_number_of_actors():
     assert plan_actors(Cluster(64, 0), TagSettings()).predict_actors == 16
     assert plan_actors(Cluster(64, 0, memory_bytes=6 * 2**30), TagSettings()).predict_actors == 6
     assert plan_actors(Cluster(64, 1, memory_bytes=6 * 2**30), TagSettings()).fetch_actors == 5
     assert plan_actors(Cluster(64, 0, memory_bytes=2**20), TagSettings()).predict_actors == 1
 
 
-def test_settings_come_first():
+def test_settings_of_the_user_override_the_plan():
     plan = plan_actors(Cluster(16, 0), TagSettings(fetch_actors=3, predict_actors=2, engine_threads=1))
 
     assert (plan.fetch_actors, plan.predict_actors, plan.engine_threads) == (3, 2, 1)
 
 
-def test_on_cpus_the_stages_are_apart_only_when_told_so():
+def test_on_cpus_the_stages_have_separate_actors_only_on_request():
     assert plan_actors(Cluster(16, 0), TagSettings()).fetch_actors == 0
     assert plan_actors(Cluster(16, 0), TagSettings(fetch_actors=5)).fetch_actors == 5
     assert plan_actors(Cluster(16, 2), TagSettings(engine="openvino")).fetch_actors == 0

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: a run takes it, goes on from it, and leaves it when its bundle is written."""
+"""A training run uses a folder for its checkpoints, resumes from it, and empties it when the bundle is written."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from genretag.storage import Storage, join
 from genretag.training.checkpoints import NOTE, RUN, opened_run
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.slow)])
 def checkpoints(request, tmp_path):
     return str(tmp_path / "runs") if request.param == "folder" else join(request.getfixturevalue("bucket"), "runs")
 
@@ -25,16 +25,18 @@ def splits():
 
 
 def posters(label):
+    """Return one labelled poster with this label."""
     return LabelledPosters(LabelledSet(("film",), (label,), np.ones((1, 1), np.uint8)), ["film.jpg"], ["1"])
 
 
 def opened(checkpoints, splits, settings=SMALL_MODEL, *, resume=False):
+    """Return a context manager that opens the run in the checkpoints folder."""
     return opened_run(checkpoints, settings, splits, Storage(), resume=resume)
 
 
 @pytest.fixture
 def interrupted(checkpoints, splits):
-    """The folder of a run that died after an epoch."""
+    """Return the checkpoints folder of a run that died after one epoch."""
     with pytest.raises(KeyboardInterrupt), opened(checkpoints, splits):
         Storage().put(join(checkpoints, RUN, "checkpoint_1", "weights.npz"), b"weights")
         raise KeyboardInterrupt
@@ -50,12 +52,12 @@ def test_an_interrupted_run_goes_on_with_the_same_settings(interrupted, splits):
         assert f"{RUN}/checkpoint_1/weights.npz" in files(interrupted)
 
 
-def test_more_workers_or_another_cache_do_not_hinder_it(interrupted, splits):
+def test_a_run_can_be_resumed_with_more_workers_or_another_cache(interrupted, splits):
     with opened(interrupted, splits, replace(SMALL_MODEL, workers="1..4", cache="none", max_failures=9), resume=True):
         assert files(interrupted)
 
 
-def test_other_teachers_do(interrupted, splits):
+def test_a_run_cannot_be_resumed_with_other_teachers(interrupted, splits):
     with (
         pytest.raises(UsageError, match=r"began with teachers \[\], not \['5f0c'\]: resume it with the same settings"),
         opened_run(interrupted, SMALL_MODEL, splits, Storage(), teachers=["5f0c"], resume=True),
@@ -63,7 +65,7 @@ def test_other_teachers_do(interrupted, splits):
         pass
 
 
-def test_other_settings_do_and_the_line_says_which(interrupted, splits):
+def test_a_run_cannot_be_resumed_with_other_settings_and_the_line_names_them(interrupted, splits):
     other = replace(SMALL_MODEL, learning_rate=0.1)
 
     with (
@@ -73,7 +75,7 @@ def test_other_settings_do_and_the_line_says_which(interrupted, splits):
         raise AssertionError
 
 
-def test_other_labels_do(interrupted, splits):
+def test_a_run_cannot_be_resumed_with_other_labels(interrupted, splits):
     with (
         pytest.raises(UsageError, match="began with other posters or labels"),
         opened(interrupted, replace(splits, train=posters("War")), resume=True),
@@ -81,7 +83,7 @@ def test_other_labels_do(interrupted, splits):
         raise AssertionError
 
 
-def test_there_is_nothing_to_resume_where_no_run_began(checkpoints, splits):
+def test_resume_without_an_earlier_run_is_refused(checkpoints, splits):
     with (
         pytest.raises(UsageError, match=r"there is nothing to resume in .*start one without --resume"),
         opened(checkpoints, splits, resume=True),
@@ -98,7 +100,7 @@ def test_a_run_that_ends_well_leaves_nothing_to_resume(interrupted, splits):
         raise AssertionError
 
 
-def test_a_run_that_could_not_begin_leaves_nothing_either(checkpoints, splits):
+def test_a_run_that_could_not_begin_leaves_nothing_to_resume(checkpoints, splits):
     with pytest.raises(UsageError, match="too few"), opened(checkpoints, splits):
         raise UsageError("too few posters")
 
@@ -106,14 +108,14 @@ def test_a_run_that_could_not_begin_leaves_nothing_either(checkpoints, splits):
         assert files(checkpoints) == [NOTE]
 
 
-def test_a_resumed_run_that_a_person_must_help_keeps_its_checkpoints(interrupted, splits):
+def test_a_resumed_run_that_ends_with_a_usage_error_keeps_its_checkpoints(interrupted, splits):
     with pytest.raises(UsageError, match="no such disk"), opened(interrupted, splits, resume=True):
         raise UsageError("no such disk")
 
     assert len(files(interrupted)) == 2
 
 
-def test_a_run_does_not_begin_over_another_that_did_not_end(interrupted, splits):
+def test_a_new_run_is_refused_in_the_folder_of_an_unfinished_one(interrupted, splits):
     with (
         pytest.raises(UsageError, match="a run that did not end: go on with --resume, or name another folder"),
         opened(interrupted, splits),
@@ -128,7 +130,7 @@ def test_a_damaged_note_is_said_to_be_damaged(checkpoints, splits):
         raise AssertionError
 
 
-def test_a_setting_that_did_not_exist_yet_is_another_setting(checkpoints, splits):
+def test_a_setting_that_the_earlier_version_lacked_counts_as_different(checkpoints, splits):
     Storage().put(join(checkpoints, NOTE), b'{"settings": {}, "posters": {}}')
 
     with (

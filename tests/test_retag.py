@@ -1,4 +1,4 @@
-"""`genretag retag`: stored probabilities get the genres of another profile, just as `tag` would have given them."""
+"""`genretag retag` gives stored probabilities the genres of another profile, exactly as `tag` would have done."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ BUNDLE = Bundle(LABELS, {"balanced": (0.3, 0.5, 0.5), "precise": (0.6, 0.7, 0.8)
 MODEL = BUNDLE.model_version
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.slow)])
 def output(request, tmp_path):
     return str(tmp_path / "odd & 100%") if request.param == "folder" else join(request.getfixturevalue("bucket"), "out")
 
@@ -45,16 +45,18 @@ def table(tmp_path):
 
 
 def night_of(profile="balanced", day=0, run="ab12", model=MODEL):
+    """Return a run of the test model with this profile."""
     chosen = BUNDLE.profile(profile)
     return replace(a_run(day, run, model), profile=profile, thresholds=chosen.thresholds, at_most=chosen.at_most)
 
 
 def apply(output, profile, model, table=NO_TABLE, **settings):
+    """Run `retag` with this profile."""
     return retag(output, RetagSettings(profile=profile, **settings), Session(quiet=True), model, table)
 
 
 def tables(output, kind="predictions"):
-    """The part files in the order of their names, which is that of nights and numbers."""
+    """Return the part files as tables, in the order of their names, which is that of nights and file numbers."""
     uris = sorted(info.uri for page in STORAGE.list(join(output, kind)) for info in page)
     return [pyarrow.parquet.read_table(pa.BufferReader(STORAGE.get(uri).data)) for uri in uris]
 
@@ -64,7 +66,7 @@ def rows(output):
 
 
 def as_tagged_with(profile, where, days=2):
-    """What `tag` writes where it has the profile from the start."""
+    """Return the tables that `tag` writes if it uses this profile from the start."""
     for day in range(days):
         write_night(where, night_of(profile, day), rows=40)
     return tables(str(where))
@@ -85,7 +87,7 @@ def test_rows_and_metadata_become_those_of_a_night_with_that_profile(output, mod
     assert tables(output, "failures") == failures
 
 
-def test_back_and_forth_is_where_it_began_and_a_second_time_changes_nothing(output, model):
+def test_retagging_back_restores_the_rows_and_repeating_changes_nothing(output, model):
     write_night(output, night_of(), rows=40)
     before = tables(output)
 
@@ -117,7 +119,7 @@ def test_a_dry_run_changes_nothing(output, model):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_one_that_died_is_finished_by_the_next(tmp_path, model, step):
+def test_a_retag_that_died_is_finished_by_the_next(tmp_path, model, step):
     output = str(tmp_path / "out")
     for day in range(2):
         write_night(output, night_of(day=day), rows=40)
@@ -152,7 +154,7 @@ def test_a_table_reads_each_row_once_and_then_with_the_new_genres(tmp_path, mode
     assert of_table() == rows(output) != before
 
 
-def test_files_that_the_table_has_not_taken_wait_for_it(tmp_path, model, table):
+def test_files_that_are_not_in_the_table_are_not_retagged(tmp_path, model, table):
     write_night(tmp_path / "out", night_of(), rows=40)
     commit_parts(table, str(tmp_path / "out"), night_of().run_id, MODEL, STORAGE)
     write_night(tmp_path / "out", night_of(day=1))

@@ -1,4 +1,4 @@
-"""S3 Inventory as the list of images: Parquet and CSV data files, laid out as AWS does."""
+"""An S3 Inventory can be the list of images: Parquet and CSV data files, laid out as AWS does."""
 
 import csv
 import gzip
@@ -21,7 +21,10 @@ CSV_SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifi
 
 
 def parquet_file(bucket, *_):
-    """One data file as AWS writes it: a current version of each key, an old one of the first, and a delete mark."""
+    """Return a data file as AWS writes it.
+
+    It has a current version of each key, an old version of the first, and a delete marker.
+    """
     keys = [*KEYS, KEYS[0], "posters/deleted.jpg"]
     table = pa.table(
         {
@@ -41,6 +44,7 @@ def parquet_file(bucket, *_):
 
 
 def csv_file(bucket, encode=quote_plus):
+    """Return a gzipped CSV data file as AWS writes it, with the same objects as `parquet_file`."""
     text = io.StringIO()
     lines = csv.writer(text, quoting=csv.QUOTE_ALL)
     when = "2026-11-23T01:02:03.000Z"
@@ -52,7 +56,7 @@ def csv_file(bucket, encode=quote_plus):
 
 
 def put_inventory(storage, bucket, kind, data, **changes):
-    """Writes a manifest and its one data file into the bucket, and returns the manifest's URI."""
+    """Write a manifest and its one data file to the bucket, and return the URI of the manifest."""
     name = bucket.removeprefix("s3://")
     key = f"inventory/films/all/data/0a1b.{'parquet' if kind == 'Parquet' else 'csv.gz'}"
     manifest = {

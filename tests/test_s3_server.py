@@ -1,4 +1,4 @@
-"""The S3 server of the demo and the tests: it is real, it is private, and it leaves nothing behind."""
+"""The S3 server of the demo and the tests is real and private, and leaves nothing behind."""
 
 import hashlib
 import json
@@ -60,10 +60,11 @@ def as_configured(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()  # in a container nobody may bury a zombie
+        # A zombie is dead: in a container, its parent may never collect it.
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except ProcessLookupError:
         return False
-    except FileNotFoundError:  # no /proc: not Linux, or gone in between
+    except FileNotFoundError:  # no /proc (not Linux), or the process has just ended
         return sys.platform != "linux"
 
 
@@ -79,7 +80,10 @@ def await_condition(condition: Callable[[], bool], deadline_s: float = 30) -> No
 
 
 def listening_addresses(pid: int) -> list[str]:
-    """Where the process listens, as `/proc/net/tcp` writes it: `0100007F:2CEC` is 127.0.0.1:11500."""
+    """Return the addresses that a process listens on, as in `/proc/net/tcp`.
+
+    For example, `0100007F:2CEC` is 127.0.0.1:11500.
+    """
     links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
     rows = [
         line.split()
@@ -145,14 +149,14 @@ def test_the_secret_is_in_a_private_file_and_not_in_the_repr(server: S3Server, d
 
 
 @linux_only
-def test_nothing_listens_beyond_this_machine(server: S3Server) -> None:
-    everything = 2 * len(s3_server.SERVICES)  # each by HTTP and by gRPC
+def test_the_server_listens_on_the_loopback_address_only(server: S3Server) -> None:
+    everything = 2 * len(s3_server.SERVICES)  # each service has an HTTP port and a gRPC port
     await_condition(lambda: len(listening_addresses(server.pid)) >= everything)
     assert {address.split(":")[0] for address in listening_addresses(server.pid)} == {"0100007F"}
 
 
 @linux_only
-def test_a_second_server_runs_beside_the_first_and_dies_with_its_parent(server: S3Server, tmp_path: Path) -> None:
+def test_a_second_server_runs_next_to_the_first_and_dies_with_its_parent(server: S3Server, tmp_path: Path) -> None:
     command = [sys.executable, "-c", START_A_SERVER, str(tmp_path)]
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert parent.stdin and parent.stdout
@@ -165,7 +169,7 @@ def test_a_second_server_runs_beside_the_first_and_dies_with_its_parent(server: 
     await_condition(lambda: not is_alive(second["pid"]))
     assert is_alive(server.pid)
     for socket in (socket for port in ports for socket in sockets(port)):
-        socket.unlink()  # with its parent dead, nobody else does
+        socket.unlink()  # the parent, which would remove the socket, is dead
 
 
 def test_without_the_wheel_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

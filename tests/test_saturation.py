@@ -1,4 +1,7 @@
-"""Whether a network in 8-bit integers says the same on every CPU: what is told from its weights is what happens."""
+"""A network in 8-bit integers gives the same answers on every CPU.
+
+Its weights tell whether a layer saturates, and the tests compare this with the computed results.
+"""
 
 import json
 import os
@@ -29,7 +32,7 @@ UP_TO_AVX2 = ("SSE41", "AVX", "AVX2")
 
 
 def int8_network(weight: int, *, depthwise: bool) -> openvino.Model:
-    """One convolution of activations from 0 to 255 by weights that are all the same, as NNCF writes it."""
+    """Return one convolution, as NNCF writes it: activations from 0 to 255, and weights that are all the same."""
     shape = (CHANNELS, 1, 1, 3, 3) if depthwise else (CHANNELS, CHANNELS, 3, 3)
     image = opset13.parameter([1, CHANNELS, 8, 8], np.float32, name="image")
     zero, most = np.float32(0), np.float32(255)
@@ -56,8 +59,8 @@ print(json.dumps(computed))
 
 
 @pytest.mark.skipif(not X86, reason="only x86 processors saturate")
-def test_a_layer_that_saturates_is_told_from_its_weights():
-    """Under AVX2 every processor of x86 adds products in 16 bits, those with VNNI too."""
+def test_a_layer_that_saturates_is_recognised_by_its_weights():
+    """With AVX2, every x86 processor adds products in 16 bits, even a processor with VNNI."""
     layers = [(127, False), (65, False), (64, False), (-64, False), (127, True)]
 
     ran = subprocess.run(
@@ -87,7 +90,7 @@ def test_drawn_posters_get_the_same_genres_under_every_instruction_set(poster_fo
 
 
 def test_real_posters_get_the_same_genres_under_every_instruction_set(real_posters):
-    """And the right ones: those that the network gives in float32, as far as int8 has them at all."""
+    """The genres also equal those of float32, as far as int8 can give them."""
     bundle, images, answers = require_the_same(sorted((real_posters / "images").iterdir())[::20])
 
     exact = open_engine("openvino", bundle, 8, 4, "float32").predict(images)
@@ -96,6 +99,7 @@ def test_real_posters_get_the_same_genres_under_every_instruction_set(real_poste
 
 
 def require_the_same(posters):
+    """Fail if genres of the default model depend on the instruction set. Return bundle, images and answers."""
     bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
     read = PosterReader(Storage(), bundle.rule, 4).read_many([str(file) for file in posters])
     images = np.stack([poster.image.pixels for poster in read])
@@ -108,7 +112,7 @@ def require_the_same(posters):
     return bundle, images, answers
 
 
-def test_how_far_answers_are_apart():
+def test_changes_measures_the_difference_between_instruction_sets():
     usual = np.array([[0.6, 0.1], [0.5, 0.5], [0.2, 0.3], [0.9, 0.9]], np.float32)
     moved = usual + np.array([[0.01, 0], [0, -0.015], [0, 0], [0, 0]], np.float32)
 
@@ -122,7 +126,7 @@ def test_how_far_answers_are_apart():
 @pytest.mark.parametrize(
     ("difference", "other", "small"), [(0.0, 0.0, True), (0.02, 0.01, True), (0.021, 0.0, False), (0.0, 0.011, False)]
 )
-def test_the_bound_that_an_int8_network_has_to_keep(difference, other, small):
+def test_an_int8_network_is_accepted_only_up_to_a_bound_on_changes(difference, other, small):
     assert Change(difference, other).is_small == small
 
 
@@ -138,7 +142,7 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize(("flags", "cap", "sets", "saturates"), PROCESSORS.values(), ids=PROCESSORS)
-def test_a_processor_and_what_it_may_use(flags, cap, sets, saturates):
+def test_the_instruction_sets_of_a_processor_decide_whether_it_saturates(flags, cap, sets, saturates):
     one = f"processor : 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu {flags} xsave\n"
 
     processor = this_processor(cpu_info=f"{one}\n{one}", cap=cap)
@@ -148,7 +152,7 @@ def test_a_processor_and_what_it_may_use(flags, cap, sets, saturates):
 
 
 @pytest.mark.parametrize("cpu_info", ["", "processor : 0\nBogoMIPS : 100\nFeatures : fp asimd asimddp\n"])
-def test_of_a_processor_that_is_no_x86_on_linux_nothing_is_claimed(cpu_info):
+def test_nothing_is_claimed_about_other_processors_than_x86_on_linux(cpu_info):
     processor = this_processor(cpu_info=cpu_info)
 
     assert (processor.instruction_sets, processor.saturates_in_int8) == ((), False)

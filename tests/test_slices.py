@@ -1,4 +1,4 @@
-"""Posters apart by a column of the CSV."""
+"""A column of the CSV divides posters into slices."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_many_numbers_are_cut_into_quartiles():
     }  # fmt: skip
 
 
-def test_few_numbers_are_values_as_they_are():
+def test_few_distinct_numbers_are_slices_of_their_own():
     assert counts(["1", "0", "1"]) == {"0": 1, "1": 2}
 
 
@@ -33,7 +33,7 @@ def test_numbers_that_are_mostly_equal_have_fewer_quartiles_and_lose_no_poster()
     assert sum(counts(values).values()) == len(values)
 
 
-def test_of_many_words_the_rarest_are_one_slice():
+def test_the_rarest_of_many_values_share_one_slice():
     found = counts([*"abcdefghijklmnopqrs", *"abcdefghijklmnopqrs", "x", "y", "z"])
 
     assert (len(found), found["(others)"], list(found)[-1]) == (20, 3, "(others)")

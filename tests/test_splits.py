@@ -1,4 +1,4 @@
-"""A poster's part is decided by its id alone, so no run, order or new poster moves it to the other side."""
+"""A poster's id alone decides its split. So no run, order or new poster moves it to another split."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_a_larger_fraction_only_adds_posters_to_the_test_part():
     assert small < large
 
 
-def test_no_fraction_no_part():
+def test_fractions_of_zero_put_every_poster_into_training():
     assert {split_of(poster, validation=0, test=0) for poster in IDS} == {"train"}
 
 

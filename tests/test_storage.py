@@ -1,4 +1,4 @@
-"""Local folders and S3 behave alike behind the one door."""
+"""Local folders and S3 behave the same behind the class `Storage`."""
 
 import pickle
 
@@ -9,9 +9,9 @@ from genretag.storage import Storage, StorageError, join, resolve
 from genretag.storage.aws_settings import AwsSettings
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request, tmp_path):
-    """The URI of an empty place, in a folder and in a bucket."""
+    """Return the URI of an empty folder, and then of an empty prefix in a bucket."""
     if request.param == "local":
         return str(tmp_path / "place")
     return join(request.getfixturevalue("bucket"), "some/prefix")
@@ -70,7 +70,7 @@ def test_a_large_object_is_refused_before_it_is_read(storage, place):
     assert error.value.reason == "too_many_bytes"
 
 
-def test_fsspec_opens_the_same_places(storage, place):
+def test_fsspec_opens_the_same_objects(storage, place):
     storage.put(join(place, "a.txt"), b"hello")
 
     filesystem, path = storage.filesystem(join(place, "a.txt"))
@@ -78,7 +78,7 @@ def test_fsspec_opens_the_same_places(storage, place):
     assert filesystem.cat_file(path) == b"hello"
 
 
-def test_an_error_survives_the_way_back_from_a_worker():
+def test_a_storage_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(StorageError("access_denied", "no entry")))
 
     assert (error.reason, str(error)) == ("access_denied", "no entry")
@@ -125,7 +125,7 @@ def test_links_to_folders_are_followed_and_no_folder_comes_twice(storage, tmp_pa
     for file in (root / "1987/a.jpg", disk / "2024/b.jpg", disk / "2024/deep/c.jpg"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
-    (root / "0 first by name").symlink_to("1987")  # listed as 1987
+    (root / "0 first by name").symlink_to("1987")  # the same folder is listed as 1987
     (root / "2024").symlink_to(disk / "2024")
     (root / "again").symlink_to(disk / "2024/deep")
     (root / "1987/up").symlink_to(root)
@@ -162,7 +162,7 @@ def test_locations_become_uris(tmp_path, monkeypatch):
         resolve("s3://")
 
 
-def test_it_travels_to_another_process_without_its_clients(bucket):
+def test_storage_can_be_pickled(bucket):
     storage = Storage()
     storage.put(join(bucket, "a.jpg"), b"x")
 
@@ -173,11 +173,11 @@ def test_it_travels_to_another_process_without_its_clients(bucket):
     ("variables", "expected"),
     [
         ({}, "us-east-1"),
-        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),  # boto3 itself reads the other one only
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),  # boto3 itself reads only AWS_DEFAULT_REGION
         ({"AWS_DEFAULT_REGION": "eu-west-2", "AWS_REGION": "eu-west-1"}, "eu-west-2"),
     ],
 )
-def test_the_region_is_the_environment_s(variables, expected, monkeypatch, tmp_path):
+def test_the_region_comes_from_the_environment(variables, expected, monkeypatch, tmp_path):
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))

@@ -1,4 +1,7 @@
-"""A store that throttles, resets, dribbles or loses answers costs time, never a poster; a wrong key is told at once."""
+"""A store that throttles, resets, slows down or loses answers costs time, but never a poster.
+
+A wrong key is reported at once.
+"""
 
 import errno
 import json
@@ -9,7 +12,7 @@ import time
 import pytest
 from fault_proxy import KINDS, Faults, fault_proxy
 from outputs import rows
-from store_front import ScoredPosters, store_front
+from store_front import ErrorAnswer, store_front
 
 from genretag.commands.tag import tag
 from genretag.errors import UsageError
@@ -25,14 +28,14 @@ START_DEADLINE_S = 15
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    """Requests are given up after a second, not after twenty, so that the tests need not wait."""
+    """Give each request one second instead of twenty, so that the tests need not wait."""
     monkeypatch.setenv("GENRETAG_STORE_ATTEMPT_S", "1")
     monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "30")
 
 
 @pytest.fixture
 def through(s3_server):
-    """A `Storage` whose requests suffer faults, and the proxy that injects them."""
+    """Return a function that makes a `Storage` behind a proxy with these faults. It returns both."""
     proxies = []
 
     def through(**faults):
@@ -46,11 +49,11 @@ def through(s3_server):
         context.__exit__(None, None, None)
 
 
-# One object
+# Single requests
 
 
 @pytest.mark.parametrize("kind", ONCE)
-def test_a_read_survives(bucket, storage, through, kind):
+def test_a_read_survives_faults(bucket, storage, through, kind):
     storage.put(join(bucket, "a.jpg"), b"poster" * 5000)
     faulty, proxy = through(rates={kind: 1}, first=2)
 
@@ -62,7 +65,7 @@ def test_a_read_survives(bucket, storage, through, kind):
 
 
 @pytest.mark.parametrize("kind", ONCE)
-def test_a_listing_survives(bucket, storage, through, kind):
+def test_a_listing_survives_faults(bucket, storage, through, kind):
     for name in ("a.jpg", "b.jpg"):
         storage.put(join(bucket, "posters", name), b"x")
     faulty, proxy = through(rates={kind: 1}, first=2)
@@ -74,7 +77,7 @@ def test_a_listing_survives(bucket, storage, through, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_removing_a_folder_survives(bucket, storage, through, kind):
+def test_removing_a_folder_survives_faults(bucket, storage, through, kind):
     for name in ("_worklist/1/a", "_worklist/1/b", "_worklist.txt"):
         storage.put(join(bucket, name), b"x")
     faulty, proxy = through(rates={kind: 1}, first=2)
@@ -89,7 +92,7 @@ WRITES = ("throttled", "slow_down", "internal_error", "reset", "hang", "lost_ans
 
 
 @pytest.mark.parametrize("kind", WRITES)
-def test_each_kind_of_write_survives_and_knows_its_own_work(bucket, storage, through, kind):
+def test_each_kind_of_write_survives_faults_and_recognises_its_own_earlier_write(bucket, storage, through, kind):
     faulty, proxy = through(rates={kind: 1}, first=2, methods=frozenset({"PUT", "DELETE"}))
     uri = join(bucket, "a")
 
@@ -100,15 +103,16 @@ def test_each_kind_of_write_survives_and_knows_its_own_work(bucket, storage, thr
         storage.stat(uri)
     etag = faulty.create(join(bucket, "b"), b"created")
     assert (bytes(storage.get(join(bucket, "b")).data), etag) == (b"created", storage.stat(join(bucket, "b")).etag)
-    proxy.faults = Faults(rates={kind: 1}, first=4, methods=frozenset({"PUT"}))  # two more for the same key
+    # The same key has already had two requests.
+    proxy.faults = Faults(rates={kind: 1}, first=4, methods=frozenset({"PUT"}))
     etag = faulty.replace(join(bucket, "b"), b"replaced", etag)
     assert (bytes(storage.get(join(bucket, "b")).data), etag) == (b"replaced", storage.stat(join(bucket, "b")).etag)
     assert proxy.counts[kind] >= 6
 
 
 @pytest.mark.parametrize("call", ["create", "replace"])
-def test_a_conditional_write_never_takes_another_ones_work_for_its_own(bucket, storage, through, call):
-    """Its answer is lost, and before it asks again another writer comes."""
+def test_a_retried_conditional_write_does_not_claim_the_write_of_another(bucket, storage, through, call):
+    """The answer to a conditional write is lost, and another writer writes before the retry."""
     uri = join(bucket, "_lock.json")
     etag = storage.create(uri, b"the first holder")
     faulty, _ = through(rates={"lost_answer": 1}, methods=frozenset({"PUT"}), first=1)
@@ -124,7 +128,7 @@ def test_a_conditional_write_never_takes_another_ones_work_for_its_own(bucket, s
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("hang", "timeout"), ("slow", "timeout"), ("slow_down", "unavailable")])
-def test_what_never_gets_well_ends_with_the_precise_reason(bucket, storage, through, monkeypatch, kind, reason):
+def test_a_fault_that_lasts_ends_with_its_exact_reason(bucket, storage, through, monkeypatch, kind, reason):
     monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "7")
     storage.put(join(bucket, "a.jpg"), b"poster" * 5000)
     faulty, _ = through(always={"a.jpg": kind})
@@ -135,7 +139,7 @@ def test_what_never_gets_well_ends_with_the_precise_reason(bucket, storage, thro
     assert str(error.value).startswith(join(bucket, "a.jpg"))
 
 
-def test_pauses_grow_are_drawn_and_end_in_time():
+def test_pauses_between_retries_grow_are_random_and_end_before_the_deadline():
     pauses = RetryPolicy(attempt_s=20, total_s=60).pauses()
 
     drawn = [next(pauses) for _ in range(10)]
@@ -183,7 +187,7 @@ def test_an_unusable_deadline_is_refused(monkeypatch):
     ],
 )
 def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, reason, says):
-    """With the body that AWS sends to a wrong signature, which holds more than anybody should read in a log."""
+    """The error has the body that AWS sends for a wrong signature, which includes secrets."""
     body = (
         f"<Error><Code>{code}</Code><Message>told in words.</Message><AWSAccessKeyId>AKIASECRET</AWSAccessKeyId>"
         "<StringToSign>S</StringToSign></Error>"
@@ -217,7 +221,7 @@ def test_the_advice_to_access_denied_fits_what_the_store_says(words, reason, say
     assert "AWS_SERVER_SIDE_ENCRYPTION" not in str(error)
 
 
-def test_a_refused_write_may_lack_its_encryption():
+def test_the_advice_to_a_refused_write_mentions_encryption():
     assert "set AWS_SERVER_SIDE_ENCRYPTION" in str(of_answer("s3://films/a", Answer(403, "AccessDenied", writing=True)))
 
 
@@ -230,14 +234,14 @@ def test_a_refused_write_may_lack_its_encryption():
         ("https://user:password@host/ is closed", "https://***@host/ is closed"),
     ],
 )
-def test_a_stores_words_are_one_short_line_without_secrets(text, kept):
+def test_messages_of_a_store_become_one_short_line_without_secrets(text, kept):
     assert words_of(text) == kept
 
 
 @pytest.mark.parametrize("key", ["a.jpg", "//odd.jpg"], ids=["obstore", "boto3"])
-def test_both_clients_keep_the_code_and_the_words(moto_url, moto_bucket, key):
+def test_both_clients_keep_the_error_code_and_message_of_the_store(moto_url, moto_bucket, key):
     words = "The operation is not valid for the object's storage class"
-    archived = ScoredPosters(403, "InvalidObjectState", words)
+    archived = ErrorAnswer(403, "InvalidObjectState", words)
     with store_front(moto_url, lambda request: archived) as front, pytest.raises(StorageError) as error:
         Storage(front.url).get(f"{moto_bucket}/{key}")
 
@@ -246,7 +250,7 @@ def test_both_clients_keep_the_code_and_the_words(moto_url, moto_bucket, key):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_as_such(storage, tmp_path, monkeypatch, number):
+def test_a_full_disk_has_the_reason_disk_full(storage, tmp_path, monkeypatch, number):
     def full(_descriptor):
         raise OSError(number, os.strerror(number), "part-0.parquet")
 
@@ -256,7 +260,7 @@ def test_a_full_disk_is_told_as_such(storage, tmp_path, monkeypatch, number):
     assert error.value.reason == "disk_full"
 
 
-# The command at its start
+# The start of the command
 
 
 def _stops_at_once(process, places, environment):
@@ -274,7 +278,7 @@ def _stops_at_once(process, places, environment):
 
 @pytest.fixture
 def places(bucket, storage):
-    """Images and an output in a bucket; nothing may be written to it."""
+    """Return the locations of images and of an output in a bucket. Fail if the test writes to the bucket."""
     storage.put(join(bucket, "posters/a.jpg"), b"x")
     yield join(bucket, "posters"), join(bucket, "genres")
     assert [info.uri for page in storage.list(bucket) for info in page] == [join(bucket, "posters/a.jpg")]
@@ -319,7 +323,7 @@ def test_no_credentials_stop_the_command_though_the_metadata_service_never_answe
 
 @pytest.fixture
 def posters_in_bucket(bucket, storage, drawn_posters):
-    """160 posters in a bucket, and the URIs that an output must hold."""
+    """Put 160 posters into a bucket, and return their URIs."""
     for poster in drawn_posters:
         storage.put(join(bucket, poster.key), poster.data)
     return {join(bucket, poster.key) for poster in drawn_posters}
@@ -347,7 +351,7 @@ def test_a_run_through_all_faults_scores_each_poster_once(process, bucket, poste
 
 
 @pytest.mark.parametrize("kind", ["slow", "hang"])
-def test_one_poster_that_never_comes_is_one_failure_and_holds_up_nobody(
+def test_one_poster_that_cannot_be_fetched_is_one_failure_and_does_not_delay_the_others(
     process, bucket, posters_in_bucket, s3_server, kind, monkeypatch
 ):
     monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "8")
@@ -370,7 +374,7 @@ def test_archived_posters_have_a_reason_of_their_own(ray_cluster, small_bundle, 
 
     def answer(request):
         if request.method == "GET" and f"s3:/{request.path}" in archived:
-            return ScoredPosters(403, "InvalidObjectState", "The operation is not valid for the object's storage class")
+            return ErrorAnswer(403, "InvalidObjectState", "The operation is not valid for the object's storage class")
         return None
 
     with store_front(s3_server.endpoint_url, answer) as front:

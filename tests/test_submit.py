@@ -1,6 +1,6 @@
-"""`genretag submit`: what is sent, what is refused before anything is sent, and what an ended job's code becomes.
+"""`genretag submit` sends the command as a job, refuses mistakes before it sends anything, and returns the exit code.
 
-Whole jobs on a real cluster are in test_multi_node.py.
+test_multi_node.py runs whole jobs on a real cluster.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ TAG = ("tag", "s3://films/posters", "s3://films/genres")
 
 @pytest.fixture
 def dry(command, monkeypatch):
-    """What would be sent: the name, the command line, and the variables."""
+    """Return a function that returns what a dry run would send: name, command line, and variables."""
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
 
     def dry(*arguments, options=()):
@@ -32,7 +32,7 @@ def dry(command, monkeypatch):
     return dry
 
 
-def test_the_command_is_sent_as_it_is_with_the_night_that_it_is_of(dry):
+def test_the_command_is_sent_unchanged_with_its_date(dry):
     name, line, variables = dry(*TAG, "--batch-size", "16", "--date", "2026-11-23")
 
     assert line == "python -m genretag tag s3://films/posters s3://films/genres --batch-size=16 --date=2026-11-23"
@@ -40,7 +40,7 @@ def test_the_command_is_sent_as_it_is_with_the_night_that_it_is_of(dry):
     assert variables == "with no variables of this environment"
 
 
-def test_tonight_is_written_out_so_that_a_job_that_waits_until_morning_is_of_the_same_night(dry):
+def test_the_date_of_today_is_sent_so_that_a_waiting_job_keeps_it(dry):
     name, line, _ = dry(*TAG)
 
     night = line.rpartition("--date=")[2]
@@ -84,7 +84,7 @@ def test_a_recipe_is_sent_by_its_name(dry):
     assert line.endswith("--labels=s3://a --images=s3://b --output=s3://c --recipe=frozen --epochs=3")
 
 
-def test_the_name_is_the_same_for_the_same_command_and_night_only(dry):
+def test_the_name_depends_on_the_command_and_the_date(dry):
     first, again = dry(*TAG)[0], dry(*TAG)[0]
     other_night, other_output = dry(*TAG, "--date", "2026-11-23")[0], dry(*TAG[:2], "s3://films/other")[0]
 
@@ -128,7 +128,7 @@ def test_variables_are_sent_by_name_and_never_printed(dry, monkeypatch):
         (("--address", "http://127.0.0.1:1", *TAG), "no Ray job server answers at http://127.0.0.1:1"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(command, arguments, says):
+def test_commands_that_cannot_work_are_refused_in_one_line(command, arguments, says):
     code, out, err = command("submit", *arguments)
 
     assert (code, out) == (2, "")
@@ -138,7 +138,7 @@ def test_what_cannot_work_is_refused_in_one_line(command, arguments, says):
 
 @pytest.fixture
 def answering():
-    """Starts an HTTP server that answers everything with a status and JSON; returns its address."""
+    """Return a function that starts an HTTP server with a fixed status and JSON answer, and returns its address."""
     servers = []
 
     def answering(status, content):
@@ -169,7 +169,7 @@ def answering():
         (200, ["hello"], "no Ray job server answers at"),
     ],
 )
-def test_a_server_that_is_not_ours_is_told_from_ours(command, answering, status, content, says):
+def test_a_server_that_is_no_matching_ray_job_server_is_refused(command, answering, status, content, says):
     code, _, err = command("submit", "--address", answering(status, content), *TAG)
 
     assert code == 2
@@ -188,7 +188,7 @@ def test_the_exit_code_is_the_jobs_own():
     assert exit_code(ended("STOPPED"), "night") == 143
 
 
-def test_a_job_whose_command_could_not_run_says_whose_turn_it_is():
+def test_a_command_that_could_not_run_says_who_must_act():
     with pytest.raises(UsageError, match="install genretag on them"):
         exit_code(ended("FAILED", 1, message="python: No module named genretag"), "night")
     with pytest.raises(UsageError, match="could not be started"):
@@ -199,15 +199,15 @@ def test_a_job_whose_command_could_not_run_says_whose_turn_it_is():
         exit_code(None, "night")
 
 
-def test_a_night_that_failed_gets_the_next_number():
+def test_a_failed_night_is_submitted_again_with_the_next_number():
     assert [_next("n-2026-11-23-0a", latest) for latest in ("n-2026-11-23-0a", "n-2026-11-23-0a-2")] == [
         "n-2026-11-23-0a-2",
         "n-2026-11-23-0a-3",
     ]
 
 
-def test_after_a_broken_connection_the_log_goes_on_where_it_broke_off(capsys, monkeypatch):
-    """Ray gives a log from its beginning each time."""
+def test_after_a_broken_connection_the_log_continues_without_repetition(capsys, monkeypatch):
+    """Ray sends a log from its beginning each time."""
 
     class Server:
         connections = 0

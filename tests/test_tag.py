@@ -1,4 +1,4 @@
-"""The main job: real Ray, real S3, real posters; every object ends as exactly one row, whatever happens."""
+"""The main job with real Ray, S3 and posters: every object becomes exactly one row, whatever happens."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_each_poster_becomes_one_row_and_each_broken_one_a_failure(run, few_post
     assert json.loads((tmp_path / "out" / "runs" / record.run_id / "run.json").read_text())["scored"] == 12
 
 
-def test_the_columns_are_flat_and_typed_and_say_what_the_design_says(run, small_bundle, few_posters, tmp_path):
+def test_part_files_have_the_documented_columns_types_and_metadata(run, small_bundle, few_posters, tmp_path):
     record = run(few_posters, tmp_path / "out", date="2026-11-20")
 
     file = tmp_path / "out" / "predictions" / "dt=2026-11-20" / f"part-{record.run_id}-00000.parquet"
@@ -80,9 +80,7 @@ def test_genres_probabilities_and_multi_hot_columns_agree(run, small_bundle, few
 
 
 @pytest.mark.parametrize(("profile", "at_most"), [("precise", None), ("generous", None), ("top-3", b"3")])
-def test_every_profile_decides_columns_lists_and_metadata_alike(
-    run, small_bundle, few_posters, tmp_path, profile, at_most
-):
+def test_columns_lists_and_metadata_agree_for_every_profile(run, small_bundle, few_posters, tmp_path, profile, at_most):
     record = run(few_posters, tmp_path / "out", profile=profile)
 
     bundle = load_bundle(small_bundle, Storage())
@@ -138,7 +136,7 @@ def test_a_new_model_version_scores_everything_again(run, small_bundle, few_post
     assert {row["model_version"] for row in rows(tmp_path / "out")} == {bundle.model_version, other.model_version}
 
 
-def test_a_model_with_other_labels_needs_an_output_of_its_own(run, small_bundle, few_posters, tmp_path):
+def test_a_model_with_other_labels_is_refused_in_the_same_output(run, small_bundle, few_posters, tmp_path):
     bundle = load_bundle(small_bundle, Storage())
     write_bundle(replace(bundle, labels=(*bundle.labels[:-1], "Opera")), str(tmp_path / "other"), Storage())
     run(few_posters, tmp_path / "out")
@@ -213,7 +211,7 @@ def test_too_many_failures_fail_the_job_but_keep_what_was_done(run, few_posters,
 
 @pytest.mark.parametrize("apart", [[], ["--fetch-actors", "1"]])
 def test_a_job_that_stops_says_why_in_one_line(few_posters, small_bundle, tmp_path, process, apart):
-    """The first of several steps brings more failures than are allowed; the steps after it are not begun."""
+    """The first of several steps has more failures than allowed, so the other steps do not begin."""
     for number in range(600):
         (few_posters / f"{number:03}.jpg").write_bytes(b"not a poster")
 
@@ -225,7 +223,7 @@ def test_a_job_that_stops_says_why_in_one_line(few_posters, small_bundle, tmp_pa
     assert re.match(r"genretag: \d+ of 612 posters failed, more than the error budget allows, \d+ of them by", told[0])
 
 
-def test_an_output_that_cannot_be_written_half_way_fails_the_job_in_words(run, few_posters, tmp_path):
+def test_an_output_that_becomes_unwritable_fails_the_job_with_a_clear_message(run, few_posters, tmp_path):
     (tmp_path / "out" / "predictions").mkdir(parents=True)
     (tmp_path / "out" / "predictions" / "dt=2026-11-20").symlink_to("nowhere")
 
@@ -243,7 +241,7 @@ def test_an_output_that_holds_something_else_is_not_touched(run, few_posters, tm
     assert [file.name for file in (tmp_path / "out").rglob("*.*")] == ["part-0.parquet"]
 
 
-def test_an_output_among_the_images_is_not_tagged(run, few_posters):
+def test_an_output_inside_the_images_folder_is_not_tagged(run, few_posters):
     run(few_posters, few_posters / "genres")
 
     assert run(few_posters, few_posters / "genres").listed == 12
@@ -276,7 +274,7 @@ def test_settings_that_cannot_work_say_so_before_anything_is_written(run, few_po
 
 
 def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_bundle, tmp_path):
-    """kill -9 while part files are being written; the run after it leaves each poster exactly once."""
+    """The job is killed by SIGKILL while it writes part files. After the next run, each poster has one row."""
     images = tmp_path / "images"
     images.mkdir()
     files = sorted(file for file in poster_folder.rglob("*") if file.is_file())
@@ -301,8 +299,8 @@ def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_
     assert record["already_scored"] + record["scored"] == record["listed"] == 1500, again.stderr
 
 
-def test_what_a_dead_run_writes_too_late_is_removed(run, few_posters, tmp_path, monkeypatch):
-    """Its last worker may end a file after the next run has listed the output, and scores the same posters."""
+def test_a_part_file_that_a_dead_run_writes_too_late_is_removed(run, few_posters, tmp_path, monkeypatch):
+    """A worker of a dead run may finish a file after the next run has listed the output and scores the same posters."""
     run(few_posters, tmp_path / "out")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("part-*")}
     shutil.rmtree(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Distillation: what is learnt is what teachers say of the training posters, as far as they may be asked."""
+"""Distillation: a network learns from the probabilities that teachers give the training posters."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def teacher(small_bundle):
     return Candidate(small_bundle, load_bundle(small_bundle, Storage()))
 
 
-def test_targets_are_labels_and_the_teacher_s_share(teacher, splits, ray_cluster, tmp_path):
+def test_targets_mix_the_labels_and_the_teachers_probabilities(teacher, splits, ray_cluster, tmp_path):
     some = np.arange(len(splits.train)) < 20
     posters = splits.train.where(some)
     missing = str(tmp_path / "missing.jpg")
@@ -48,7 +48,7 @@ def test_targets_are_labels_and_the_teacher_s_share(teacher, splits, ray_cluster
     np.testing.assert_allclose(targets[1:], 0.25 * truth[1:] + 0.75 * said[1:], atol=1e-5)
 
 
-def test_a_network_learns_from_its_teacher_where_the_labels_are_wrong(
+def test_a_network_learns_from_its_teacher_even_if_the_labels_are_wrong(
     teacher, splits, labels, poster_folder, ray_cluster, tmp_path
 ):
     header, *rows = labels.read_text().splitlines()
@@ -68,7 +68,7 @@ def test_a_network_learns_from_its_teacher_where_the_labels_are_wrong(
     assert macro_map(truth, said) > macro_map(truth, null) + 0.1
 
 
-def test_a_teacher_that_has_seen_what_is_to_measure_is_refused(small_bundle, labels, poster_folder):
+def test_a_teacher_that_was_trained_on_validation_posters_is_refused(small_bundle, labels, poster_folder):
     other_split = read_labelled_posters(str(labels), str(poster_folder), replace(SMALL_MODEL, seed=1), Storage())
 
     with pytest.raises(UsageError, match=r"was trained on \d+ of the \d+ validation posters.*with the same split"):

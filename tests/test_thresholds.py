@@ -1,4 +1,4 @@
-"""Thresholds by profile, chosen on validation posters: small literal cases."""
+"""Thresholds of each profile are chosen on validation posters, in small cases with known results."""
 
 import numpy as np
 import pytest
@@ -7,38 +7,38 @@ from genretag.model import thresholds
 
 
 def drawn(labels=3, posters=3000, seed=1):
-    """Calibrated probabilities of a common label and of rare ones, and a truth that follows them."""
+    """Draw calibrated probabilities of a common label and of rare labels, and a truth that follows them."""
     generator = np.random.default_rng(seed)
     chance = np.stack([generator.beta(2, 2 + 14 * label, posters) for label in range(labels)], axis=1)
     return (generator.random(chance.shape) < chance).astype(np.uint8), chance
 
 
-def test_the_global_threshold_lies_half_way_between_the_scores_that_it_parts():
+def test_the_global_threshold_is_midway_between_the_scores_around_the_cut():
     truth = np.array([[1, 1], [0, 0]])
 
     assert thresholds.global_threshold(truth, np.array([[0.9, 0.6], [0.4, 0.1]])) == pytest.approx(0.5)
 
 
-def test_equal_scores_are_not_parted():
+def test_the_global_threshold_does_not_separate_equal_scores():
     truth = np.array([[1], [0], [0], [0]])
 
     assert thresholds.global_threshold(truth, np.full((4, 1), 0.3)) == pytest.approx(0.15), "all or none"
 
 
 def test_the_expected_f1_by_hand():
-    """Cut after 1, 2, 3, 4 posters, F1 is expected to be .60, .75, .76, .67: three are predicted."""
+    """The expected F1 of predicting the first 1, 2, 3, 4 posters is .60, .75, .76, .67. So three are predicted."""
     assert thresholds.expected_threshold(np.array([0.4, 0.9, 0.1, 0.6])) == pytest.approx(0.25)
 
 
 def test_precision_counts_more_in_f_of_one_half_and_recall_in_f_of_two():
-    """Of .9, .7, .4, .1: F0.5 is .74, .79, .71 and .58 after each, F2 .48, .77, .88 and .85."""
+    """For scores .9, .7, .4, .1 the expected F0.5 after each is .74, .79, .71, .58, and F2 is .48, .77, .88, .85."""
     scores = np.array([0.4, 0.9, 0.1, 0.7])
 
     assert thresholds.expected_threshold(scores, beta=0.5) == pytest.approx(0.55)
     assert thresholds.expected_threshold(scores, beta=2) == pytest.approx(0.25)
 
 
-def test_shrunk_thresholds_are_lower_for_rare_labels_than_one_for_all():
+def test_shrunk_thresholds_of_rare_labels_are_below_the_global_threshold():
     truth, chance = drawn(labels=2)
 
     everyone = thresholds.global_threshold(truth, chance)
@@ -49,7 +49,7 @@ def test_shrunk_thresholds_are_lower_for_rare_labels_than_one_for_all():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_precise_says_no_more_than_balanced_and_that_no_more_than_generous(seed):
+def test_precise_predicts_fewer_labels_than_balanced_and_balanced_fewer_than_generous(seed):
     profiles = thresholds.threshold_profiles(*drawn(seed=seed))
 
     assert list(profiles) == ["balanced", "precise", "generous"], "the default comes first"

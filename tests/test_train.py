@@ -1,4 +1,4 @@
-"""Training: the posters that go in, and the bundle that comes of it."""
+"""Training reads labelled posters and writes a bundle that records how it was made."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from genretag.training.settings import TrainSettings
 from genretag.training.splits import read_labelled_posters
 
 
-def test_a_bundle_says_how_good_it_is(small_bundle):
+def test_a_bundle_records_its_metrics(small_bundle):
     bundle = load_bundle(small_bundle, Storage())
 
     assert set(bundle.labels) <= set(LOOKS)
@@ -42,7 +42,7 @@ def test_a_bundle_has_profiles_from_few_labels_to_many_and_says_how_it_was_calib
     }  # fmt: skip
 
 
-def test_beside_a_bundle_stands_what_it_was_trained_on_and_scoring_reads_it_not(small_bundle, poster_folder):
+def test_the_list_of_training_posters_is_next_to_the_bundle_and_not_part_of_it(small_bundle, poster_folder):
     bundle = load_bundle(small_bundle, Storage())
     splits = read_labelled_posters(str(poster_folder.parent / "labels.csv"), str(poster_folder), SMALL_MODEL, Storage())
 
@@ -56,7 +56,7 @@ def test_beside_a_bundle_stands_what_it_was_trained_on_and_scoring_reads_it_not(
     assert bundle.facts["null"]["prevalence"] == pytest.approx(prevalence.tolist(), abs=1e-6)
 
 
-def test_every_epoch_stands_in_the_note_beside_the_bundle(small_bundle):
+def test_training_json_next_to_the_bundle_has_every_epoch(small_bundle):
     epochs = json.loads((Path(small_bundle) / "training.json").read_text())["epochs"]
 
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
@@ -72,7 +72,7 @@ def test_the_saved_model_loads_in_keras_without_custom_objects(small_bundle):
     assert model.input_shape == (None, 96, 64, 3)
 
 
-def test_the_split_goes_by_the_id_and_nothing_is_in_two(poster_folder):
+def test_each_poster_is_in_exactly_one_split(poster_folder):
     splits = read_labelled_posters(str(poster_folder.parent / "labels.csv"), str(poster_folder), SMALL_MODEL, Storage())
 
     ids = [poster for split in splits.parts().values() for poster in split.labelled.ids]
@@ -105,7 +105,7 @@ def test_too_few_posters_are_refused_in_words(poster_folder):
         )
 
 
-def test_a_bundle_that_cannot_be_written_at_the_end_is_one_line_that_says_how_to_go_on(
+def test_a_bundle_that_cannot_be_written_gives_one_line_that_says_how_to_continue(
     command, ray_cluster, small_bundle, poster_folder, tmp_path, monkeypatch
 ):
     def refuse(*_arguments):

@@ -1,4 +1,4 @@
-"""The order of posters: every poster once an epoch, and the same batches on however many workers."""
+"""Each epoch shows every poster once, in the same batches for any number of workers."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,14 @@ from genretag.training.epoch_order import (
     worker_windows,
 )
 
-SIZES = [40, 64, 7, 55, 61, 33]  # posters of each block: 260
+SIZES = [40, 64, 7, 55, 61, 33]  # number of posters in each block, 260 in total
 
 
 def batches(workers, *, sizes=SIZES, batch_size=32, seed=0, epoch=0):
-    """Each step's batch, put together from all workers' shares: lists of (block, place)."""
+    """Return the batch of each step, put together from the shares of all workers.
+
+    A batch is a list of pairs of block and place in the block.
+    """
     steps = sum(sizes) // batch_size
     parts = []
     for rank in range(workers):
@@ -58,7 +61,7 @@ def test_a_worker_never_reads_much_more_than_a_window_at_once():
 
 
 @pytest.mark.parametrize(("workers", "shares"), [(1, [32]), (2, [16, 16]), (3, [10, 11, 11])])
-def test_the_shares_of_a_batch_are_even_to_a_poster(workers, shares):
+def test_the_shares_of_a_batch_differ_by_at_most_one_poster(workers, shares):
     assert [stop - first for first, stop in (share_of(32, rank, workers) for rank in range(workers))] == shares
 
 
@@ -70,7 +73,7 @@ def test_blocks_hold_every_poster_once_and_are_of_even_size():
     assert max(map(len, blocks)) < 2 * BLOCK_POSTERS
 
 
-def test_another_poster_changes_one_block():
+def test_an_additional_poster_changes_only_one_block():
     ids = [f"tt{number:07d}" for number in range(300)]
     before = [{ids[row] for row in block} for block in blocks_of(ids)]
     after = [{[*ids, "new"][row] for row in block} for block in blocks_of([*ids, "new"])]
@@ -78,6 +81,6 @@ def test_another_poster_changes_one_block():
     assert len([block for block in after if block not in before]) == 1
 
 
-def test_few_posters_are_one_block_and_none_are_none():
+def test_few_posters_give_one_block_and_no_posters_give_no_block():
     assert [block.tolist() for block in blocks_of(["b"])] == [[0]]
     assert blocks_of([]) == []

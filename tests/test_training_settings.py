@@ -1,4 +1,4 @@
-"""Workers as a range, precision by device, the learning rate by the batch: what settings mean."""
+"""Settings of training: a number or range of workers, precision by device, and learning rate by batch size."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_workers_are_a_number_or_a_range(workers, fewest, most):
 
 
 @pytest.mark.parametrize("workers", [0, "0..2", "4..1", "few", "1..", "1...4", "-1"])
-def test_other_workers_are_refused(workers):
+def test_invalid_numbers_of_workers_are_refused(workers):
     with pytest.raises(UsageError, match=r"workers must be a number of at least 1, or a range such as 1\.\.4"):
         TrainSettings(workers=workers)
 
@@ -36,11 +36,11 @@ def test_a_fixed_number_of_workers_shares_a_batch_evenly_and_a_range_nearly_so()
         (True, "off", "float32"),
     ],
 )
-def test_precision_goes_by_the_device(gpu, setting, policy):
+def test_the_default_precision_depends_on_the_device(gpu, setting, policy):
     assert TrainSettings(gpu=gpu, mixed_precision=setting).dtype_policy == policy
 
 
-def test_in_mixed_precision_logits_and_weights_are_float32_and_say_the_same():
+def test_in_mixed_precision_logits_and_weights_stay_float32_and_logits_agree():
     import keras
 
     from genretag.model.networks import build_network
@@ -61,13 +61,13 @@ def test_in_mixed_precision_logits_and_weights_are_float32_and_say_the_same():
     np.testing.assert_allclose(logits, exact(poster), atol=0.02)
 
 
-def test_rates_grow_with_the_batch_as_the_optimiser_wants_it():
+def test_learning_rates_grow_with_the_batch_by_the_rule_of_the_optimiser():
     assert rate_factor(32) == rate_factor(32, "sgd") == 1
     assert rate_factor(128) == 2
     assert rate_factor(128, "sgd") == 4
 
 
-def test_rates_are_those_of_the_settings_at_the_default_batch_or_on_request():
+def test_learning_rates_are_not_scaled_at_the_default_batch_or_on_request():
     assert with_scaled_rates(TrainSettings()) == TrainSettings()
     assert with_scaled_rates(TrainSettings(batch_size=128, scale_learning_rate=False)).learning_rate == 2e-4
     scaled = with_scaled_rates(TrainSettings(batch_size=128))

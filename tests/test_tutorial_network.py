@@ -1,4 +1,4 @@
-"""The tutorial's network is the tutorial's, fits a bundle like any other, and is the same for any number of workers."""
+"""The tutorial's network has the published layers, works in a bundle, and is the same for any number of workers."""
 
 import json
 import subprocess
@@ -21,11 +21,12 @@ SMALL = settings_of("tutorial", height=100, width=80)
 
 @pytest.fixture(scope="module")
 def published():
-    """As the recipe trains it: 25 labels, 400 x 300 pixels."""
+    """Return the network as its recipe trains it: 25 labels, 400 x 300 pixels."""
     return network.build_network("tutorial", 25, 400, 300, dropout=settings_of("tutorial").dropout, synchronized=True)
 
 
 def layers(built, kind):
+    """Return the layers of this Keras class, such as `Dense`."""
     import keras
 
     return [layer for layer in built.layers if isinstance(layer, getattr(keras.layers, kind))]
@@ -48,7 +49,7 @@ def test_the_summary_is_lines_of_text(published):
     assert any("Total params: 2,758,969" in line for line in lines)
 
 
-def test_pixels_are_scaled_to_one():
+def test_pixels_are_scaled_to_the_range_from_0_to_1():
     built = network.build_network("tutorial", 3, 76, 76)
 
     scale = built.get_layer("scale")
@@ -56,7 +57,7 @@ def test_pixels_are_scaled_to_one():
     assert np.asarray(scale(np.array([0, 255], dtype=np.uint8))).tolist() == [0, 1]
 
 
-def test_dropout_and_statistics_over_workers_leave_the_weights_as_they_are():
+def test_the_weights_have_the_same_shapes_with_and_without_dropout_and_synchronisation():
     learner = network.build_network("tutorial", 3, 100, 80, dropout=0.5, synchronized=True)
     average = network.build_network("tutorial", 3, 100, 80)
 
@@ -73,17 +74,22 @@ def _as_if_it_had_seen_posters(weight, random):
 
 @pytest.fixture(scope="module")
 def exported():
-    """A bundle of the untrained network, its moving statistics as if it had seen posters; and a batch of images."""
+    """Return a bundle of the untrained network, and a batch of images.
+
+    Its moving statistics are drawn at random, as if the network had seen posters.
+    """
     import keras
 
     keras.utils.set_random_seed(0)
     built, random = network.build_network("tutorial", len(LABELS), SMALL.height, SMALL.width), np.random.default_rng(0)
     weights = [_as_if_it_had_seen_posters(weight, random) for weight in built.weights]
-    weights[-2] = weights[-2] * 30  # the head: an untrained one says nearly the same of all images
+    # Enlarge the weights of the head, which otherwise gives all images nearly the same answer.
+    weights[-2] = weights[-2] * 30
     bundle = Bundle(
         LABELS, {}, SMALL.rule, "tutorial", bundle_files(weights, SMALL, slope=np.full(len(LABELS), 1 / 1.5))
     )
-    colours = random.integers(0, 256, (6, 1, 1, 3), dtype=np.uint8)  # noise alone looks all the same to a network
+    # Different colours, because the network gives all plain noise the same answer.
+    colours = random.integers(0, 256, (6, 1, 1, 3), dtype=np.uint8)
     noise = random.integers(0, 256, (6, SMALL.height, SMALL.width, 3), dtype=np.uint8)
     return bundle, colours // 2 + noise // 2
 
@@ -147,14 +153,14 @@ print("equal")
 
 
 @pytest.mark.slow
-def test_two_halves_of_a_batch_give_the_statistics_of_the_whole():
-    """Each replica normalises by all replicas' posters, so that two workers keep the network that one would."""
+def test_two_replicas_with_half_a_batch_each_train_like_one_with_the_whole_batch():
+    """Each replica normalises with the statistics of all replicas. So two workers train the same network as one."""
     ran = subprocess.run([sys.executable, "-c", ONE_STEP], capture_output=True, text=True)
 
     assert ran.stdout == "equal\n", ran.stderr
 
 
-def test_it_trains_on_two_workers_with_everything_that_a_step_can_do(ray_cluster, poster_folder, tmp_path):
+def test_it_trains_on_two_workers_with_all_optional_features_of_a_step(ray_cluster, poster_folder, tmp_path):
     settings = settings_of(
         "tutorial", height=100, width=80, epochs=2, batch_size=16, workers=2, min_positives=5, patience=1, min_crop=0.9,
         loss="asymmetric", label_weights="sqrt", balanced_sampling=True, label_smoothing=0.05, resize="letterbox",

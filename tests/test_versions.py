@@ -1,4 +1,4 @@
-"""One row for each version of an object, whatever etags an inventory names, however often and in whatever form."""
+"""Each version of an object gets one row, whatever etags an inventory names, however often and in whatever form."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ from genretag.storage.objects import etag_key, etag_keys
 
 MANIFESTS = 200
 OBJECTS = 3
-SUM = "0123456789abcdef0123456789abcdef"  # like the MD5 sums of S3
+SUM = "0123456789abcdef0123456789abcdef"  # in the form of an S3 etag
 
 
 def md5(data):
@@ -42,7 +42,7 @@ def md5(data):
 
 
 def written(random, etag):
-    """An etag as stores, SDKs, proxies, spreadsheets and XML write it."""
+    """Return an etag in one of the forms in which stores, SDKs, proxies, spreadsheets and XML write it."""
     return random.choice(
         [
             etag,
@@ -62,14 +62,14 @@ def written(random, etag):
         (SUM, SUM),
         (f'"{SUM}"', SUM),
         (f'W/"{SUM}"', SUM),
-        (f'W/"{SUM}', SUM),  # what is left where somebody took the quotes off both ends
+        (f'W/"{SUM}', SUM),  # after a program has removed the first and the last character
         (SUM.upper(), SUM),
-        (f'"{SUM.upper()}-12"', f"{SUM}-12"),  # an upload in twelve parts
+        (f'"{SUM.upper()}-12"', f"{SUM}-12"),  # a multipart upload of twelve parts
         (f"  {SUM}\r\n", SUM),
         (f"&quot;{SUM}&quot;", SUM),
-        ('"CKih16GjycICEAE="', "CKih16GjycICEAE="),  # of Google: base64, where case means something
-        ('"0x8D4BCC2E4835CD0"', "0x8D4BCC2E4835CD0"),  # of Azure
-        ("18a3f2c4d5e6f708-8f", "18a3f2c4d5e6f708-8f"),  # of a file
+        ('"CKih16GjycICEAE="', "CKih16GjycICEAE="),  # Google Cloud Storage: base64, which is case-sensitive
+        ('"0x8D4BCC2E4835CD0"', "0x8D4BCC2E4835CD0"),  # Azure
+        ("18a3f2c4d5e6f708-8f", "18a3f2c4d5e6f708-8f"),  # a local file
         ('""', ""),
         ("", ""),
         (None, ""),
@@ -93,7 +93,10 @@ def test_columns_of_etags_and_single_ones_get_the_same_form():
 
 
 class Shelf:
-    """The objects of one manifest in a bucket: some are overwritten between the nights, some are no posters."""
+    """The objects of one manifest in a bucket, with the etags of all their versions.
+
+    Some objects are overwritten between the nights, and some are no posters.
+    """
 
     def __init__(self, random, bucket, storage, number):
         self._random, self._storage, self._bucket = random, storage, bucket
@@ -114,7 +117,7 @@ class Shelf:
                 self.write(key)
 
     def manifest(self, file):
-        """Writes a manifest that names each object once to four times: with etags old, new, invented, or missing."""
+        """Write a manifest that names each object one to four times. Its etags are old, new, invented or missing."""
         etags = [[*known, known[-1], md5(self._random.randbytes(4)), None, ""] for known in self.versions.values()]
         self.named = {
             key: self._random.choices(some, k=self._random.randint(1, 4))
@@ -130,13 +133,16 @@ class Shelf:
         pyarrow.parquet.write_table(pa.table(dict(zip(("uri", "etag"), map(list, columns), strict=True))), file)
 
     def current_is_named(self, key):
-        """Whether the manifest names the version that is there now, or leaves the version open."""
+        """Return True if the manifest names the current version of the object, or names the object without an etag."""
         return any(not etag or etag == self.versions[key][-1] for etag in self.named[key])
 
 
 @pytest.fixture(scope="module")
 def night(ray_cluster):
-    """Runs the parts of a night on many manifests at once and in this process: so without the start of Ray's actors."""
+    """Return a function that runs a night on many manifests at once.
+
+    The night runs in this process, without Ray's actors, because these take long to start.
+    """
     storage, bundle = Storage(), load_bundle(str(DEFAULT_BUNDLE), Storage())
     ledger, plan, version = (
         open_ledger(1_000_000),
@@ -163,14 +169,14 @@ def night(ray_cluster):
 
 
 def inventory_of_all(manifests, storage, folder):
-    """The inventories of many manifests in one, as if somebody had put the manifests into one file."""
+    """Return one inventory of many manifests, as if all were one file."""
     tables = [take_inventory(str(manifest), storage, folder).table() for manifest in manifests]
     pyarrow.parquet.write_table(pa.concat_tables(tables), folder / "inventory.parquet")
     return Inventory(folder / "inventory.parquet", sum(map(len, tables)), may_repeat=True)
 
 
 def held(output):
-    """How often the output has each version of each object, of the one model."""
+    """Count the rows of each version of each object in the output. There is only one model."""
     return Counter((row["uri"], row["etag"]) for kind in ("predictions", "failures") for row in rows(output, kind))
 
 

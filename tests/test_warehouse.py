@@ -1,4 +1,7 @@
-"""`genretag warehouse`: what it generates fits the schema, each dialect's parser, and hostile labels and locations."""
+"""The SQL that `genretag warehouse` generates fits the schema and each dialect's parser.
+
+Hostile labels and locations do no harm.
+"""
 
 import re
 from dataclasses import replace
@@ -20,10 +23,10 @@ from genretag.output.warehouse import DIALECTS
 from genretag.settings import WarehouseSettings
 from genretag.storage import Storage
 
-# What sqlglot takes as it is instead of parsing it, by how the statement begins
+# Beginnings of statements that sqlglot does not parse, by dialect
 NOT_PARSED = {
     "trino": {"CALL"},
-    "bigquery": {"CREATE EXTERNAL TABLE"},  # it does not know WITH PARTITION COLUMNS
+    "bigquery": {"CREATE EXTERNAL TABLE"},  # sqlglot does not know WITH PARTITION COLUMNS
     "snowflake": {"ALTER EXTERNAL TABLE"},
     "redshift": {"CREATE EXTERNAL SCHEMA"},
     "databricks": {"MSCK REPAIR TABLE"},
@@ -35,7 +38,7 @@ def place(dialect):
 
 
 def statements(text, dialect):
-    """The statements of a file, parsed."""
+    """Return the parsed statements of an SQL file."""
     found = sqlglot.parse(text, dialect=dialect, error_level=sqlglot.ErrorLevel.RAISE)
     return [statement for statement in found if statement and not isinstance(statement, exp.Semicolon)]
 
@@ -58,7 +61,7 @@ def test_the_files_in_the_repository_are_what_the_command_generates(dialect):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("labels", [LABELS, HOSTILE], ids=["plain", "hostile"])
-def test_the_warehouse_s_own_grammar_takes_every_statement(dialect, labels):
+def test_every_statement_is_valid_in_the_grammar_of_its_warehouse(dialect, labels):
     not_parsed = set()
     for text in sql_files(dialect, labels).values():
         for statement in statements(text, dialect):
@@ -78,7 +81,7 @@ def test_hostile_labels_add_no_statement(dialect):
 
 
 def declared_columns(text):
-    """The names between the brackets of each CREATE TABLE of a file, and of its partition."""
+    """Return the columns of each CREATE TABLE in a file, including partition columns."""
     tables = {}
     for name, body in re.findall(
         r"create (?:external )?table (?:if not exists )?([\w.]+) \(\n(.*?);$", text, re.S | re.M
@@ -102,14 +105,17 @@ def test_the_tables_have_the_columns_of_the_files_and_the_night(dialect):
 
 @pytest.fixture(scope="module")
 def some_nights(tmp_path_factory):
-    """The URI of an output with three nights."""
+    """Return an output with three nights."""
     output = tmp_path_factory.mktemp("nights")
     write_some_nights(output)
     return output
 
 
 def translated(dialect, output):
-    """A DuckDB with another dialect's views and checks, and its queries; sqlglot translates them."""
+    """Return a DuckDB with the views and checks of another dialect, and the queries of that dialect.
+
+    sqlglot translates them to DuckDB.
+    """
     database = opened(output)
     for view in (
         "data_quality",
@@ -144,7 +150,7 @@ def test_every_dialect_gives_the_rows_that_duckdb_gives(dialect, some_nights):
 
     for view in ("genre_scores", "current_genre_scores", "current_failures", "nights", "data_quality"):
         assert rows_of(theirs, view) == rows_of(ours, view), view
-    no_list = "* exclude (genres)"  # as Redshift has a text there
+    no_list = "* exclude (genres)"  # without `genres`, which is text in Redshift
     assert rows_of(theirs, "current_genres", no_list) == rows_of(ours, "current_genres", no_list)
     assert [theirs.execute(query).fetchall() for query in queries] == query_results(ours)
     assert all(query_results(ours))
@@ -161,8 +167,8 @@ def test_every_dialect_gives_the_rows_that_duckdb_gives(dialect, some_nights):
         ("redshift", "lower(cast(p_drama as varchar)) = 'nan'"),
     ],
 )
-def test_every_dialect_asks_for_nan_itself_as_statistics_of_files_leave_it_out(dialect, is_nan, tmp_path):
-    for day in (20, 21):  # of two files DuckDB does not answer by the statistics, as it would of one
+def test_every_dialect_checks_for_nan_explicitly_because_file_statistics_omit_it(dialect, is_nan, tmp_path):
+    for day in (20, 21):  # two files, because DuckDB answers from the statistics if there is only one file
         posters = [("a", (0.9, 0.2, 0.1)), ("b", (float("nan"), 0.3, 0.1))]
         scored(tmp_path, night(date(2026, 11, day)), [(f"s3://p/{day}{name}.jpg", "1", row) for name, row in posters])
 
@@ -201,7 +207,7 @@ def test_each_dialect_reads_back_the_label_that_it_was_given(dialect):
     assert set(HOSTILE) <= literals
 
 
-def test_spark_finds_nothing_to_substitute_in_a_label():
+def test_hostile_labels_contain_no_variable_that_spark_would_substitute():
     text = "".join(sql_files("databricks", HOSTILE).values())
 
     assert "${" not in text
@@ -217,14 +223,14 @@ def test_spark_finds_nothing_to_substitute_in_a_label():
         (("Sci-Fi", "Sci Fi"), "athena", "would both be the column sci_fi"),
     ],
 )
-def test_labels_that_a_warehouse_cannot_have(labels, dialect, says):
+def test_labels_that_a_warehouse_cannot_store_are_refused(labels, dialect, says):
     with pytest.raises(UsageError, match=says):
         generate(labels, dialect, "s3://films/genres")
 
 
 @pytest.fixture
 def refused(command):
-    """Runs `genretag warehouse`, expects exit code 2 and one line; returns the line."""
+    """Return a function that runs `genretag warehouse`, requires exit code 2 and one line, and returns the line."""
 
     def run(*arguments):
         code, out, err = command("warehouse", *arguments)
@@ -247,7 +253,7 @@ def refused(command):
         ),
     ],
 )
-def test_a_dialect_that_there_is_not(refused, dialect, says):
+def test_an_unknown_dialect_is_refused(refused, dialect, says):
     assert refused("--dialect", dialect, "--location", "s3://films/genres") == says
 
 
@@ -267,7 +273,7 @@ def test_a_dialect_that_there_is_not(refused, dialect, says):
         ("databricks", "s3://films/${env:HOME}", "has '$' in it"),
     ],
 )
-def test_a_location_that_is_none(refused, dialect, location, says):
+def test_an_unusable_location_is_refused(refused, dialect, location, says):
     assert says in refused("--dialect", dialect, "--location", location)
 
 
@@ -282,7 +288,7 @@ def test_a_location_that_is_none(refused, dialect, location, says):
         ("athena", ("--access", "x"), "athena reaches the bucket by its own configuration: leave out --access"),
     ],
 )
-def test_settings_that_a_warehouse_cannot_have(refused, dialect, settings, says):
+def test_settings_that_do_not_fit_the_warehouse_are_refused(refused, dialect, settings, says):
     assert says in refused("--dialect", dialect, "--location", place(dialect), *settings)
 
 
@@ -300,7 +306,7 @@ def test_names_and_access_are_quoted_as_the_dialect_has_it():
     assert "storage_integration = lake_reader;" in snowflake["tables.sql"]
 
 
-def test_it_is_printed_or_written(command, tmp_path):
+def test_the_sql_is_printed_or_written_to_a_folder(command, tmp_path):
     duckdb_of = ("warehouse", "--dialect", "duckdb", "--location", tmp_path / "out")
 
     code, printed, _ = command(*duckdb_of)
@@ -311,7 +317,7 @@ def test_it_is_printed_or_written(command, tmp_path):
     assert (tmp_path / "a" / "b" / "views.sql").read_text() in printed
 
 
-def test_a_folder_that_cannot_be_written(refused, tmp_path):
+def test_an_unwritable_output_folder_is_refused(refused, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     line = refused("--dialect", "athena", "--location", "s3://a/b", "--output", tmp_path / "file")
@@ -319,7 +325,7 @@ def test_a_folder_that_cannot_be_written(refused, tmp_path):
     assert line.startswith(f"cannot write to {tmp_path}/file")
 
 
-def test_another_model_has_other_columns(command, tmp_path):
+def test_the_columns_follow_the_labels_of_the_model(command, tmp_path):
     bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
     write_bundle(replace(bundle, labels=(*bundle.labels[:-1], "Opéra")), str(tmp_path / "other"), Storage())
 
@@ -332,7 +338,7 @@ def test_another_model_has_other_columns(command, tmp_path):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_dbt_s_source_names_the_columns_tests_and_freshness(dialect):
+def test_the_dbt_source_has_columns_tests_and_freshness(dialect):
     source = yaml.safe_load(generate(HOSTILE, dialect, place(dialect))["sources.yml"])["sources"][0]
 
     predictions, failures = source["tables"]
@@ -348,6 +354,6 @@ def test_dbt_s_source_names_the_columns_tests_and_freshness(dialect):
     assert "{" not in str([column["description"] for column in predictions["columns"]])
 
 
-def test_every_setting_of_the_type_is_one_that_duckdb_casts_to():
+def test_every_type_of_the_duckdb_dialect_exists_in_duckdb():
     for type_name in DIALECTS["duckdb"].types.values():
         duckdb.sql(f"select null::{type_name}")

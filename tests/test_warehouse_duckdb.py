@@ -1,4 +1,4 @@
-"""The generated SQL for DuckDB runs: on rows of our choice, and on what the job writes to a folder and to S3."""
+"""The generated SQL for DuckDB runs on chosen rows, and on the files that the job writes to a folder and to S3."""
 
 from datetime import UTC, date, datetime
 
@@ -22,7 +22,7 @@ def current(database):
 def test_the_newest_row_of_each_poster_is_current(tmp_path):
     scored(tmp_path, night(FIRST), [("s3://p/a.jpg", "1", DRAMA), ("s3://p/b.jpg", "1", DRAMA)])
     scored(tmp_path, night(SECOND), [("s3://p/a.jpg", "2", COMEDY)])  # the poster has changed
-    scored(tmp_path, night(THIRD, "model2"), [("s3://p/b.jpg", "1", BOTH)])  # a new model says otherwise
+    scored(tmp_path, night(THIRD, "model2"), [("s3://p/b.jpg", "1", BOTH)])  # a new model gives other genres
 
     database = opened(tmp_path)
 
@@ -42,8 +42,8 @@ def test_a_row_that_is_there_twice_is_current_once(tmp_path):
 
 def test_a_failure_is_current_until_the_poster_is_scored(tmp_path):
     failed(tmp_path, night(FIRST), [("s3://p/a.jpg", "1", "truncated"), ("s3://p/b.jpg", "1", "empty")])
-    failed(tmp_path, night(SECOND), [("s3://p/b.jpg", "1", "empty")])  # --retry-failed, in vain
-    scored(tmp_path, night(SECOND), [("s3://p/a.jpg", "1", DRAMA)])  # --retry-failed
+    failed(tmp_path, night(SECOND), [("s3://p/b.jpg", "1", "empty")])  # as with --retry-failed, which fails again
+    scored(tmp_path, night(SECOND), [("s3://p/a.jpg", "1", DRAMA)])  # as with --retry-failed
 
     database = opened(tmp_path)
 
@@ -52,7 +52,7 @@ def test_a_failure_is_current_until_the_poster_is_scored(tmp_path):
     assert findings(database) == []
 
 
-def test_an_older_version_than_the_one_that_failed_is_found(tmp_path):
+def test_a_poster_whose_newest_version_failed_is_found(tmp_path):
     scored(tmp_path, night(FIRST), [("s3://p/a.jpg", "1", DRAMA)])
     failed(tmp_path, night(SECOND), [("s3://p/a.jpg", "2", "truncated")])
 
@@ -70,13 +70,13 @@ def test_an_output_in_order_has_no_findings(tmp_path):
 def test_rows_that_are_there_twice_are_found(tmp_path):
     for dt in (FIRST, SECOND):
         scored(tmp_path, night(dt), [("s3://p/a.jpg", "1", DRAMA), (f"s3://p/{dt}.jpg", "1", DRAMA)])
-    scored(tmp_path, night(SECOND, "model2"), [("s3://p/a.jpg", "1", DRAMA)])  # another model: none too many
+    scored(tmp_path, night(SECOND, "model2"), [("s3://p/a.jpg", "1", DRAMA)])  # a row of another model is no duplicate
 
     assert findings(opened(tmp_path)) == [("duplicates", "2026-11-21", 1, "s3://p/a.jpg")]
 
 
 def altered(of, column, value):
-    """One part file's table in which one value was changed."""
+    """Return the table of a part file with one row, in which `column` has the given value."""
     row = dict.fromkeys(predictions_schema(of).names)
     row |= {"poster_id": "a", "uri": "s3://p/a.jpg", "etag": "1", "genres": ["Drama"], "model_version": "model1"}
     row |= {"is_drama": True, "is_comedy": False, "is_sci_fi": False, "p_drama": 0.9, "p_comedy": 0.1, "p_sci_fi": 0.0}
@@ -86,7 +86,7 @@ def altered(of, column, value):
 
 
 @pytest.mark.parametrize("value", [None, -0.1, 1.01, float("nan"), float("inf")])
-def test_a_probability_that_is_none_is_found(tmp_path, value):
+def test_an_invalid_probability_is_found(tmp_path, value):
     put(tmp_path, "predictions", night(FIRST), 0, altered(night(FIRST), "p_comedy", value))
 
     assert findings(opened(tmp_path)) == [("probabilities", "2026-11-20", 1, "s3://p/a.jpg")]
@@ -103,7 +103,7 @@ def test_a_nan_among_numbers_is_found(tmp_path, others, labels):
     assert findings(opened(tmp_path, labels)) == [("probabilities", "2026-11-20", 1, "s3://p/nan.jpg")]
 
 
-def test_the_night_is_that_of_the_file_s_own_folder_whatever_is_above(tmp_path):
+def test_the_night_comes_from_the_folder_of_the_file_and_not_from_folders_above(tmp_path):
     output = tmp_path / "model_version=9" / ODD
     scored(output, night(FIRST), [("s3://p/a.jpg", "1", DRAMA)])
     scored(output, night(SECOND), [("s3://p/b.jpg", "1", COMEDY)])
@@ -161,7 +161,7 @@ def test_nights_missing_until_today_are_found(tmp_path):
 
 
 def test_a_night_with_far_fewer_posters_is_found(tmp_path):
-    posters = [100, 4, 4, 5, 4, 6, 4, 1, 4]  # the first night scores a whole bucket
+    posters = [100, 4, 4, 5, 4, 6, 4, 1, 4]  # the first night scores all posters of the bucket
     for number, count in enumerate(posters):
         dt = date(2026, 11, 1 + number)
         scored(tmp_path, night(dt), [(f"s3://p/{dt}/{poster}.jpg", "1", DRAMA) for poster in range(count)])
@@ -181,7 +181,7 @@ def test_a_reason_that_many_posters_fail_for_is_found(tmp_path):
     assert findings(opened(tmp_path)) == [("failures", "2026-11-20", 14, "decode: truncated")]
 
 
-def test_the_queries_say_what_is_so(tmp_path):
+def test_the_queries_return_the_expected_rows(tmp_path):
     scored(tmp_path, night(FIRST), [("s3://p/a.jpg", "1", DRAMA), ("s3://p/b.jpg", "1", BOTH)])
     scored(tmp_path, night(SECOND, "model2"), [("s3://p/a.jpg", "1", BOTH), ("s3://p/b.jpg", "1", BOTH)])
     failed(tmp_path, night(SECOND, "model2"), [("s3://p/c.jpg", "1", "empty"), ("s3://p/d.jpg", "1", "empty")])
@@ -200,8 +200,8 @@ def test_the_queries_say_what_is_so(tmp_path):
 
 
 @pytest.mark.parametrize("broken", [0, 2])
-def test_what_the_job_writes_to_a_folder(run, small_bundle, few_posters, tmp_path, broken):
-    for number in range(broken):  # without one there is no folder `failures`
+def test_the_sql_reads_what_the_job_writes_to_a_folder(run, small_bundle, few_posters, tmp_path, broken):
+    for number in range(broken):  # without a failure there is no folder `failures`
         (few_posters / f"broken-{number}.jpg").write_bytes(b"no picture")
     run(few_posters, tmp_path / "out")
 
@@ -214,7 +214,7 @@ def test_what_the_job_writes_to_a_folder(run, small_bundle, few_posters, tmp_pat
     assert all(query_results(database, load_bundle(small_bundle, Storage()).labels)[0])
 
 
-def test_what_the_job_writes_to_a_bucket(run, small_bundle, bucket, storage, drawn_posters, command):
+def test_the_sql_reads_what_the_job_writes_to_a_bucket(run, small_bundle, bucket, storage, drawn_posters, command):
     for poster in drawn_posters[:12]:
         storage.put(join(bucket, poster.key), poster.data)
     storage.put(join(bucket, "posters/broken.jpg"), b"no picture")
@@ -224,7 +224,7 @@ def test_what_the_job_writes_to_a_bucket(run, small_bundle, bucket, storage, dra
 
     code, script, _ = command("warehouse", "--dialect", "duckdb", "--location", output, "--model", small_bundle)
     database = opened(output, labels, storage)
-    database.execute(script).fetchall()  # all of it, in one go
+    database.execute(script).fetchall()  # the whole script at once
 
     assert code == 0
     assert current(database) == {row["uri"]: row["genres"] for row in rows(output)}

@@ -1,4 +1,4 @@
-"""The SQL for Databricks runs in Spark, where PySpark and a Java runtime are installed, and gives what DuckDB gives."""
+"""The SQL for Databricks gives the rows of DuckDB in Spark, if PySpark and a Java runtime are installed."""
 
 import re
 import shutil
@@ -36,7 +36,10 @@ def spark(tmp_path_factory):
 
 @pytest.fixture
 def in_spark(spark):
-    """Runs the files of an output in the order in which they come; returns the rows of each select."""
+    """Return a function that runs the SQL files of an output in their order.
+
+    The function returns the rows of each select.
+    """
     yield lambda output, labels: [
         [tuple(row) for row in spark.sql(statement).collect()]
         for name, text in generate(labels, "databricks", str(output)).items()
@@ -51,7 +54,7 @@ def rounded(rows):
     return [tuple(round(value, 6) if isinstance(value, float) else value for value in row) for row in rows]
 
 
-def test_it_gives_the_rows_that_duckdb_gives(in_spark, spark, tmp_path):
+def test_spark_gives_the_rows_that_duckdb_gives(in_spark, spark, tmp_path):
     write_some_nights(tmp_path)
     duckdb = opened(tmp_path)
 

@@ -1,4 +1,4 @@
-"""No worker process outlives its job: one that hangs while it exits is ended, and those of older runs are named."""
+"""No worker process outlives its job. A worker that hangs while it exits is killed; old ones are reported."""
 
 import ctypes
 import os
@@ -11,12 +11,12 @@ import ray
 
 from genretag.runtime.stopping import leftovers, warn_of_leftovers
 
-DEADLINE_S = 60  # the limit is 5 s, on a machine that has time
+DEADLINE_S = 60  # generous: on an idle machine, 5 s are enough
 
 
 @contextmanager
 def a_worker_without_its_raylet():
-    """A process that is called as Ray calls its workers, and whose raylet has ended."""
+    """Start a process that is named like a Ray worker, and whose raylet has ended."""
     ended = subprocess.Popen(["true"])
     ended.wait()
     environment = os.environ | {"RAY_RAYLET_PID": str(ended.pid)}
@@ -31,9 +31,9 @@ def a_worker_without_its_raylet():
 
 
 def test_an_actor_that_hangs_while_it_exits_is_ended(ray_cluster):
-    class Hanging:  # in here, so that it travels to the worker, which cannot import this file
+    class Hanging:  # local, so that Ray pickles the class: a worker cannot import this file
         def prepare(self):
-            """Makes this process wait for ever once Python has ended, in an exit handler of the C library."""
+            """Make this process hang in an exit handler of the C library, after Python has ended."""
             library = ctypes.CDLL(None)
             library["__cxa_atexit"](library.pause, None, None)
             return os.getpid()
@@ -43,7 +43,7 @@ def test_an_actor_that_hangs_while_it_exits_is_ended(ray_cluster):
 
     del actor
 
-    process.wait(DEADLINE_S)  # or TimeoutExpired
+    process.wait(DEADLINE_S)  # raises TimeoutExpired if the process still runs
 
 
 def test_a_worker_whose_ray_has_ended_is_named(caplog):
@@ -56,7 +56,7 @@ def test_a_worker_whose_ray_has_ended_is_named(caplog):
     assert "1 worker" in caplog.text or len(found) > 1
 
 
-def test_workers_of_a_ray_that_runs_are_none_of_them(ray_cluster):
+def test_workers_of_a_running_ray_are_not_named(ray_cluster):
     busy = ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())
 
     assert busy not in [process.pid for process in leftovers()]

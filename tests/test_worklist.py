@@ -1,4 +1,4 @@
-"""The worklist is the inventory less what the output holds for this version of object and model."""
+"""The worklist is the inventory without posters that the output already has for this version and model."""
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -12,7 +12,7 @@ from genretag.storage import Storage
 
 @pytest.fixture
 def worklist_of(tmp_path):
-    """Makes the worklist of (uri, etag) pairs against the output in `tmp_path / "out"`."""
+    """Return a function that makes the worklist of (uri, etag) pairs for the output in `tmp_path / "out"`."""
 
     def worklist_of(*pairs, model_version="m1", output=tmp_path / "out", **options):
         table = inventory_of([uri for uri, _ in pairs])
@@ -28,7 +28,7 @@ def worklist_of(tmp_path):
 
 
 def hold(output, kind, *rows):
-    """Writes a part file of (uri, etag, model_version) rows below the output."""
+    """Write a part file of (uri, etag, model_version) rows to the folder `kind` of the output."""
     folder = output / kind / "dt=2026-11-22"
     folder.mkdir(parents=True, exist_ok=True)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("uri", "etag", "model_version"))}
@@ -36,7 +36,7 @@ def hold(output, kind, *rows):
 
 
 def fail(output, *rows, night=0):
-    """Writes a part file of failures, (uri, etag, stage, reason), of the model m1."""
+    """Write a part file of failures of the model m1. Rows are (uri, etag, stage, reason)."""
     folder = output / "failures" / f"dt=2026-11-{night + 1:02}"
     folder.mkdir(parents=True, exist_ok=True)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("uri", "etag", "stage", "reason"))}
@@ -45,7 +45,7 @@ def fail(output, *rows, night=0):
 
 
 def list_versions(output, *rows):
-    """Writes (uri, listed_etag, etag) rows of the model m1 to `versions/`."""
+    """Write (uri, listed_etag, etag) rows of the model m1 to `versions/`."""
     folder = output / "versions" / "dt=2026-11-22"
     folder.mkdir(parents=True)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("uri", "listed_etag", "etag"))}
@@ -53,18 +53,19 @@ def list_versions(output, *rows):
 
 
 def keys(worklist):
+    """Return the (uri, etag) pairs of a worklist."""
     posters = worklist.table()
     return list(zip(posters["uri"].to_pylist(), posters["etag"].to_pylist(), strict=True))
 
 
-def test_into_an_empty_output_everything_is_to_do(worklist_of):
+def test_with_an_empty_output_every_poster_is_to_score(worklist_of):
     worklist = worklist_of(("a", "1"), ("b", "1"))
 
     assert keys(worklist) == [("a", "1"), ("b", "1")]
     assert (worklist.to_score, worklist.listed, worklist.already_scored, worklist.already_failed) == (2, 2, 0, 0)
 
 
-def test_what_was_scored_or_failed_is_left_out(worklist_of, tmp_path):
+def test_scored_and_failed_posters_are_left_out(worklist_of, tmp_path):
     hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
     hold(tmp_path / "out", "failures", ("c", "1", "m1"))
 
@@ -105,7 +106,7 @@ def test_rows_that_the_output_holds_twice_count_once(worklist_of, tmp_path):
     assert worklist_of(("a", "1"), ("b", "1")).already_scored == 1
 
 
-def test_an_object_is_listed_once_and_with_all_etags_that_are_named_of_it(worklist_of):
+def test_an_object_with_several_listed_etags_has_one_row_with_all_of_them(worklist_of):
     worklist = worklist_of(("a", "2"), ("a", "1"), ("b", "1"), ("a", "3"))
 
     posters = worklist.table().select(["uri", "etag", "listed_etags"]).to_pylist()
@@ -116,7 +117,7 @@ def test_an_object_is_listed_once_and_with_all_etags_that_are_named_of_it(workli
     assert (worklist.to_score, worklist.listed, worklist.duplicates) == (2, 2, 2)
 
 
-def test_a_new_etag_beside_an_old_one_is_to_do_and_comes_with_what_is_held(worklist_of, tmp_path):
+def test_a_new_etag_is_to_score_and_its_row_has_the_etags_that_the_output_has(worklist_of, tmp_path):
     hold(tmp_path / "out", "predictions", ("a", "1", "m1"), ("b", "1", "m1"))
     fail(tmp_path / "out", ("a", "0", "decode", "truncated"))
 
@@ -130,7 +131,7 @@ def test_a_new_etag_beside_an_old_one_is_to_do_and_comes_with_what_is_held(workl
     assert (worklist.listed, worklist.already_scored, worklist.already_failed) == (3, 1, 0)
 
 
-def test_what_was_listed_for_a_version_that_has_a_row_is_held_too(worklist_of, tmp_path):
+def test_a_listed_etag_is_known_if_versions_links_it_to_a_row(worklist_of, tmp_path):
     hold(tmp_path / "out", "predictions", ("a", "2", "m1"))
     fail(tmp_path / "out", ("b", "2", "decode", "empty"))
     list_versions(tmp_path / "out", ("a", "1", "2"), ("b", "1", "2"), ("c", "1", "2"))
@@ -141,14 +142,14 @@ def test_what_was_listed_for_a_version_that_has_a_row_is_held_too(worklist_of, t
     assert (worklist.already_scored, worklist.already_failed) == (1, 1)
 
 
-def test_etags_that_an_earlier_genretag_stored_with_marks_are_the_same_ones(worklist_of, tmp_path):
+def test_etags_that_an_earlier_genretag_stored_with_quotes_still_match(worklist_of, tmp_path):
     hold(tmp_path / "out", "predictions", ("a", 'W/"AbC', "m1"), ("b", '"1"', "m1"), ("c", f"{0xABC:032X}", "m1"))
 
     assert worklist_of(("a", "AbC"), ("b", "1"), ("c", f"{0xABC:032x}")).to_score == 0
 
 
 @pytest.mark.parametrize("reason", ["unavailable", "timeout"])
-def test_what_the_store_did_not_deliver_is_tried_again_some_times(worklist_of, tmp_path, reason):
+def test_a_poster_that_the_store_did_not_deliver_is_retried_up_to_the_limit(worklist_of, tmp_path, reason):
     for night in range(3):
         fail(tmp_path / "out", ("a", "1", "fetch", reason), night=night)
         assert worklist_of(("a", "1"), retries=3).to_score == 1
@@ -166,14 +167,14 @@ def test_what_the_store_did_not_deliver_is_tried_again_some_times(worklist_of, t
     ("stage", "reason"),
     [("fetch", "access_denied"), ("fetch", "not_found"), ("decode", "empty"), ("decode", "timeout")],
 )
-def test_what_failed_for_a_reason_of_its_own_is_not(worklist_of, tmp_path, stage, reason):
+def test_a_poster_with_a_permanent_failure_is_not_retried(worklist_of, tmp_path, stage, reason):
     fail(tmp_path / "out", ("a", "1", "fetch", "unavailable"))
     fail(tmp_path / "out", ("a", "1", stage, reason), night=1)
 
     assert worklist_of(("a", "1")).already_failed == 1
 
 
-def test_a_poster_that_came_at_last_is_scored_whatever_failed_before(worklist_of, tmp_path):
+def test_a_scored_poster_stays_scored_whatever_failed_before(worklist_of, tmp_path):
     fail(tmp_path / "out", ("a", "1", "fetch", "timeout"))
     hold(tmp_path / "out", "predictions", ("a", "1", "m1"))
 
@@ -189,7 +190,7 @@ def test_a_half_written_temporary_file_is_not_read(worklist_of, tmp_path):
     assert keys(worklist_of(("a", "1"), ("b", "1"))) == [("b", "1")]
 
 
-def test_looking_for_work_writes_nothing(worklist_of, tmp_path):
+def test_making_the_worklist_writes_nothing_to_the_output(worklist_of, tmp_path):
     worklist_of(("a", "1"))
 
     assert not (tmp_path / "out").exists()
@@ -217,7 +218,7 @@ def test_shards_of_a_dead_run_are_removed(worklist_of, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["uri=x", "a=b", "etag=1/[a]*", "it's"])
-def test_folders_above_the_temporary_files_change_nothing(few_posters, tmp_path, name):
+def test_names_of_folders_above_the_temporary_files_do_not_change_the_worklist(few_posters, tmp_path, name):
     spool = tmp_path / "spool" / name
     (tmp_path / "spool" / "etag=1" / "a").mkdir(parents=True)
     spool.mkdir(parents=True)

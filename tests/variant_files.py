@@ -1,6 +1,6 @@
-"""Writers of TIFF, PNG, APNG, GIF and BMP files of every layout, without the library that decodes them.
+"""Write TIFF, PNG, APNG, GIF and BMP files of many layouts, independently of the library that decodes them.
 
-Samples are arrays of whole numbers or floats: (height, width) or (height, width, samples).
+Samples are arrays of integers or floats: (height, width) or (height, width, samples).
 """
 
 import struct
@@ -11,13 +11,16 @@ from image_corpus import png_chunk
 
 # -- TIFF --------------------------------------------------------------------------------------------------
 
-TYPES = {"H": 3, "I": 4, "B": 7}  # struct's letter -> TIFF's number
+TYPES = {"H": 3, "I": 4, "B": 7}  # TIFF's number of a type by struct's letter
 
 
 def tiff(
     samples: np.ndarray, photometric: int, bits: int, *, order: str = "<", deflated: bool = False, **layout: object
 ) -> bytes:
-    """A TIFF. `layout`: planar, extra (numbers of ExtraSamples), rows (of a strip), fill_order, tags (more of them)."""
+    """Return a TIFF of the samples.
+
+    `layout` may have: planar, extra (values of ExtraSamples), rows (in a strip), fill_order, tags (additional tags).
+    """
     samples = samples[..., None] if samples.ndim == 2 else samples
     height, width, count = samples.shape
     rows = layout.get("rows", height)
@@ -46,7 +49,7 @@ def tiff(
 
 
 def _packed(samples: np.ndarray, bits: int, order: str) -> bytes:
-    """Rows of samples, each row padded to whole bytes."""
+    """Pack samples of `bits` bits row by row. Each row is padded to whole bytes."""
     if bits in (8, 16, 32, 64):
         return samples.astype(f"{order}{samples.dtype.kind}{bits // 8}").tobytes()
     rows = samples.reshape(len(samples), -1).astype(np.uint32)
@@ -75,7 +78,7 @@ GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
 
 
 def png(samples: np.ndarray, depth: int, colour_type: int, *chunks: bytes) -> bytes:
-    """A PNG of one picture, with `chunks` before its pixels."""
+    """Return a PNG of the samples, with `chunks` before its pixels."""
     return (
         b"\x89PNG\r\n\x1a\n"
         + _header(samples, depth, colour_type)
@@ -101,7 +104,7 @@ def png_data(samples: np.ndarray, depth: int) -> bytes:
 
 
 def apng(default: np.ndarray, frame: np.ndarray, left: int, top: int) -> bytes:
-    """An APNG of 8-bit RGB whose default image is not part of the animation, which has one frame."""
+    """Return an APNG of 8-bit RGB. Its animation has one frame, and does not include the default image."""
     height, width = frame.shape[:2]
     control = struct.pack(">5IHHBB", 0, width, height, left, top, 1, 10, 0, 0)
     return b"".join(
@@ -118,7 +121,7 @@ def apng(default: np.ndarray, frame: np.ndarray, left: int, top: int) -> bytes:
 
 
 def colour_key(*values: int) -> bytes:
-    """The tRNS chunk that makes one colour transparent."""
+    """Return the tRNS chunk that makes one colour transparent."""
     return png_chunk(b"tRNS", struct.pack(f">{len(values)}H", *values))
 
 
@@ -133,7 +136,10 @@ def gif(
     transparent: int | None = None,
     background: int = 0,
 ) -> bytes:
-    """A GIF of one frame at `place` (left, top); codes of 9 bits only, so that nothing is packed."""
+    """Return a GIF with one frame at `place` (left, top). `screen` is the size of the canvas.
+
+    LZW codes always have 9 bits, so nothing is compressed.
+    """
     codes = [code for at in range(0, indices.size, 250) for code in (256, *indices.ravel()[at : at + 250].tolist())]
     bits = (np.array([*codes, 257])[:, None] >> np.arange(9) & 1).astype(np.uint8)
     stream = np.packbits(bits.ravel(), bitorder="little").tobytes()
@@ -156,7 +162,10 @@ def bmp(
     palette: bytes = b"",
     colours: int = 0,
 ) -> bytes:
-    """A BMP of `rows`, uint8 (height, bytes of a line), top row first, with a width of 8 * bytes // bits."""
+    """Return a BMP of `rows`, uint8 (height, bytes of a row), with the top row first.
+
+    The width in pixels is 8 * bytes // bits.
+    """
     height, line_bytes = rows.shape
     pixels = np.pad(rows[::-1], ((0, 0), (0, -line_bytes % 4))).tobytes()
     compression = 3 if masks else 0

@@ -1,4 +1,4 @@
-"""Outputs with rows of our choice, and the generated SQL run on them."""
+"""Write outputs with chosen rows, and run the generated DuckDB SQL on them."""
 
 import io
 from datetime import UTC, date, datetime
@@ -23,12 +23,15 @@ HOSTILE = (
 
 
 def night(dt, model="model1", labels=LABELS):
-    """A night; its only run is named after it."""
+    """Return a run on the day `dt`. The model version is part of its id."""
     return Run(f"{dt:%Y%m%d}T010203Z-{model}", dt, model, labels, "balanced", tuple(0.5 for _ in labels))
 
 
 def scored(output, of, posters, hour=1):
-    """Writes one part file; `posters` are (uri, etag, probabilities)."""
+    """Write a part file of predictions. `posters` are tuples of uri, etag and probabilities.
+
+    `hour` is the hour of scoring, and numbers the file.
+    """
     uris, etags, probabilities = zip(*posters, strict=True)
     width = len(of.labels)
     values = pa.array([value for row in probabilities for value in row], pa.float32())
@@ -44,7 +47,10 @@ def scored(output, of, posters, hour=1):
 
 
 def failed(output, of, posters, hour=1):
-    """Writes one part file; `posters` are (uri, etag, reason)."""
+    """Write a part file of failures. `posters` are tuples of uri, etag and reason.
+
+    `hour` is the hour of the failure, and numbers the file.
+    """
     uris, etags, reasons = zip(*posters, strict=True)
     words = {"stage": ["decode"] * len(uris), "reason": list(reasons), "message": ["says why"] * len(uris)}
     rows = pa.table({**_who(of, uris, etags, hour), "size": pa.array([7] * len(uris), pa.int64()), **words})
@@ -52,7 +58,7 @@ def failed(output, of, posters, hour=1):
 
 
 def write_some_nights(output):
-    """Three nights: two models, a changed poster, a row that is there twice, failures."""
+    """Write three nights with two models, a changed poster, a row that is there twice, and failures."""
     first, second, third = night(date(2026, 11, 20)), night(date(2026, 11, 21)), night(date(2026, 11, 24), "model2")
     values = {"a": (0.9, 0.2, 0.1), "b": (0.6, 0.7, 0.4), "c": (0.1, 0.2, 0.9)}
     posters = [(f"s3://p/{name}.jpg", "1", probabilities) for name, probabilities in values.items()]
@@ -64,7 +70,7 @@ def write_some_nights(output):
 
 
 def put(output, kind, of, number, table):
-    """Writes a table where the job would; returns the URI."""
+    """Write a table as a part file with the name that the job would choose, and return the URI."""
     uri = join(str(output), kind, f"dt={of.dt}", f"part-{of.run_id}-{number:05d}.parquet")
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file, compression="zstd")
@@ -83,7 +89,7 @@ def _who(of, uris, etags, hour):
 
 
 def opened(output, labels=LABELS, storage=None):
-    """A DuckDB with the generated tables, views and checks of an output."""
+    """Return a DuckDB with the generated tables, views and checks of an output."""
     database = duckdb.connect()
     database.execute("set timezone = 'UTC'")
     if storage is not None:
@@ -95,13 +101,13 @@ def opened(output, labels=LABELS, storage=None):
 
 
 def query_results(database, labels=LABELS):
-    """The rows of each query, in the order of the file."""
+    """Return the rows of each query in queries.sql, in the order of the file."""
     statements = database.extract_statements(generate(labels, "duckdb", "/any/where")["queries.sql"])
     return [database.execute(statement).fetchall() for statement in statements]
 
 
 def findings(database):
-    """What the data-quality view says, without the nights that have passed since."""
+    """Return the rows of the view `data_quality`, except missing nights after the newest night."""
     return database.sql(
         "select check_name, dt::varchar, found, detail from genretag.data_quality "
         "where check_name <> 'missing_nights' or dt < (select max(dt) from genretag.nights) order by all"

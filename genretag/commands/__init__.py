@@ -1,1 +1,1 @@
-"""Commands: one file per command, with its whole flow."""
+"""Functions behind the commands, one file per command. Those of `report` and `gallery` are in `reports/`."""

@@ -1,4 +1,7 @@
-"""`genretag bench`: measure the real job, then plain threads on the same posters, then each stage alone."""
+"""`genretag bench`: measure the speed of `tag`, then of plain threads without Ray, then of each stage alone.
+
+The plain threads do the work of `tag` on the same posters. Their rate is called the ceiling.
+"""
 
 import logging
 import multiprocessing
@@ -36,8 +39,8 @@ from genretag.storage import Storage, join, resolve
 
 logger = logging.getLogger(__name__)
 
-DRAWN = 160  # different posters, if the user names none
-STAGES = ("ceiling", "fetch", "decode", "infer", "write")  # after the job, in this order
+DRAWN = 160  # different posters among those that `bench` draws
+STAGES = ("ceiling", "fetch", "decode", "infer", "write")  # measured after `tag`, in this order
 Result = TypeVar("Result")
 
 
@@ -49,13 +52,14 @@ def bench(
     session: Session,
     model: str | None = None,
 ) -> Benchmark:
-    """Tag posters into a new folder below `output`, measure job, ceiling and stages, and remove the folder.
+    """Measure the speed of `tag`, of plain threads without Ray (the ceiling), and of each stage alone.
 
-    If `images` is None, `bench` draws posters. If `output` is None, the rows go to a local temporary folder. If `model`
-    is None, `bench` uses the default bundle. `tag_settings` are those of the job.
+    If `images` is None, `bench` draws posters. `tag` writes to a new folder below `output`, which is deleted at the
+    end. If `output` is None, the folder is local and temporary. If `model` is None, `bench` uses the default bundle.
+    `tag_settings` are the settings of `tag`.
 
-    Raises `UsageError` on a cluster without both `images` and `output`, or if no poster can be read. Also raises what
-    `tag` raises.
+    Raises `UsageError` on a cluster without both `images` and `output`, or if no poster can be read. Also raises the
+    exceptions of `tag`.
     """
     on_cluster = bool(session.address or os.environ.get("RAY_ADDRESS"))
     if on_cluster and not (images and output):
@@ -88,11 +92,11 @@ def bench(
 class BareMetalRun:
     """Rates that one process reached without Ray.
 
-    `steady_per_s` is the ceiling: all stages together, in posters per second, NaN if there are too few posters.
-    `stages` has the rate of each stage alone.
+    `steady_per_s` is the ceiling: the rate of all stages together, in posters per second. It is NaN if there are too
+    few posters. `stages` has the rate of each stage alone.
     """
 
-    cpus: int  # that the process may use
+    cpus: int  # CPUs that the process may use
     steady_per_s: float
     stages: dict[str, Rate]
 
@@ -107,10 +111,10 @@ def measure_bare_metal(
     *,
     display: Display = QUIET,
 ) -> BareMetalRun:
-    """Measure the ceiling and the rate of each stage alone, in this process, with the job's engine, decoder and store.
+    """Measure the ceiling and the rate of each stage alone, in this process, with the engine and decoder of `tag`.
 
-    `plan` is the actor plan of the job, as its run record has it. `scored` is the location of the job's output. The
-    stage `write` writes rows of that output again.
+    The ceiling is the rate of all stages in plain threads without Ray. `plan` is the actor plan in the run record of
+    `tag`. `scored` is the location of the output of `tag`. The stage `write` writes rows of that output again.
     """
 
     def begin(stage: str, posters: int | None = None) -> None:
@@ -127,13 +131,13 @@ def measure_bare_metal(
 
 
 def _here(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
-    """Call `measure_bare_metal` on this machine. Return its rates, and 1 as the number of nodes."""
+    """Call `measure_bare_metal` with `arguments` on this machine. Return its rates, and 1 as the number of nodes."""
     with Display(session) as display:
         return measure_bare_metal(*arguments, display=display), 1
 
 
 def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
-    """Measure one node of the cluster. Return its rates, and the number of nodes, which are assumed to be alike.
+    """Measure one node of the cluster. Return its rates, and the number of nodes, which are assumed to be equally fast.
 
     `arguments` are those of `measure_bare_metal`.
     """
@@ -149,8 +153,8 @@ def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalR
 def run_job(images: str, output: str, settings: TagSettings, session: Session, model: str | None = None) -> JobRun:
     """Run `tag` in a separate process. Return its rates and its run record.
 
-    The rates come from the timestamps of the rows, so `output` must be a new place. The steady rate is NaN if there are
-    too few posters.
+    The rates come from the timestamps of the rows in `output`, so `output` must be empty at the start. The steady rate
+    leaves out the first and the last tenth of the posters. It is NaN if there are too few posters.
     """
     started = time.time()
     record = _apart(session, tag, images, output, settings, session, model)
@@ -161,9 +165,9 @@ def run_job(images: str, output: str, settings: TagSettings, session: Session, m
 
 
 def _finished(output: str, storage: Storage) -> list[tuple[float, int]]:
-    """Return when posters were finished: pairs of seconds since the epoch and the number of posters finished then.
+    """Return pairs (time, number of posters that were finished at that time), with the time in seconds since 1970.
 
-    The times are those of the rows in `output`, of predictions and failures.
+    The times are the timestamps of the rows in `output`, in predictions and in failures.
     """
     times = []
     for kind, column in (("predictions", "scored_at"), ("failures", "failed_at")):
@@ -177,7 +181,7 @@ def _finished(output: str, storage: Storage) -> list[tuple[float, int]]:
 
 
 def _write_rate(output: str, storage: Storage) -> Rate:
-    """Measure the rate of writing, by encoding and storing the rows of one part file of `output` again and again."""
+    """Measure the rate of writing: encode and store the rows of one part file of `output` repeatedly."""
     part = next(info for page in storage.list(join(output, "predictions")) for info in page)
     with storage.open(part) as file:
         table = pyarrow.parquet.read_table(file)
@@ -192,7 +196,7 @@ def _write_rate(output: str, storage: Storage) -> Rate:
 
 
 def _write_manifest(manifest: str, source: str, posters: int, storage: Storage) -> list[str]:
-    """Write the first `posters` posters of `source` to the file `manifest`. Return their URIs."""
+    """List the posters at `source`, and write the first `posters` of them to the file `manifest`. Return their URIs."""
     inventory = take_inventory(source, storage, Path(manifest).parent)
     with pyarrow.parquet.ParquetFile(inventory.file) as file:
         first = next(file.iter_batches(posters, columns=["uri", "poster_id", "etag"]))
@@ -201,9 +205,9 @@ def _write_manifest(manifest: str, source: str, posters: int, storage: Storage) 
 
 
 def drawn_folder(folder: Path, posters: int) -> Path:
-    """Make `folder` with `posters` drawn posters, and return it.
+    """Create `folder` with `posters` synthetic posters, and return it.
 
-    There are at most `DRAWN` different images; the other files are hard links to them.
+    There are at most `DRAWN` different images. The other files are hard links to them.
     """
     folder.mkdir()
     drawn = []
@@ -233,7 +237,7 @@ def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Re
 
 
 def _begin(session: Session) -> None:
-    """Set up signals and logging in the new process, as the command does."""
+    """Set up signal handling and logging in a new process, as the command does in its own process."""
     end_on_sigterm()
     start_logging(session.quiet, session.log_format)
     if not session.verbose:

@@ -1,4 +1,4 @@
-"""`genretag compact`: merge the small part files of past nights, one `dt` folder after the other."""
+"""`genretag compact`: merge the small part files of past days, one `dt` folder after the other."""
 
 import re
 from collections import defaultdict
@@ -43,12 +43,12 @@ def compact(
 ) -> Compacted:
     """Merge the small part files of each day before `settings.before` (None: today in UTC). Return the counts.
 
-    `compact` holds the output's lock while it works. A dry run takes no lock, changes nothing, and returns what would
-    be merged. If the output feeds an Iceberg table, `table` must name that table. Predictions that the table has not
-    taken yet stay as they are.
+    `compact` holds the output's lock while it works. A dry run takes no lock, changes nothing, and returns the counts
+    of what would be merged. If an Iceberg table reads the output's files, `table` must name that table. Predictions
+    that were not committed to the table yet stay as they are.
 
     Raises `UsageError` if a person must act, `JobError` if a retry may help, and `OutputHeldError` if another run holds
-    the output. If `compact` fails, the next call finishes the merge.
+    the lock. If `compact` fails, the next call finishes the merge.
     """
     output, storage, started = resolve(output), session.storage, datetime.now(UTC)
     before = date.fromisoformat(settings.before) if settings.before else started.date()
@@ -79,9 +79,9 @@ def describe(done: Compacted, *, dry_run: bool) -> str:
 
 
 def _require_output(output: str, storage: Storage) -> None:
-    """Raise `UsageError` if no run has written to `output`.
+    """Raise `UsageError` if no run has written to `output`. Raises `StorageError` if `output` cannot be read.
 
-    Then `compact` must create nothing there, not even a lock.
+    This check comes before the lock, so that `compact` creates nothing at a location that is not an output.
     """
     for name in (*KINDS, JOURNAL, "runs"):
         try:
@@ -96,9 +96,10 @@ def _require_output(output: str, storage: Storage) -> None:
 def _merges(
     output: str, before: date, target_bytes: int, storage: Storage, filesystem: Any, table: TableSettings
 ) -> Iterator[Replacement]:
-    """Yield the merges of predictions, failures and versions, one `dt` folder after the other.
+    """Yield the merges of part files of each kind (such as `predictions`), one `dt` folder after the other.
 
-    If a table is set, only predictions that the table reads are merged. Footers are read as the merges are consumed.
+    If `table` names an Iceberg table, leave out prediction files that the table does not read. The footers of a `dt`
+    folder are read only when the caller asks for the merge of that folder.
     """
     read_by_table = files_of_table(table, output, storage)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
@@ -115,9 +116,10 @@ def _merges(
 def _small_files(
     output: str, kind: str, before: date, target_bytes: int, storage: Storage
 ) -> Iterator[tuple[str, list[ObjectInfo]]]:
-    """Yield the `dt` folders before a date that have at least two small files, each with these files.
+    """Yield each `dt` folder of a day before `before` that has at least two small files, with these files.
 
-    `kind` is `predictions`, `failures` or `versions`. A file is small if it has less than half of `target_bytes`.
+    `kind` is the folder in the output: `predictions`, `failures` or `versions`. A file is small if it has less than
+    half of `target_bytes`.
     """
     folders: dict[str, list[ObjectInfo]] = defaultdict(list)
     for info in parquet_files(join(output, kind), storage):
@@ -130,7 +132,7 @@ def _small_files(
 
 
 def _sum(merges: Iterable[Replacement]) -> Compacted:
-    """Consume the merges, and return their counts."""
+    """Carry out the merges by iterating over them, and return their counts."""
     done = list(merges)
     return Compacted(
         files=sum(len(merge.files) for merge in done),

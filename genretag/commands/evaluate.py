@@ -32,7 +32,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a bundle on labelled posters and return the figures.
 
-    Arguments and errors are those of `evaluate_with_answers`.
+    The arguments and the exceptions are those of `evaluate_with_answers`.
     """
     return evaluate_with_answers(bundle, labels, images, settings, session, against)[0]
 
@@ -42,11 +42,11 @@ def evaluate_with_answers(
 ) -> tuple[Evaluation, Answers]:
     """Score labelled posters as `tag` does, and measure the bundle at `bundle` on them.
 
-    `labels` is the location of a CSV. Return the figures, and the posters with their probabilities. If `against` is
-    given, measure that bundle on the same posters and compare the two.
+    `labels` is the location of a CSV, and `images` that of the images. Return the figures, and the posters with their
+    probabilities. If `against` is given, measure that bundle on the same posters and compare both bundles.
 
-    Raises `UsageError` if scikit-learn is missing, if an input cannot be read, or if no poster is left. Also raises
-    `UsageError` if a bundle was trained on the posters, unless `settings.include_training` is set.
+    Raises `UsageError` if scikit-learn is missing, if an input cannot be read, or if there is no poster to measure on.
+    Also raises `UsageError` if a bundle was trained on one of the posters, unless `settings.include_training` is set.
     """
     if find_spec("sklearn") is None:
         raise UsageError("evaluate needs scikit-learn: pip install 'genretag[train]'")
@@ -66,7 +66,7 @@ def evaluate_with_answers(
 
 
 def _load(place: str, settings: EvaluateSettings, storage: Storage) -> Candidate:
-    """Load a bundle. Raises `UsageError` if there is none, or if it lacks the profile that the settings name."""
+    """Load a bundle. Raises `UsageError` if there is none, or if it lacks the threshold profile `settings.profile`."""
     candidate = Candidate(resolve(place), load_bundle(place, storage))
     candidate.bundle.profile(settings.profile)  # an unknown profile must fail now, not after the scoring
     return candidate
@@ -79,7 +79,7 @@ def _ask(
     session: Session,
     display: Display,
 ) -> tuple[LabelledPosters, list[ScoredPosters]]:
-    """Return the posters that every candidate could score, and the answers of each candidate.
+    """Return the posters that every bundle in `candidates` could score, and each bundle's probabilities for them.
 
     Raises `UsageError` if no poster can be read.
     """
@@ -102,17 +102,20 @@ def _ask(
 
 
 def _profiles(bundles: Sequence[Bundle], chosen: str) -> list[str]:
-    """Return the names of the profiles to measure: those that every bundle has, the chosen one, and `TOP`."""
+    """Return the names of the threshold profiles (named sets of thresholds) to measure, each once.
+
+    They are the profiles that every bundle has, the profile `chosen`, and `TOP` (the three most probable labels).
+    """
     first, *others = bundles
     named = [name for name in first.thresholds if all(name in other.thresholds for other in others)]
     return list(dict.fromkeys([*named, chosen, TOP]))
 
 
 def _null(bundle: Bundle, posters: LabelledPosters, others: LabelledPosters) -> tuple[np.ndarray, str]:
-    """Return the prevalence that the null model predicts, float (L,), and words that name its source.
+    """Return the prevalence that the null model predicts, float (L,), and a text that names its source.
 
     The source is the bundle's training posters. If the bundle does not record their prevalence, the source is `others`,
-    or the evaluated posters if there are no others.
+    the posters that are not measured. If `others` is empty, the source is `posters`, the measured posters.
     """
     if "null" in bundle.facts:
         prevalence = dict(zip(bundle.labels, bundle.facts["null"]["prevalence"], strict=True))
@@ -120,4 +123,4 @@ def _null(bundle: Bundle, posters: LabelledPosters, others: LabelledPosters) -> 
     if len(others):
         source = "the CSV's other posters, as the bundle does not keep its training posters' prevalence"
         return others.labelled.multi_hot.mean(axis=0), source
-    return posters.labelled.multi_hot.mean(axis=0), "the evaluated posters themselves, so it knows what it should not"
+    return posters.labelled.multi_hot.mean(axis=0), "the evaluated posters themselves, which favours the null model"

@@ -1,4 +1,4 @@
-"""`genretag requantize`: make the int8 network of a bundle again from its training posters, without training."""
+"""`genretag requantize`: quantize the network of a bundle to int8 again, without training it again."""
 
 from dataclasses import fields
 
@@ -22,10 +22,11 @@ from genretag.training.splits import read_labelled_posters
 def requantize(
     model: str, labels: str, images: str, output: str, session: Session, *, overwrite: bool = False
 ) -> Bundle:
-    """Make the int8 network of the bundle at `model` again, choose thresholds and measure. Write to `output`.
+    """Quantize the network of the bundle at `model` to int8 again, choose thresholds, measure, and write to `output`.
 
-    `labels` (a CSV) and `images` must give the posters that the bundle was trained with. Return the new bundle. Raises
-    `UsageError` if they do not, if the bundle lacks the facts of its training, or if `output` cannot take a bundle.
+    `labels` (a CSV) and `images` must give the posters that the bundle was trained with. Return the new bundle. If
+    `overwrite` is true, replace a bundle at `output`. Raises `UsageError` if the posters differ, if the bundle does
+    not record how it was trained, or if `output` cannot take a bundle.
     """
     model, output, storage = resolve(model), resolve(output), session.storage
     with Display(session) as display:
@@ -63,7 +64,10 @@ def _settings_of(bundle: Bundle, model: str) -> TrainSettings:
 
 
 def _require_its_posters(splits: Splits[LabelledPosters], bundle: Bundle, model: str) -> None:
-    """Raise `UsageError` if a split has other posters or labels than the training of the bundle."""
+    """Raise `UsageError` if the posters or labels of a split differ from those that the bundle was trained with.
+
+    `model` is the location of the bundle, for the message.
+    """
     its = bundle.facts["data"]
     for name, part in splits.parts().items():
         if part.fingerprint != its.get(name, {}).get("fingerprint"):
@@ -74,7 +78,7 @@ def _require_its_posters(splits: Splits[LabelledPosters], bundle: Bundle, model:
 
 
 def _note_of(model: str, storage: Storage) -> bytes | None:
-    """Return the content of `training.json` next to the bundle, or None if it cannot be read."""
+    """Return the content of `training.json`, the record of the bundle's training, or None if it cannot be read."""
     try:
         return bytes(storage.get(join(model, RUN_NOTE)).data)
     except StorageError:

@@ -1,7 +1,8 @@
 """`genretag retag`: apply a threshold profile to stored probabilities. `genres` and `is_*` change; no image is read.
 
-`retag` writes each part file of the model again as a whole, then replaces files as `genretag compact` does. So if the
-command dies, no row is lost. The next call goes on with the files that still have the old profile.
+A profile is a named set of thresholds, one per label. `retag` writes new part files with the new genres, and then
+replaces the old files as `genretag compact` does. So if the command dies, no row is lost. The next call continues with
+the files that still have the old profile.
 """
 
 from collections import deque
@@ -34,18 +35,18 @@ from genretag.storage import Storage, StorageError, join, resolve
 
 FOOTERS_AT_ONCE = 16
 WRITERS_AT_MOST = 8  # each writer holds a part file and one row group of that file
-FILES_AT_ONCE = 64  # replaced together at most, so that a `dt` folder with many files is not one piece of work
+FILES_AT_ONCE = 64  # most files in one replacement; a larger `dt` folder is divided
 
 
 @dataclass(frozen=True)
 class Retagged:
-    """Counts of a `retag`: the changed part files, and rows by what became of them."""
+    """Counts of a `retag`: part files and rows that change, and the rows that stay as they are, by reason."""
 
-    files: int  # that get the profile
-    rows: int  # in these files
+    files: int  # part files that get the profile
+    rows: int  # rows in these files
     unchanged: int  # rows that had the profile already
-    of_other_models: int  # rows
-    outside_table: int  # rows that the Iceberg table has not taken yet; the next `tag` commits them unchanged
+    of_other_models: int  # rows of other models
+    outside_table: int  # rows not committed to the Iceberg table yet; the next `tag` commits them as they are
 
 
 def retag(
@@ -55,15 +56,15 @@ def retag(
     model: str | None = None,
     table: TableSettings = NO_TABLE,
 ) -> Retagged:
-    """Give all predictions of one model the genres of another threshold profile. Return the counts.
+    """Decide the genres of all predictions of one model again, by another threshold profile. Return the counts.
 
-    `model` is the bundle that made the predictions (None: the default bundle), and `settings.profile` one of its
-    profiles. Rows of other models and all failures stay as they are. If the output feeds an Iceberg table, `table` must
-    name that table. Predictions that the table has not taken yet stay as they are. A dry run takes no lock, changes
-    nothing, and returns what would change.
+    `model` is the bundle that made the predictions (None: the default bundle), and `settings.profile` names one of its
+    profiles. Rows of other models and all failures stay as they are. If an Iceberg table reads the output's files,
+    `table` must name that table. Predictions that were not committed to the table yet stay as they are. A dry run takes
+    no lock, changes nothing, and returns the counts of what would change.
 
     Raises `UsageError` if a person must act, `JobError` if a retry may help, and `OutputHeldError` if another run holds
-    the output. If `retag` fails, the next call finishes the work.
+    the output's lock. If `retag` fails, the next call finishes the work.
     """
     output, storage = resolve(output), session.storage
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
@@ -73,10 +74,10 @@ def retag(
     run_id = f"{new_run_id(datetime.now(UTC))}-retagged"
     try:
         if settings.dry_run:
-            return _sort(output, bundle, metadata, storage, table)[1]
+            return _files_to_change(output, bundle, metadata, storage, table)[1]
         with holding_output(output, run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
-            replacements, found = _sort(output, bundle, metadata, storage, table)
+            replacements, found = _files_to_change(output, bundle, metadata, storage, table)
             write = partial(_write, bundle.labels, profile, metadata, storage=storage, filesystem=filesystem)
             at_once = min(cpus_here(), WRITERS_AT_MOST)
             deque(replace_files(replacements, write, run_id, output, storage, table, at_once), maxlen=0)
@@ -88,7 +89,7 @@ def retag(
 
 
 def describe(done: Retagged, settings: RetagSettings) -> str:
-    """Return lines for the terminal that say how many rows got the profile, or would get it in a dry run."""
+    """Return lines for the terminal: how many rows the new profile decided, or would decide in a dry run."""
     verb = "would get" if settings.dry_run else "got"
     files = f"{done.rows:,} rows in {done.files:,} files"
     lines = [f"{files} {verb} the profile {settings.profile}, {done.unchanged:,} rows had it already"]
@@ -99,13 +100,13 @@ def describe(done: Retagged, settings: RetagSettings) -> str:
     return "\n".join(lines)
 
 
-def _sort(
+def _files_to_change(
     output: str, bundle: Bundle, metadata: dict[bytes, bytes], storage: Storage, table: TableSettings
 ) -> tuple[list[Replacement], Retagged]:
     """Read the footers of all predictions. Return the replacements for the files that must change, and the counts.
 
-    `metadata` is the profile as the files' metadata holds it. Raises `UsageError` if there are no predictions of the
-    model.
+    `metadata` has the name and the thresholds of the new profile, in the form that part files store. A file must change
+    if its metadata differs. Raises `UsageError` if there are no predictions of the model.
     """
     taken = files_of_table(table, output, storage)
     filesystem, _ = storage.filesystem(output)
@@ -129,10 +130,10 @@ def _sort(
 
 
 def _replacements(parts: Sequence[PartFile], output: str, taken: dict[str, int] | None) -> Iterator[Replacement]:
-    """Yield the replacements of `parts`: each file by one new file.
+    """Yield replacements in which one new file replaces each file of `parts`.
 
-    A replacement has at most `FILES_AT_ONCE` files of one `dt` folder. `taken` has the sequence number of the table's
-    commit of each file, by URI. None means that no table is set.
+    A replacement has at most `FILES_AT_ONCE` files of one `dt` folder. `taken` has the URIs of the files that the
+    Iceberg table reads, each with the sequence number of its commit. None means that no table is set.
     """
 
     def folder(part: PartFile) -> str:
@@ -156,7 +157,7 @@ def _write(
     storage: Storage,
     filesystem: Any,
 ) -> None:
-    """Write the one part file of `group` again to `target`, with the genres that `profile` gives.
+    """Write the single part file of `group` again to `target`, with the genres that `profile` gives.
 
     `metadata` replaces the old profile in the file's metadata.
     """

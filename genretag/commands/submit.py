@@ -1,10 +1,10 @@
 """`genretag submit`: run a command on a Ray cluster once.
 
-The submitted command line carries all settings that come from flags, environment and file on this machine. Only a
-recipe stays a name, which the cluster looks up again.
+The submitted command line has all settings that come from flags, environment and file on this machine. A recipe (named
+set of `train` settings) is submitted by its name, and the cluster reads its values.
 
-The name of a job follows from its command and date. If a job of that name runs, `submit` follows it. If it has
-succeeded, nothing happens. If it failed, `submit` starts another attempt.
+The command and the date give the name of a job. If a job of that name runs or has succeeded, `submit` starts no other
+job. If the job failed, `submit` starts another attempt. With `--wait`, `submit` follows the job until it ends.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ OWN_OPTIONS = ("--wait", "--dry-run", "--submission-id", "--env")
 class CommandLine:
     """A command with all its settings as words, and the date of the job (YYYY-MM-DD).
 
-    The date is also the `dt` of `tag`.
+    If the command is `tag`, the date is also the date of its `dt` folders.
     """
 
     words: tuple[str, ...]
@@ -71,14 +71,14 @@ def separated(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def command_line(app: App, words: tuple[str, ...]) -> CommandLine:
-    """Parse a command as this machine would, check all its settings, and return it as a command line for the cluster.
+    """Parse a command with this machine's settings, check it, and return it as a command line for the cluster.
 
     `app.config` must hold the sources of settings (environment, file, recipe). `words` are the command, its arguments
-    and its options. If the command is `tag` without `--date`, `--date` is added. So the job keeps the date in its name,
-    whenever it begins.
+    and its options. If the command is `tag` without `--date`, add `--date`. Then `tag` uses the date in the job's name,
+    even if the job begins on a later day.
 
     Raises `UsageError` if the first word is not a command, or if an option of `submit` stands after the command. Also
-    raises `UsageError` if a setting names a place that the cluster cannot see.
+    raises `UsageError` if a setting is a relative local path, which the cluster's nodes cannot see.
     """
     if not words or words[0] not in COMMANDS:
         given = f", not {quoted(words[0])}" if words else ""
@@ -95,12 +95,12 @@ def command_line(app: App, words: tuple[str, ...]) -> CommandLine:
     night = _value(arguments, "--date") or f"{datetime.now(UTC):%Y-%m-%d}"
     written = [word for argument in arguments for word in _written(argument)]
     if words[0] == "tag" and not _value(arguments, "--date"):
-        written.append(f"--date={night}")  # the date in the job's name, whenever the job begins
+        written.append(f"--date={night}")  # the date in the job's name, even if the job begins later
     return CommandLine((words[0], *written), night)
 
 
 def _is_of_recipe(argument: Argument) -> bool:
-    """Return True if a setting's value came from a recipe. The cluster looks up the recipe by name again."""
+    """Return True if a setting's value came from a recipe. The cluster gets only the recipe's name."""
     return all(token.source.startswith(RECIPE_SOURCE) for token in argument.tokens)
 
 
@@ -180,14 +180,14 @@ def submit(line: CommandLine, settings: SubmitSettings) -> int:
 
 
 def _variables(settings: SubmitSettings) -> dict[str, str]:
-    """Return the environment variables of the job: those named by `--env`, and Ray's time to stop."""
+    """Return the job's environment variables: those named by `--env`, and the time that Ray gives the job to stop."""
     return STOP_WAIT | {name: os.environ[name] for name in settings.env}
 
 
 def _latest(server: JobServer, wanted: str) -> tuple[str, str | None]:
-    """Return the name of the last attempt of the job `wanted`, and its status in Ray's words.
+    """Return the name of the last attempt of the job `wanted`, and its status, such as `RUNNING`.
 
-    The status is None if there was no attempt.
+    If there was no attempt, the name is `wanted` and the status is None.
     """
     latest, status = wanted, None
     for number in range(1, ATTEMPTS_AT_MOST):
@@ -200,9 +200,9 @@ def _latest(server: JobServer, wanted: str) -> tuple[str, str | None]:
 
 
 def _next(wanted: str, latest: str) -> str:
-    """Return the name of the attempt after `latest`: `name`, `name-2`, `name-3`.
+    """Return the name of the attempt after `latest`, because Ray accepts each name only once.
 
-    Ray accepts each name only once.
+    The attempts are `wanted`, `wanted-2`, `wanted-3` and so on.
     """
     return f"{wanted}-{int(latest.removeprefix(wanted).lstrip('-') or 1) + 1}"
 
@@ -217,7 +217,7 @@ def _follow(server: JobServer, name: str) -> int:
 
 
 async def _print_log(server: JobServer, name: str) -> None:
-    """Print what the job prints until it ends. After a broken connection, go on where the output broke off.
+    """Print what the job prints until it ends. After a broken connection, continue where the output broke off.
 
     Raises `JobError` if the server does not answer for `LOST_AFTER_S` seconds.
     """

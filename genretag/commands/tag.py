@@ -68,7 +68,7 @@ A_PERSON_MUST_ACT = frozenset(
         "refused",
     }
 )
-LONG_START_S = 30  # for actors to start; after that the cluster or the machine is busy
+LONG_START_S = 30  # for actors to start; after that, the display names `ray status`
 
 
 def tag(
@@ -79,13 +79,14 @@ def tag(
     model: str | None = None,
     table: TableSettings = NO_TABLE,
 ) -> RunRecord:
-    """Score all posters of `images` that `output` does not hold yet, and return the published run record.
+    """Score all posters of `images` that have no row of this model in `output`, and return the published run record.
 
     `images` is a folder, an s3:// prefix or a manifest. `model` is the location of a bundle (None: the default bundle).
-    If there is nothing to score, Ray does not start, and the record is still published.
+    If `table` is set, commit the new files to that Iceberg table. If there is nothing to score, Ray does not start, and
+    the record is still published.
 
     Raises `UsageError` if a person must act, `JobError` if a retry may help, and `OutputHeldError` if another run holds
-    the output. After an error, finished part files stay, and the next run goes on from them.
+    the output's lock. After an error, finished part files stay, and the next run scores only the other posters.
     """
     images, output = resolve(images), resolve(output)
     storage, started, clock = session.storage, datetime.now(UTC), _Clock()
@@ -151,7 +152,7 @@ def describe(record: RunRecord) -> str:
 
 
 def _carried(inventory: Inventory, output: str, settings: TagSettings, storage: Storage) -> tuple[pa.Field, ...]:
-    """Return the columns that the manifest gives to the output, with their types. Without `--carry` there are none."""
+    """Return the columns that `--carry` copies, with their types in the output. There are none without `--carry`."""
     if not settings.carry:
         return ()
     return carried_fields(
@@ -163,7 +164,7 @@ def _carried(inventory: Inventory, output: str, settings: TagSettings, storage: 
 def _name_the_run(
     bundle: Bundle, settings: TagSettings, carried: tuple[pa.Field, ...], started: datetime, run_id: str
 ) -> Run:
-    """Return what identifies the run's rows: run id, date, model, profile and carried columns."""
+    """Return the identity of the run. Raises `UsageError` if `--carry` names a column that the output needs itself."""
     profile = bundle.profile(settings.profile)
     run = Run(
         run_id=run_id,
@@ -182,7 +183,7 @@ def _name_the_run(
 def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: Storage) -> None:
     """Raise `UsageError` if the output holds predictions with other columns than this run writes.
 
-    Warehouses read all part files by the schema of any one of them.
+    A warehouse may take the columns of any one part file for all part files.
     """
     held = _held(output, files.by_kind["predictions"], storage)
     if held is None:
@@ -198,7 +199,7 @@ def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: St
 
 
 def _held(output: str, predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schema | None:
-    """Return the schema of the predictions in the output, or None if there are none. Raises `UsageError`."""
+    """Return the schema of the output's predictions; None if there are none. Raises `UsageError` if reading fails."""
     try:
         return held_schema(predictions, storage)
     except (OSError, pa.ArrowException, StorageError) as error:
@@ -208,7 +209,7 @@ def _held(output: str, predictions: Iterable[ObjectInfo], storage: Storage) -> p
 def _worklist(
     inventory: Inventory, output: str, held: OutputFiles, run: Run, settings: TagSettings, storage: Storage
 ) -> Worklist:
-    """Return the posters of the inventory that the output does not hold yet, and log the counts."""
+    """Choose the posters to score, and log the counts. Raises `UsageError` if the part files `held` cannot be read."""
     try:
         worklist = make_worklist(
             inventory,
@@ -231,7 +232,7 @@ def _worklist(
 
 
 def _tell_of_other_profiles(worklist: Worklist, run: Run, output: str) -> None:
-    """Log a warning if the output holds rows of this model with genres from other thresholds.
+    """Log a warning if the output has rows of this model whose genres another threshold profile decided.
 
     `tag` leaves those rows unchanged.
     """
@@ -265,10 +266,10 @@ class _Job:
 def _score(
     job: _Job, worklist: Worklist, plan: ActorPlan, ledger: Any, display: Display
 ) -> tuple[list[WrittenPart], dict[str, Any]]:
-    """Score the worklist on Ray, and write the part files.
+    """Score the posters of the worklist with the Ray actors of `plan`, and write the part files.
 
-    Return the outcome of each write task, and the cost of the run: memory, busy seconds and processors. Raises
-    `UsageError`, `JobError` or `OutputHeldError` if the job ends early.
+    Return the result of each write task, and the cost of the run: peak memory, busy seconds and processors. Raises
+    `UsageError`, `JobError` or `OutputHeldError` if the job ends early. `ledger` is the actor that counts crashes.
     """
     posters, storage, settings = worklist.to_score, job.session.storage, job.settings
     output, run = job.output, job.run
@@ -295,7 +296,7 @@ def _score(
 
 
 def _explained(error: Exception, ledger: Any, output: str) -> Exception:
-    """Return the exception to raise for a failed job.
+    """Return the exception to raise for a failed job. `ledger` is the actor that counts crashes.
 
     If the cause is known, the exception is one of genretag's and says what to do. Otherwise it is `error` itself.
     """
@@ -319,9 +320,9 @@ def _explained(error: Exception, ledger: Any, output: str) -> Exception:
 
 
 def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]:
-    """Return a function that shows the ledger's counts as progress. `posters` is the number of posters to score.
+    """Return a function that shows counts of finished posters on the display. `posters` is the number to score.
 
-    The scoring phase begins with the first finished poster.
+    The display changes to the scoring phase when the first posters are finished.
     """
     began = time.monotonic()
 

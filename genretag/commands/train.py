@@ -37,8 +37,11 @@ def train(
 ) -> Bundle:
     """Train on labelled posters, and write the bundle to `output`. Return the bundle.
 
-    `labels` is the location of a CSV. With `run.teacher`, the network also learns from the probabilities of other
-    bundles. Raises `UsageError` if a person must act, and `JobError` if the workers failed too often.
+    `labels` is the location of a CSV, and `images` is the folder or prefix of the images. With `run.teacher`, the
+    network also learns from the probabilities of other bundles.
+
+    Raises `UsageError` if an input or `output` cannot be used, or if there are too few posters, CPUs or GPUs. Raises
+    `JobError` if the workers failed too often, or if the bundle cannot be written after the training.
     """
     output, storage = resolve(output), session.storage
     with tempfile.TemporaryDirectory() as folder, Display(session) as display:
@@ -73,7 +76,10 @@ def train(
 
 
 def _how_to_go_on(checkpoints: str | None) -> str:
-    """Return what an interrupted run says about its finished epochs."""
+    """Return a message for an interrupted run: whether its finished epochs are kept, and how to resume.
+
+    `checkpoints` is the location of the checkpoints. None means that none are kept.
+    """
     if checkpoints:
         return "finished epochs are kept, the same command with --resume goes on from there"
     return "its epochs were not kept: with --checkpoints FOLDER a run that is stopped can go on with --resume"
@@ -88,7 +94,8 @@ def _claim(
 ) -> None:
     """Check that a bundle can be written to `output`, before the hours of training.
 
-    Write a first `training.json` there. Raises `UsageError` if that fails, or as `require_free` does.
+    Write a first version of `training.json`, the record of the training, to `output`. Raises `UsageError` if `output`
+    cannot be written, or if it has a bundle and `overwrite` is False.
     """
     require_free(output, storage, overwrite)
     try:
@@ -99,10 +106,7 @@ def _claim(
 
 
 def require_free(output: str, storage: Storage, overwrite: bool) -> None:
-    """Raise `UsageError` if `output` has a bundle and `overwrite` is False.
-
-    Also raise it if `output` cannot be read.
-    """
+    """Raise `UsageError` if `output` has a bundle and `overwrite` is False, or if `output` cannot be read."""
     try:
         if not overwrite and _exists(join(output, MANIFEST), storage):
             raise UsageError(f"there is a bundle at {output}: name another place, or pass --overwrite")
@@ -111,7 +115,7 @@ def require_free(output: str, storage: Storage, overwrite: bool) -> None:
 
 
 def _exists(uri: str, storage: Storage) -> bool:
-    """Return True if the object at `uri` exists. Raises `StorageError` if that cannot be found out."""
+    """Return True if the object at `uri` exists. Raises `StorageError` if the store fails or refuses."""
     try:
         storage.stat(uri)
     except StorageError as error:

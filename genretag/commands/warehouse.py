@@ -1,6 +1,7 @@
 """`genretag warehouse`: the SQL and the dbt source of one output, for the labels of a bundle.
 
-The columns come from the schema that part files are written with. All text goes into the SQL as quoted by the dialect.
+The columns come from the schema that part files are written with. All text that goes into the SQL is quoted by the
+warehouse's rules.
 """
 
 import shlex
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parents[1] / "output" / "warehouse_templates"
 TABLES = (Sql("predictions"), Sql("failures"))
-WIDTH = 112  # columns of text in a select list
+WIDTH = 112  # most characters in a line of a select list
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Label:
     """The SQL for one label.
 
     `text` is its literal, and `after_comma` the literal with a comma and a space before it. `predicted` and
-    `probability` are the columns `is_...` and `p_...`. `is_nan` and `is_in_list` are conditions on `p_...` and on
-    `genres`.
+    `probability` are the columns `is_...` and `p_...`. `is_nan` is a condition on `p_...`, and `is_in_list` is a
+    condition on `genres`.
     """
 
     text: Sql
@@ -61,12 +62,12 @@ class Label:
 def generate(
     labels: Sequence[str], dialect_name: str, location: str, settings: WarehouseSettings | None = None
 ) -> dict[str, str]:
-    """Return the files for one warehouse: text by file name.
+    """Return the SQL files and the dbt file for one warehouse: the text of each file, by its name.
 
     The SQL files come in the order to run them, and dbt's `sources.yml` comes last. `labels` are those of the bundle.
-    `location` is the output, as the warehouse addresses it. If `settings` is None, use the defaults. Raises
-    `UsageError` if the dialect is unknown, or if the warehouse cannot take a label, the location, the schema or the
-    access.
+    `location` is the output, as a URI or path that the warehouse can read. If `settings` is None, use the defaults.
+    Raises `UsageError` if the dialect is unknown, or if the warehouse cannot take a label, the location, the schema or
+    `settings.access`.
     """
     settings = settings or WarehouseSettings()
     dialect = dialect_named(dialect_name)
@@ -87,7 +88,10 @@ def generate(
 
 
 def _templates(dialect: Dialect) -> dict[str, str]:
-    """Return the template of each SQL file, by file name, in the order to run them. A template may be missing."""
+    """Return the template of each SQL file, by file name, in the order to run them.
+
+    Some of these templates may not exist, because not every warehouse needs every file.
+    """
     ours = {name: f"{name}/{dialect.name}.sql.j2" for name in ("tables", "nightly")}
     return ours | {name: f"{name}.sql.j2" for name in ("views", "checks", "queries")}
 
@@ -95,7 +99,7 @@ def _templates(dialect: Dialect) -> dict[str, str]:
 def _values(
     labels: Sequence[str], dialect: Dialect, place: str, schema: str, columns: dict[Sql, list[Column]]
 ) -> dict[str, Any]:
-    """Return the variables and functions of the templates, by name."""
+    """Return the variables and functions that the SQL templates use, by name."""
     tables_schema = schema + dialect.tables_suffix
     return {
         "tables": TABLES,
@@ -166,7 +170,8 @@ def _schema(table: str, labels: Sequence[str]) -> "pa.Schema":
 def _select(columns: dict[Sql, list[Column]], table: Sql, indent: int, alias: str = "") -> Sql:
     """Return the columns of a table as a select list over several lines, without a comma at the end.
 
-    Each new line has `indent` spaces. `alias` goes before each column.
+    Each line after the first is indented by `indent` spaces. If `alias` is not empty, it goes before each column with a
+    dot.
     """
     names = ", ".join(f"{alias}.{column.name}" if alias else column.name for column in columns[table])
     lines = textwrap.wrap(names, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -180,7 +185,7 @@ def _render(template: str, values: dict[str, Any]) -> str:
 
 @cache
 def _environment() -> "Environment":
-    """Return the Jinja environment of the SQL templates, which prints only `Sql` values."""
+    """Return the Jinja environment of the SQL templates. It prints only `Sql` values (text quoted for SQL)."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -194,7 +199,7 @@ def _environment() -> "Environment":
 
 
 def _only_sql(value: object) -> object:
-    """Return the value if it is `Sql`. Raises `TypeError` otherwise."""
+    """Return the value if it is `Sql` (text quoted for SQL). Raises `TypeError` otherwise."""
     if not isinstance(value, Sql):
         raise TypeError(f"not quoted for SQL: {value!r}")
     return value
@@ -205,7 +210,7 @@ def warehouse_files(
 ) -> dict[str, str]:
     """Return the files of `generate` for the labels of the bundle at `model` (None: the default bundle).
 
-    Raises `UsageError` if the bundle cannot be loaded, or for the reasons of `generate`.
+    Raises `UsageError` if the bundle cannot be loaded, and as `generate` does.
     """
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
     return generate(bundle.labels, dialect, location, settings)

@@ -1,1 +1,1 @@
-"""Labels of posters: from a CSV to a multi-hot matrix, and the splits."""
+"""Labels of posters: the reader of label CSVs, the multi-hot matrix, and the train/validation/test split."""

@@ -1,8 +1,9 @@
-"""Labels in the cells of a CSV: lists in one text column, or truth values in one column per label.
+"""Parser for the cells of a label CSV: lists of labels in one text column, or yes/no values in one column per label.
 
 A text cell is a list in the notation of Python, JSON, NumPy or PostgreSQL, or labels with a separator between them.
 
-For truth columns, this file finds the columns that hold truth values, and decides which values mean yes and no.
+A truth column is a column of yes/no values for one label. This module finds the truth columns of a table, and decides
+which values mean yes and which mean no.
 """
 
 import ast
@@ -20,23 +21,28 @@ from genretag.data.labels import LabelError
 from genretag.errors import quoted
 from genretag.settings import LabelSettings
 
-MAX_LIST_LENGTH = 4_000  # characters; limits the cost of parsing a hostile list
+MAX_LIST_LENGTH = 4_000  # characters; a longer list cannot be read, because a hostile list is costly to parse
 
-# The labels of one cell or row; an empty set if there is no label. A str names a value that cannot be read. None means
-# that the row marks its label as absent.
+# The result of reading one cell or row:
+# - a frozenset has its labels, and is empty if there is no label;
+# - a str is a text for the report, with the column and the value of a cell that cannot be read;
+# - None means that the row says that the poster does not have the label.
 Labels = frozenset[str] | str | None
 
 
 def text_reader(
     cells: Iterable[str], column: str, settings: LabelSettings, *, one_label_a_row: bool
 ) -> tuple[Callable[[str], Labels], Separator]:
-    """Return a function that reads one cell of a text column, and the separator for cells that are no bracketed lists.
+    """Return a function that parses one cell of a text column, and the separator between labels in a cell.
 
-    `cells` are all cells of the column, in which the separator is found unless `settings` names it. `column` is the
-    column's name, for messages. `one_label_a_row` says whether that name promises a single label in each cell.
+    The function returns the set of the cell's labels. The set is empty for a cell without a label. If the cell cannot
+    be parsed, the function returns a text for the report: the column and the cell.
 
-    The function returns the cell's labels, an empty set if there are none, or a text if the cell cannot be read.
-    Raises LabelError if the cells can be split in two ways and `settings` does not name the separator.
+    `cells` are all cells of the column. `settings` may name the separator; if not, the separator is detected from the
+    cells. Cells with a bracketed list need no separator. `column` is the column's name, for messages. `one_label_a_row`
+    is true if this name, such as `class`, promises a single label in each cell.
+
+    Raises LabelError if `settings` does not name the separator and the cells can be split in two ways.
     """
     nothing = unlabelled_words(settings.unlabelled_word)
 
@@ -62,7 +68,10 @@ def text_reader(
 
 
 def _looks_like_list(cell: str) -> bool:
-    """Return whether a cell looks like a bracketed list. `(500) Days` does not; a list that was cut off does."""
+    """Return whether a cell starts with `[` or `{`, or is a list of quoted texts in parentheses.
+
+    A list whose end is missing, such as `['Drama`, is a list too. `(500) Days` is not.
+    """
     cell = cell.strip()
     if cell.startswith("("):
         return re.fullmatch(r"""\(\s*(['"].*['"]\s*,?\s*)?\)""", cell, re.DOTALL) is not None
@@ -72,8 +81,8 @@ def _looks_like_list(cell: str) -> bool:
 def _list_literal(cell: str) -> list[str] | None:
     """Return the texts in a cell that holds a bracketed list, or None if the list cannot be read.
 
-    For a list of objects such as `[{"id": 18, "name": "Drama"}]` (TMDB's), return the names. The cell is parsed, never
-    evaluated.
+    For a list of objects such as `[{"id": 18, "name": "Drama"}]`, the format of TMDB, return the names. The cell is
+    parsed as literals only, so no code in the cell can run.
     """
     with_commas = re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", cell)  # NumPy prints ['Comedy' 'Drama']
     try:
@@ -103,12 +112,12 @@ def _postgresql_array(cell: str) -> list[str] | None:
 YES = frozenset(("1", "true", "yes", "t", "y", "x"))
 NO = frozenset(("0", "false", "no", "f", "n"))
 BLANK, MINUS_ONE = "blank", "-1"
-LETTERS = frozenset("tyxfn")  # these count only in a column with nothing else: M and F are no truth values
+LETTERS = frozenset("tyxfn")  # these count only if the column has nothing but yes/no values, unlike a column of M and F
 
 
 @dataclass(frozen=True)
 class Truth:
-    """The values that mean yes and the values that mean no, in the form that `value_of` returns."""
+    """The values that mean yes and the values that mean no, in lower case (the result of `value_of`)."""
 
     yes: frozenset[str]
     no: frozenset[str]
@@ -127,13 +136,16 @@ class Truth:
 
 
 def few_texts(texts: list[str], most: int = 5) -> str:
-    """Return the first `most` texts as one text with commas, and the number of further texts: `a, b and 3 more`."""
+    """Join the first `most` texts with commas, and add the number of further texts: `a, b and 3 more`."""
     return ", ".join(texts[:most]) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
 
 
 @dataclass(frozen=True)
 class TruthColumns:
-    """The columns that hold truth values: their indices in the table, their names, and how often each value occurs."""
+    """The columns of a table that hold yes/no values: their indices, their names, and how often each value occurs.
+
+    `counts` has the values of all these columns together, in lower case (the result of `value_of`).
+    """
 
     at: list[int]
     names: list[str]
@@ -141,10 +153,10 @@ class TruthColumns:
 
 
 def value_of(cell: str) -> str:
-    """Return the value of a cell in the form in which truth values are compared.
+    """Return the value of a cell in the form in which yes/no values are compared.
 
-    The form is lower case without outer spaces. `1.0`, `0.0` and `-1.0` become `1`, `0` and `-1`. An empty cell or a
-    usual word for nothing, such as `null`, becomes `blank`.
+    The form is the cell's text in lower case without outer spaces. `1.0`, `0.0` and `-1.0` become `1`, `0` and `-1`. An
+    empty cell, or a word for "no value" from `UNLABELLED` such as `null`, becomes `blank`.
     """
     text = cell.strip().lower()
     if text in unlabelled_words(()) or not text:
@@ -157,10 +169,14 @@ def value_of(cell: str) -> str:
 
 
 def find_truth_columns(table: Table, others: set[int | None], settings: LabelSettings) -> TruthColumns:
-    """Return the columns of a table in which at least half of the non-blank values are truth values.
+    """Return the columns of a table that hold yes/no values.
 
-    Columns without a name, columns with blank cells only, and the columns at the indices `others` are left out. The
-    letters t, y, x, f and n count only in a column that has nothing but truth values. `settings` may name the values.
+    At least half of a column's non-blank values must mean yes or no, or be -1. `settings` may name the values that mean
+    yes and no; by default they are `YES` and `NO`. The letters t, y, x, f and n count only if all non-blank values of
+    the column are yes/no values.
+
+    Columns without a name, columns with blank cells only, and the columns at the indices `others` are left out. Raises
+    LabelError if `settings` names a value for both yes and no.
     """
     words = _default_truth(settings)
     known = words.yes | words.no | {MINUS_ONE}
@@ -176,12 +192,12 @@ def find_truth_columns(table: Table, others: set[int | None], settings: LabelSet
 
 
 def truth_column(table: Table, at: int) -> TruthColumns:
-    """Return the column at the index `at` as `TruthColumns`, without a check of its values."""
+    """Return the column at the index `at` as `TruthColumns`. Its values need not mean yes or no."""
     return TruthColumns([at], [table.header[at]], _values_in(table, at))
 
 
 def _values_in(table: Table, at: int) -> Counter[str]:
-    """Return how often each value, in the form of `value_of`, occurs in the column at the index `at`."""
+    """Return how often each value (the result of `value_of`) occurs in the column at the index `at`."""
     found = Counter[str]()
     for cell, count in Counter(cells[at] for _, cells in table.rows).items():
         found[value_of(cell)] += count
@@ -189,7 +205,11 @@ def _values_in(table: Table, at: int) -> Counter[str]:
 
 
 def _are_truth_values(found: Counter[str], known: frozenset[str]) -> bool:
-    """Return whether a column with these counts of values holds truth values, which are the values `known`."""
+    """Return whether a column holds yes/no values. `found` maps each value to its number of occurrences.
+
+    `known` has the yes/no values. At least half of the non-blank values must be in `known`. Letters such as y and n
+    count only if all non-blank values are in `known`. If all cells are blank, return False.
+    """
     values = {value: count for value, count in found.items() if value != BLANK}
     if not values:
         return False
@@ -199,10 +219,13 @@ def _are_truth_values(found: Counter[str], known: frozenset[str]) -> bool:
 
 
 def decide_truth(columns: TruthColumns, settings: LabelSettings) -> Truth:
-    """Return which values of the columns mean yes and no: the values that the settings name, or the usual ones.
+    """Decide which values of the columns mean yes and which mean no.
 
-    Raises LabelError if a column holds -1 and the settings name no values, because -1 may mean no or unknown. Raises
-    LabelError also if the settings name a value for both yes and no.
+    `settings` may name these values. By default, they are `YES` and `NO`, and a blank cell means no. If `settings`
+    names values for no, a blank cell means no only if `blank` is among them.
+
+    Raises LabelError if a column holds -1 and `settings` names no values, because -1 may mean no or unknown. Raises
+    LabelError also if `settings` names a value for both yes and no.
     """
     words = _default_truth(settings)
     if MINUS_ONE in columns.counts and not (settings.true_value or settings.false_value):
@@ -216,10 +239,10 @@ def decide_truth(columns: TruthColumns, settings: LabelSettings) -> Truth:
 
 
 def _default_truth(settings: LabelSettings) -> Truth:
-    """Return the values for yes and no that the settings name, or the usual values.
+    """Return the values for yes and no that `settings` names. By default, return `YES`, and `NO` with `blank`.
 
-    A value that is given for one side is removed from the usual values of the other side. Raises LabelError if a value
-    is given for both sides.
+    If `settings` names one of the default values, the value has only the meaning that `settings` gives. Raises
+    LabelError if `settings` names a value for both yes and no.
     """
     yes, no = _values(settings.true_value), _values(settings.false_value)
     if both := yes & no:

@@ -1,4 +1,4 @@
-"""A CSV of labels -> a multi-hot matrix. Every row that is left out is counted and reported."""
+"""Reader of a label CSV. It returns the multi-hot matrix, and a report that counts every row that was left out."""
 
 import re
 from collections import Counter
@@ -15,56 +15,58 @@ from genretag.data.labels import LabelError, LabelledSet, column_names, poster_i
 from genretag.errors import one_line, quoted
 from genretag.settings import LabelSettings
 
-# Column names, without case, spaces and punctuation. If a file has several, the first in this list wins.
+# Names of id columns, in lower case without spaces and punctuation. If a file has several, the first one here wins.
 ID_COLUMNS = (
     "id", "posterid", "imageid", "movieid", "filmid", "imdbid", "filename", "file", "image", "imagename",
     "imageindex", "imagepath", "img", "filepath", "path", "tconst",
 )  # fmt: skip
 LABEL_COLUMNS = ("labels", "genres", "genre", "tags", "label")
-# These may also be a property of the poster, so they count only if at most one column has truth values.
+# Columns with these names often hold something else than labels. So they are read only if the file has fewer than two
+# truth columns.
 OTHER_LABEL_COLUMNS = (
     "findinglabels", "tagstring", "attributeids", "classes", "categories",
     "labelname", "class", "classname", "category", "categoryname",
 )  # fmt: skip
 ONE_LABEL_A_ROW = ("label", "labelname", "class", "classname", "category", "categoryname")
-CONFIDENCE_COLUMNS = ("confidence", "present", "presence")  # next to one label a row: 0 means that the label is absent
-MAX_LABELS = 10_000  # no taxonomy is larger, so free text was read as labels
+CONFIDENCE_COLUMNS = ("confidence", "present", "presence")  # with one label a row: 0 means that the label is absent
+MAX_LABELS = 10_000  # a file with more labels is refused: free text was probably read as labels
 
 
 def read_labels(
     content: str | bytes, source: str, settings: LabelSettings | None = None, *, min_positives: int = 20
 ) -> tuple[LabelledSet, LabelReport]:
-    """Read the labels of posters from a CSV, in which each row has the id of a poster. Return them and a report.
+    """Read the labels of posters from a CSV. Return the posters with their labels, and a report on what was left out.
 
-    `content` is the CSV itself, in UTF-8, with a header (`read_table` says which delimiters). Messages call the file
-    `source`. The labels have one of three layouts:
-    - truth columns, one per label. At least half of their non-blank values are 0, 1, true, false, yes, no, or values
-      that the settings name. If the settings name no values, -1 is refused, because -1 means no in some files and
-      unknown in others.
-    - a text column with lists, from LABEL_COLUMNS or OTHER_LABEL_COLUMNS, or the column that the settings name. A cell
-      is a list in the notation of Python, JSON or PostgreSQL, or labels with a separator. If no separator is given, it
-      is found in the cells.
-    - a text column with one label a row, and one row for each label of a poster. The column is one of ONE_LABEL_A_ROW,
-      or it has single labels and more than a tenth of the rows give a poster another label. If there is a confidence
-      column, a row with 0 in that column does not give its label to the poster.
+    `content` is the text of the CSV, or its bytes in UTF-8. The CSV has a header, and each row has the id of a poster.
+    `read_table` lists the delimiters. Messages call the file `source`. The labels have one of three layouts:
+    - Truth columns: one column per label. At least half of the non-blank values of each column are 0, 1, true, false,
+      yes, no and the like, or values that `settings` names. If `settings` names no values, -1 is refused, because -1
+      means no in some files and unknown in others.
+    - Lists in one text column. The column's name is in LABEL_COLUMNS or OTHER_LABEL_COLUMNS, or `settings` names the
+      column. A cell is a list in the notation of Python, JSON, NumPy or PostgreSQL, or labels with a separator between
+      them. If `settings` names no separator, it is detected from the cells.
+    - One label a row in one text column. A poster has a row for each of its labels. Columns named in ONE_LABEL_A_ROW
+      have this layout. Another text column has this layout under two conditions. No cell has several labels, and more
+      than a tenth of the rows give another label to the poster of an earlier row. If the file also has a column in
+      CONFIDENCE_COLUMNS, a row with 0 in that column does not give its label to the poster.
 
-    If a file has truth columns and a text column, the truth columns count if the text names at least one of them.
-    Otherwise, or if the settings name the text column, the text counts. Labels of truth columns are in the order of the
-    columns. Labels of a text column are in alphabetical order. Posters are in the order of the CSV.
+    A file may have truth columns and a text column. If the labels in the text include the name of a truth column, the
+    truth columns are read. Otherwise, or if `settings` names the text column, the text column is read.
+
+    Posters are in the order of the CSV. Labels of truth columns are in the order of the columns. Labels of a text
+    column are in alphabetical order.
 
     The report lists what is left out:
-    - later rows of a poster, except in the third layout, which joins the labels of all rows of a poster;
+    - later rows of a poster (with one label a row, the labels of a poster's rows are joined instead);
     - rows without an id, rows without a label, and rows with a value that cannot be read;
-    - labels with fewer than `min_positives` posters, and posters with only such labels.
+    - rare labels (with fewer than `min_positives` posters), and posters with rare labels only.
 
-    Raises LabelError if the file cannot be used, if it can be read in two ways, or if too much would be left out. Too
-    much is:
-    - more rows or posters than `LabelReport` allows;
-    - more ignored columns than truth columns, if no text column confirms that the truth columns are labels;
-    - a single row with more or fewer cells than the header. Its values may be under the wrong labels, or the file was
-      cut off.
-
-    The settings can say how to read the file. With `allow_left_out`, nothing is too much.
+    Raises LabelError if the file cannot be used, or if it can be read in two ways. Raises LabelError also in these
+    cases, unless `settings.allow_left_out` is true:
+    - Over 10 % of the rows have no id, cannot be read or contradict an earlier row. Or over half of the rows have no
+      label, or over half of the posters have rare labels only. One or two such rows or posters are always allowed.
+    - More columns are ignored than are read as truth columns, and there is no text column of labels.
+    - A row has more or fewer cells than the header. Its values may be under the wrong labels, or the file was cut off.
     """
     settings, report = settings or LabelSettings(), LabelReport(source)
     try:
@@ -93,8 +95,8 @@ def read_column(
 ) -> dict[str, str]:
     """Return the cell of each poster in one column of a CSV: poster id -> unchanged text.
 
-    `content` is the CSV itself, and messages call the file `source`. If a poster has several rows, the first row
-    counts. Raises LabelError if the file is no table, or if it lacks the column or a column of ids.
+    `content` is the text of the CSV, or its bytes in UTF-8. Messages call the file `source`. If a poster has several
+    rows, the first row counts. Raises LabelError if the file is no table, or if it lacks the column or a column of ids.
     """
     settings = settings or LabelSettings()
     try:
@@ -110,19 +112,22 @@ class _Found:
     """The labels of all rows, read in one of the layouts of `read_labels`."""
 
     layout: str  # in words, for the report
-    labels: list[Labels]  # for each row
-    vocabulary: list[str]  # all labels, in the order that the result has
+    labels: list[Labels]  # one entry for each row
+    vocabulary: list[str]  # all labels, in the order of the multi-hot matrix
     columns: list[int]  # the indices of the columns that were read
     details: list[str]  # how the labels were read, for the report
     one_label_a_row: bool = False
-    by_truth_alone: bool = False  # no text confirms that the truth columns are labels
+    by_truth_alone: bool = False  # the file has truth columns and no text column of labels
 
 
 def _id_column(table: Table, asked: str | None) -> int:
-    """Return the index of the column called `asked`, or by default of a usual column of ids. Raises LabelError."""
+    """Return the index of the column called `asked`. If `asked` is None, find a column named in ID_COLUMNS.
+
+    If the table has several columns named in ID_COLUMNS, the first name wins. Raises LabelError if no column is found.
+    """
     at = _named_column(table, asked) if asked else _known_column(table, ID_COLUMNS)
     if at is None:
-        raise LabelError(f"no column of ids among {few(table.header)}: call one id, or say which by --id-column")
+        raise LabelError(f"no column of ids among {few(table.header)}: rename one to id, or name it with --id-column")
     return at
 
 
@@ -134,20 +139,27 @@ def _named_column(table: Table, name: str) -> int:
 
 
 def _known_column(table: Table, known: tuple[str, ...]) -> int | None:
-    """Return the index of the column whose name comes first in `known`, or None if the table has none of them."""
+    """Return the index of the table's column whose name is in `known`, or None if there is no such column.
+
+    Names are compared in lower case, without spaces and punctuation. If the table has several of these columns, the
+    first name in `known` wins.
+    """
     names = list(map(_plain, table.header))
     return next((names.index(name) for name in known if name in names), None)
 
 
 def _plain(name: str) -> str:
-    """Return a column name in lower case, without anything else than letters a-z and digits."""
+    """Return a column name in lower case, reduced to its letters a-z and its digits."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _read_layout(table: Table, id_at: int, settings: LabelSettings, report: LabelReport) -> _Found:
-    """Return the labels of each row, read in the layout that the header and the values show.
+    """Detect the layout of the labels (see `read_labels`), and return the labels of each row.
 
-    If truth columns and a text column disagree about a row, the line of the row goes into `report`.
+    A file may have a text column of labels and, for some of these labels, columns of yes/no values. If the text
+    and these columns disagree on a line, the line's number goes into `report`, unless `settings` names the text column.
+
+    Raises LabelError if there are no labels, or if ids and labels would be in the same column.
     """
     asked = settings.labels_column
     text_at = _named_column(table, asked) if asked else _known_column(table, LABEL_COLUMNS)
@@ -155,10 +167,14 @@ def _read_layout(table: Table, id_at: int, settings: LabelSettings, report: Labe
     if text_at is None and len(truth.at) < 2:
         text_at = _known_column(table, OTHER_LABEL_COLUMNS)
     if text_at == id_at:
-        raise LabelError(f"column {quoted(table.header[id_at])} cannot hold ids and labels: say which by --id-column")
+        raise LabelError(
+            f"column {quoted(table.header[id_at])} cannot hold ids and labels: name the column of ids with --id-column"
+        )
     if text_at is None:
         if not truth.at:
-            raise LabelError(f"no labels among {few(table.header)}: add 0/1 columns, or say which by --labels-column")
+            raise LabelError(
+                f"no labels among {few(table.header)}: add 0/1 columns, or name a text column with --labels-column"
+            )
         return replace(_from_truth(table, truth, settings), by_truth_alone=True)
     text = _from_text(table, id_at, text_at, settings)
     if asked or set(text.vocabulary).isdisjoint(truth.names):
@@ -170,9 +186,9 @@ def _read_layout(table: Table, id_at: int, settings: LabelSettings, report: Labe
 
 
 def _from_truth(table: Table, columns: TruthColumns, settings: LabelSettings) -> _Found:
-    """Return the labels of each row, read from columns of truth values.
+    """Return the labels of each row, read from columns of yes/no values.
 
-    A row with a value that is neither yes nor no has a text that names the value instead of labels.
+    If a value means neither yes nor no, its row gets a text with the column and the value instead of labels.
     """
     truth, names = decide_truth(columns, settings), columns.names
 
@@ -190,7 +206,10 @@ def _from_truth(table: Table, columns: TruthColumns, settings: LabelSettings) ->
 
 
 def _from_text(table: Table, id_at: int, text_at: int, settings: LabelSettings) -> _Found:
-    """Return the labels of each row, read from the text column at the index `text_at`: lists, or one label a row."""
+    """Return the labels of each row, read from the text column at the index `text_at`.
+
+    The column has the layout with lists, or the layout with one label a row (see `read_labels`).
+    """
     name = table.header[text_at]
     one_label_a_row = _plain(name) in ONE_LABEL_A_ROW
     cells = [cells[text_at] for _, cells in table.rows]
@@ -211,10 +230,10 @@ def _from_text(table: Table, id_at: int, text_at: int, settings: LabelSettings) 
 
 
 def _where_present(labels: list[Labels], table: Table, at: int, settings: LabelSettings) -> list[Labels]:
-    """Return `labels`, with the labels of rows replaced in which the confidence column does not mean yes.
+    """Return `labels`, one entry for each row, with None for rows that say that their label is absent.
 
-    The confidence column is at the index `at`. If its cell means no, the row gets None. If its value is neither yes
-    nor no, the row gets a text that names the value.
+    The column at the index `at` says whether the row's label is present. If its cell means no, the row gets None.
+    If its cell means neither yes nor no, the row gets a text with the column and the cell.
     """
     truth = decide_truth(truth_column(table, at), settings)
     name, cells = table.header[at], [cells[at] for _, cells in table.rows]
@@ -223,10 +242,10 @@ def _where_present(labels: list[Labels], table: Table, at: int, settings: LabelS
 
 
 def _is_long(rows: list[Row], id_at: int, labels: list[Labels]) -> bool:
-    """Return whether the rows are in the layout with one label a row.
+    """Return whether the rows have the layout with one label a row (long format).
 
-    Then no row has several labels, and many rows give another label to a poster of an earlier row. Many means more than
-    a tenth of all rows, and at least 3.
+    They have it under two conditions. No row has several labels or an unreadable value. And more than a tenth of the
+    rows, at least 3, give a poster another label than the poster's first row does.
     """
     known: dict[str, Labels] = {}
     others = 0
@@ -238,9 +257,9 @@ def _is_long(rows: list[Row], id_at: int, labels: list[Labels]) -> bool:
 
 
 def _gather(rows: list[Row], id_at: int, found: _Found, report: LabelReport) -> dict[str, tuple[int, frozenset[str]]]:
-    """Return, by poster id, the line of the poster's first row and the poster's labels.
+    """Join the rows of each poster. Return poster id -> (line of the poster's first row, labels).
 
-    Rows that add no labels to a poster are counted in `report`.
+    Rows that add no labels to a poster are recorded in `report`.
     """
     posters: dict[str, tuple[int, frozenset[str]]] = {}
     for (line, cells), labels in zip(rows, found.labels, strict=True):
@@ -271,9 +290,12 @@ def _encode(
 ) -> LabelledSet:
     """Return the posters and labels as a multi-hot matrix. Leave out rare labels, and posters with rare labels only.
 
-    `posters` maps an id to the line of its first row in the CSV and to its labels. A label is rare if fewer than
-    `min_positives` posters have it. `report` gets the numbers.
-    Raises LabelError if no poster or no label is left, or if there are more labels than `MAX_LABELS`.
+    `posters` maps an id to the line of its first row in the CSV and to its labels. `vocabulary` has all labels in the
+    order of the result. A label is rare if fewer than `min_positives` posters have it. The numbers of posters and
+    labels go into `report`.
+
+    Raises LabelError if no poster or no label is left, or if there are more labels than `MAX_LABELS`. Raises LabelError
+    also if a label gives no valid column name, or two labels give the same (see `column_names`).
     """
     counts = Counter(label for _, found in posters.values() for label in found)
     labels = tuple(label for label in vocabulary if counts[label] >= min_positives)
@@ -302,9 +324,9 @@ def _encode(
 
 
 def _require_few_ignored(found: _Found, report: LabelReport) -> None:
-    """Raise LabelError if more columns are ignored than read, and no text column confirms the truth columns as labels.
+    """Raise LabelError if more columns are ignored than read.
 
-    With a text column in the file, this function raises nothing.
+    If the file has a text column of labels, any number of columns may be ignored.
     """
     ignored = report.ignored_columns
     if found.by_truth_alone and len(ignored) > len(found.columns):

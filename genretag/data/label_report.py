@@ -1,6 +1,7 @@
-"""The report on a label CSV, printed before training starts: how it was read, and what was left out.
+"""Report on a label CSV, logged before training starts: how the file was read, and what was left out.
 
-Leaving out too much is an error. The words that mean "no label" and the cleaning of labels are here too.
+If too much was left out, an error is raised. This module also has the words that mean "no label", and the function that
+cleans a label.
 """
 
 from collections.abc import Collection, Iterable
@@ -10,7 +11,7 @@ from itertools import islice
 from genretag.data.labels import MAX_LABEL_LENGTH, LabelError, composed
 from genretag.errors import one_line, quoted
 
-# What databases, spreadsheets and data frames write for "nothing". `N/A` is missing because films have that genre.
+# Texts of databases, spreadsheets and data frames for "no value". `N/A` is not here: some films have it as a genre.
 UNLABELLED = (
     "nan", "null", "none", "nil", "\\n", "na", "<na>", "#n/a", "#null!", "nat", "undefined", "-", "--", "–", "—", "?",
     "(no genres listed)", "no genres listed", "(none)", "(null)", "(blank)", "(empty)",
@@ -18,20 +19,23 @@ UNLABELLED = (
 
 
 def unlabelled_words(given: Iterable[str]) -> frozenset[str]:
-    """Return the texts, in lower case, that mean that there is no label: the given ones, or `UNLABELLED` if none."""
+    """Return the words `given` in lower case, or `UNLABELLED` if `given` is empty.
+
+    A cell with one of these words has no label.
+    """
     return frozenset(word.strip().lower() for word in given) or frozenset(UNLABELLED)
 
 
 def clean(label: str) -> str:
     """Return a label with composed accents (NFC) and single spaces, without characters that do not print.
 
-    A longer label is cut to one character more than `MAX_LABEL_LENGTH`, so that `column_name` refuses it.
+    A label longer than `MAX_LABEL_LENGTH` is cut to one character more than this limit. So `column_name` refuses it.
     """
     return one_line(composed(label), MAX_LABEL_LENGTH + 1)
 
 
 def few(found: Collection[object], most: int = 5) -> str:
-    """Return the first `most` items as text, and the number of further items: `'a', 'b' and 3 more`.
+    """Join the first `most` items for a message, and add the number of further items: `'a', 'b' and 3 more`.
 
     For a dictionary, show each key with its value.
     """
@@ -40,20 +44,20 @@ def few(found: Collection[object], most: int = 5) -> str:
     return ", ".join(items) + (f" and {len(found) - most:,} more" if len(found) > most else "")
 
 
-MOST_WRONG = 0.1  # share of rows that may be wrong: without an id, unreadable, or contradicting another
+MOST_WRONG = 0.1  # largest share of rows that may have no id, be unreadable, or contradict an earlier row
 
 
-MOST_UNUSED = 0.5  # share of rows that may have no label, and of posters that may have rare labels only
+MOST_UNUSED = 0.5  # largest share of rows that may have no label, and of posters that may have rare labels only
 
 
-LEAST = 3  # rows or posters: fewer never stop a run
+LEAST = 3  # rows or posters; fewer than 3 with the same problem never raise an error
 
 
 @dataclass
 class LabelReport:
     """The way a CSV was read, and the rows, labels, posters and columns that were left out.
 
-    Each `list[int]` holds the line numbers in the file where these rows start.
+    Each `list[int]` holds the line numbers in the file where rows of one kind start.
     """
 
     source: str
@@ -62,9 +66,9 @@ class LabelReport:
     details: list[str] = field(default_factory=list)  # the columns, the separator, the truth values
     rows: int = 0
     distinct: int = 0  # posters with any label, rare ones included
-    posters: int = 0  # posters kept
-    labels: dict[str, int] = field(default_factory=dict)  # labels kept, with their number of posters
-    joined: int = 0  # rows with one label each that add it to the poster of an earlier row
+    posters: int = 0  # posters in the multi-hot matrix
+    labels: dict[str, int] = field(default_factory=dict)  # labels in the matrix, with their number of posters
+    joined: int = 0  # with one label a row: rows that add their label to the poster of an earlier row
     absent: list[int] = field(default_factory=list)  # rows that say that a poster does not have a label
     ragged: list[int] = field(default_factory=list)  # rows with more or fewer cells than the header
     duplicates: list[int] = field(default_factory=list)  # rows with the poster and the labels of an earlier row
@@ -73,7 +77,7 @@ class LabelReport:
     unlabelled: list[int] = field(default_factory=list)  # rows without any label
     unreadable: dict[int, str] = field(default_factory=dict)  # by line: the column and its value
     rare_labels: dict[str, int] = field(default_factory=dict)  # with their number of posters
-    only_rare_labels: list[int] = field(default_factory=list)  # rows of posters that have no other labels
+    only_rare_labels: list[int] = field(default_factory=list)  # rows of posters that have only rare labels
     disagreements: list[int] = field(default_factory=list)  # rows whose text and truth columns differ
     ignored_columns: list[str] = field(default_factory=list)
 
@@ -86,9 +90,9 @@ class LabelReport:
         return [one_line(f"{self.source}: {read}; {kept}", 1_000), *indented]
 
     def _counts(self) -> str:
-        """Return the numbers of posters with the three most frequent labels and with the rarest label, as text.
+        """Return a text with the number of posters of the three most frequent labels and of the rarest label.
 
-        If there are fewer than five labels, return the numbers for all of them.
+        If there are fewer than five labels, the text has the numbers of all labels.
         """
         ranked = sorted(self.labels.items(), key=lambda item: -item[1])
         shown = ranked if len(ranked) < 5 else [*ranked[:3], ranked[-1]]
@@ -109,7 +113,7 @@ class LabelReport:
             ("rows left out, no label at all: {} (lines {})", self.unlabelled),
             ("rows left out, value cannot be read: {} (lines {})", self.unreadable),
             ("labels left out, too few posters: {} ({})", self.rare_labels),
-            ("posters left out, no other label: {} (lines {})", self.only_rare_labels),
+            ("posters left out, rare labels only: {} (lines {})", self.only_rare_labels),
             ("rows whose text and 0/1 columns differ, the columns count: {} (lines {})", self.disagreements),
             ("columns ignored: {} ({})", self.ignored_columns),
         ]
@@ -118,22 +122,27 @@ class LabelReport:
     def require_few_rows_left_out(self) -> None:
         """Raise LabelError if more than 10 % of the rows cannot be used, or more than half of them have no label.
 
-        The file then probably means something else. Rows cannot be used if they have no id or an unreadable value, or
-        contradict an earlier row. Fewer than `LEAST` such rows never raise the error.
+        In such a case, the file was probably read in a wrong way. Rows cannot be used if they have no id or an
+        unreadable value, or if they contradict an earlier row. Fewer than `LEAST` such rows never raise the error.
         """
         wrong = sum(map(len, (self.conflicting, self.without_id, self.unreadable)))
         self._require(wrong, self.rows, MOST_WRONG, "rows cannot be used")
         self._require(len(self.unlabelled), self.rows, MOST_UNUSED, "rows have no label")
 
     def require_few_posters_left_out(self) -> None:
-        """Raise LabelError if more than half of the posters have rare labels only, as with a wrong separator.
+        """Raise LabelError if more than half of the posters have rare labels only. A wrong separator is a likely cause.
 
         Fewer than `LEAST` such posters never raise the error.
         """
         self._require(len(self.only_rare_labels), self.distinct, MOST_UNUSED, "posters have rare labels only")
 
     def _require(self, count: int, of: int, most: float, what: str) -> None:
-        """Raise LabelError if `count` is at least `LEAST` and more than the share `most` of `of`. `what` is counted."""
+        """Raise LabelError if too many rows or posters cannot be used.
+
+        `count` is the number that cannot be used, and `of` is the number of all. Too many means that `count` is at
+        least `LEAST`, and `count` / `of` is above `most`. `what` says in the message what was counted, such as "rows
+        have no label".
+        """
         if count >= LEAST and count > most * of:
             raise LabelError(
                 f"{count:,} of {of:,} {what}, more than {most:.0%}. {'; '.join(self.findings())}. Correct the CSV "

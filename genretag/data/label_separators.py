@@ -1,9 +1,11 @@
-"""Separators: the mark between the labels of one cell, given by the user or found in the cells.
+"""Separators, such as `|`, between the labels of one cell. The user names the separator, or the cells show it.
 
-`find_separator` refuses cells that can be read in two ways. If the parts between marks are labels of other cells too,
-that is evidence that the mark separates labels. `|`, `;` and `,` are hardly ever inside a label, so they separate
-unless there is evidence against it. Spaces, slashes, tabs and line breaks do occur inside labels (Film Noir,
-Sci-Fi/Fantasy), so they separate only if the evidence is strong.
+A cell such as `Drama, War` is split into parts at a possible separator. If other cells have the same parts, that is
+evidence for the separator. `|`, `;` and `,` are hardly ever inside a label, so they separate unless there is evidence
+against them. Spaces, slashes, tabs and line breaks do occur inside labels (Film Noir, Sci-Fi/Fantasy), so they separate
+only if the evidence is strong.
+
+If cells can be read in two ways, `find_separator` raises an error.
 """
 
 from collections import Counter
@@ -16,19 +18,22 @@ from genretag.errors import quoted
 STRONG = ("|", ";", ",")
 WEAK = ("\n", "\t", "/", " ")
 NAMES = {"space": " ", "tab": "\t", "newline": "\n", "none": ""}
-SURE, POSSIBLE = 0.9, 0.5  # shares of parts that are labels of other cells
-FEW_CELLS = 10  # distinct cells; fewer give no evidence against a strong mark
+SURE, POSSIBLE = 0.9, 0.5  # values of `_share`: strong evidence for a separator, and enough to be in doubt
+FEW_CELLS = 10  # fewer distinct cells are no evidence against a separator in `STRONG`
 
 
 @dataclass(frozen=True)
 class Separator:
-    """A mark between labels. An empty mark never separates, and a space stands for any white space."""
+    """A separator of labels. `mark` is the text between two labels, such as `|`.
+
+    If `mark` is empty, each cell is one label. If `mark` is a space, any white space separates.
+    """
 
     mark: str
-    why: str = "given"  # how the mark was found, in words
+    why: str = "given"  # how the separator was found, in words, for the report
 
     def split(self, cell: str) -> list[str]:
-        """Return the texts between the marks of a cell, without outer spaces. Empty texts are left out."""
+        """Split a cell at the separator. Return the parts without outer spaces; empty parts are left out."""
         parts = [cell] if not self.mark else cell.split() if self.mark == " " else cell.split(self.mark)
         return [part.strip() for part in parts if part.strip()]
 
@@ -37,16 +42,18 @@ class Separator:
 
 
 def given_separator(name: str) -> Separator:
-    """Return the separator that a user names by a word of `NAMES`, such as `tab`, or by the mark itself."""
+    """Return the separator that the user names, by a word of `NAMES` such as `tab`, or by the separator itself."""
     return Separator(NAMES.get(name.lower(), name))
 
 
 def find_separator(cells: Iterable[str], column: str, *, one_label_a_row: bool) -> Separator:
-    """Return the separator of the labels in a column, found in its cells that are neither lists nor blank.
+    """Detect the separator of the labels in a text column.
 
-    `column` is the column's name, for messages. If each cell is one label, the separator has an empty mark. That is
-    so if `one_label_a_row`, which means that the column's name promises one label in each cell.
-    Raises LabelError if the cells can be read in two ways.
+    `cells` are the column's cells, without blank cells and bracketed lists. `column` is the column's name, for
+    messages. `one_label_a_row` is true if this name, such as `class`, promises one label in each cell.
+
+    If each cell is one label, or if there are no cells, the result has an empty `mark`. If `one_label_a_row` is true,
+    the `mark` is always empty. Raises LabelError if the cells can be read in two ways.
     """
     counts = Counter(cell.strip() for cell in cells)
     if not counts:
@@ -64,11 +71,15 @@ def find_separator(cells: Iterable[str], column: str, *, one_label_a_row: bool) 
 
 
 def _weak_separator(counts: Counter[str], column: str) -> Separator:
-    """Return the separator of cells (with their counts) that hold no strong mark. Raises LabelError in doubt."""
+    """Return the separator of cells without `|`, `;` and `,`. Possible are a line break, a tab, a slash and a space.
+
+    If each cell is one label, the separator's `mark` is empty. `counts` maps each cell to its number of occurrences.
+    Raises LabelError if there is evidence for a separator, but not enough.
+    """
     for mark in WEAK:
         share = _share(mark, counts)
         if share >= SURE and _looks_like_lists(mark, counts):
-            return Separator(mark, "what stands between is a label in other cells too")
+            return Separator(mark, "the parts between are labels in other cells too")
         if share > POSSIBLE:
             example = max((cell for cell in counts if mark in cell), key=counts.__getitem__)
             raise _ambiguous(column, f"{quoted(example)} may be one label or several")
@@ -76,9 +87,10 @@ def _weak_separator(counts: Counter[str], column: str) -> Separator:
 
 
 def _looks_like_lists(mark: str, counts: Iterable[str]) -> bool:
-    """Return whether the parts between marks make the distinct cells look like lists.
+    """Return whether the cells look like lists of labels if they are split at `mark`. `counts` has the distinct cells.
 
-    Then the cells with several parts outnumber the distinct parts, and the cells have different numbers of parts.
+    They look like lists if two conditions hold. There are more cells with several parts than distinct parts in these
+    cells. And the cells do not all have the same number of parts.
     """
     split = Separator(mark).split
     several = [parts for cell in counts if len(parts := set(split(cell))) > 1]
@@ -87,10 +99,11 @@ def _looks_like_lists(mark: str, counts: Iterable[str]) -> bool:
 
 
 def _require_one_reading(best: str, counts: Counter[str], column: str) -> None:
-    """Raise LabelError if another mark than `best` may separate the labels too.
+    """Raise LabelError if another separator than `best` may separate the labels too.
 
-    `counts` are the cells with their counts. The function looks for other marks in the pieces between the best marks.
-    If the evidence for `best` is weak, it also looks for spaces and slashes in whole cells.
+    `counts` maps each cell to its number of occurrences. The function looks for other separators inside the parts that
+    `best` separates. If the evidence for `best` is weak, the function also looks for line breaks, tabs, slashes and
+    spaces that separate labels in the whole cells.
     """
     pieces = Counter(piece for cell in counts for piece in Separator(best).split(cell))
     for rival in STRONG:
@@ -104,9 +117,10 @@ def _require_one_reading(best: str, counts: Counter[str], column: str) -> None:
 
 
 def _share(mark: str, counts: Mapping[str, int], least: int = 2) -> float:
-    """Return the share (0 to 1) of the parts between marks that other cells have too.
+    """Return the evidence, from 0 to 1, that `mark` separates labels. `counts` has the distinct cells.
 
-    The share is the mean over the distinct cells with several parts. If fewer than `least` cells have several parts,
+    Each cell is split at `mark`. The evidence in a cell is the share of its parts that occur in another cell too. The
+    result is the mean share over the cells with several parts. If fewer than `least` cells have several parts,
     return 0.
     """
     split = Separator(mark).split
@@ -119,13 +133,11 @@ def _share(mark: str, counts: Mapping[str, int], least: int = 2) -> float:
 
 
 def _named(mark: str) -> str:
-    """Return the name of a mark in `NAMES`, or the mark in quotes if it has no name."""
+    """Return the name of a separator in `NAMES`, such as `space`, or the separator in quotes if it has no name."""
     return next((name for name, value in NAMES.items() if value == mark), quoted(mark))
 
 
 def _ambiguous(column: str, why: str) -> LabelError:
-    """Return the error to raise if the cells of a column can be read in two ways. `why` says how."""
+    """Return the LabelError for a column whose cells can be read in two ways. `why` says which two ways."""
     words = ", ".join(NAMES)
-    return LabelError(
-        f"column {quoted(column)}: {why}; say what separates labels by --label-separator ({words}, or a text)"
-    )
+    return LabelError(f"column {quoted(column)}: {why}; name the separator with --label-separator ({words}, or a text)")

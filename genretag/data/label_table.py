@@ -1,6 +1,7 @@
-"""A label CSV as a table: the bytes become a header and rows.
+"""Parser that turns the content of a label CSV into a table: a header and rows.
 
-`read_table` finds the encoding, the delimiter and the quotes, and checks rows of the wrong width.
+`read_table` detects the encoding, the delimiter and the quotes. It refuses rows with more or fewer cells than the
+header, or leaves them out.
 """
 
 import csv
@@ -14,7 +15,7 @@ from genretag.data.label_report import clean, few
 from genretag.data.labels import LabelError
 
 DELIMITERS = ",;\t"
-COMMENTED_DELIMITER = re.compile(r'"?sep=(.)"?')  # a first line that Excel writes
+COMMENTED_DELIMITER = re.compile(r'"?sep=(.)"?')  # the first line of some CSVs from Excel
 
 Row = tuple[int, list[str]]  # the line of the file where the row starts, and its cells
 
@@ -25,26 +26,27 @@ class Table:
 
     header: list[str]
     rows: list[Row]
-    ragged: list[int] = field(default_factory=list)  # lines of the rows that were left out because of their width
+    ragged: list[int] = field(default_factory=list)  # lines of rows left out because of their number of cells
 
 
 def read_table(content: str | bytes, *, allow_ragged: bool = False) -> Table:
-    """Read the content of a CSV with a header: text, or bytes in UTF-8. Blank rows are skipped.
+    """Parse the content of a CSV with a header: text, or bytes in UTF-8. Blank rows are skipped.
 
-    Columns are separated by commas, semicolons or tabs. If the first line has none of these, `|` separates. If it has
-    no `|` either and every line has the same number of words, spaces separate. CelebA's lists are such files: the first
-    line is the number of rows, and the ids have no column name (they get the name `id`). A first line such as `sep=;`,
-    which Excel writes, names the delimiter. In a file with tabs, quotes are ordinary text if all rows then have the
-    same number of cells (IMDb's files do not quote).
+    The delimiter between columns is the comma, semicolon or tab, whichever is most frequent in the first line. If the
+    first line has none of these, the delimiter is `|`. If the first line has no `|` either, and every row has the same
+    number of words, the delimiter is the space. The CelebA data set has files with spaces: their first line is the
+    number of rows, and the ids have no column name. The column of ids gets the name `id`. A first line such as `sep=;`,
+    which Excel writes, names the delimiter. In a file with tabs, such as IMDb's, quotes are ordinary text if all rows
+    then have the same number of cells.
 
     Raises LabelError if the file is no table, or if two columns have the same name. Raises LabelError also if rows have
-    more or fewer cells than the header. If `allow_ragged`, such rows are left out instead. Extra blank cells do not
-    count.
+    more or fewer cells than the header. If `allow_ragged`, such rows are left out instead. Blank cells at the end of a
+    row do not make it too long.
     """
     text = _text(content)
     first_line = _first_line(text)
     if named := COMMENTED_DELIMITER.fullmatch(first_line):
-        text, delimiter = text.replace(first_line, "", 1), named[1]  # its line break stays, for the line numbers
+        text, delimiter = text.replace(first_line, "", 1), named[1]  # the line break stays, to keep the line numbers
     else:
         delimiter = max(DELIMITERS, key=first_line.count)
     if delimiter not in (first_line := _first_line(text)):
@@ -87,9 +89,9 @@ def _parsed(text: str, delimiter: str) -> Iterator[Row]:
 
 
 def _without_quotes(text: str) -> list[Row] | None:
-    """Return the rows of a file with tabs, in which quotes are text. A cell that is quoted as a whole loses its quotes.
+    """Split each line of a file at its tabs. Quotes are ordinary text, except quotes around a whole cell.
 
-    Return None if the rows have different numbers of cells.
+    Return the rows, or None if they have different numbers of cells. Quotes around a whole cell are removed.
     """
     lines = [(number, line.split("\t")) for number, line in enumerate(_lines(text), 1) if line.strip()]
     if len({len(cells) for _, cells in lines}) != 1:
@@ -98,17 +100,17 @@ def _without_quotes(text: str) -> list[Row] | None:
 
 
 def _unquoted(cell: str) -> str:
-    """Return a cell without outer spaces, and without quotes if these enclose the whole cell."""
+    """Return a cell without outer spaces, and without the quotes if they enclose the whole cell."""
     cell = cell.strip()
     whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
     return cell[1:-1].replace('""', '"') if whole else cell
 
 
 def _table_of_words(text: str) -> list[Row] | None:
-    """Return the rows of a file whose columns are separated by spaces, header first, or None if it is no such file.
+    """Return the rows of a file whose columns are separated by spaces, header first. Return None for other files.
 
-    If the first line is only a number, the header is the next line. The file needs at least three columns, and its
-    rows the same number of words. If the header has one word less, the first column gets the name `id`.
+    If the first line is only a number, the header is the next line. The file must have at least three columns, and all
+    rows the same number of words. If the header has one word less than the rows, the first column gets the name `id`.
     """
     lines = [(number, line.split()) for number, line in enumerate(_lines(text), 1) if line.strip()]
     if lines and len(lines[0][1]) == 1 and lines[0][1][0].isdigit():
@@ -125,10 +127,11 @@ def _lines(text: str) -> list[str]:
 
 
 def _checked(parsed: list[Row], delimiter: str, allow_ragged: bool) -> Table:
-    """Return the table of parsed rows, the first of which is the header.
+    """Return the table of the parsed rows, the first of which is the header.
 
-    Raises LabelError if there are no rows or two columns have the same name. Raises LabelError also for rows with more
-    or fewer cells than the header. If `allow_ragged`, leave such rows out instead. `delimiter` is for the message.
+    Raises LabelError if there are no rows, or if two columns have the same name. Raises LabelError also for rows with
+    more or fewer cells than the header; if `allow_ragged`, these rows are left out instead. `delimiter` is for the
+    message.
     """
     if len(parsed) < 2:
         raise LabelError("has a header and no rows" if parsed else "is empty: it needs a header and rows")

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from genretag.errors import UsageError, quoted
 
-# Extensions of image files, decodable here or not. The id of a poster is the file name without its extension.
+# A file with one of these extensions is an image, even if genretag cannot decode the format. The id of a poster is
+# the file name without the extension.
 IMAGE_EXTENSIONS = frozenset((
     "jpg", "jpeg", "jpe", "jif", "jfif", "jfi", "pjpeg", "pjp", "mpo", "png", "apng", "webp", "gif", "bmp", "dib",
     "tif", "tiff", "avif", "avifs", "heic", "heif", "jxl", "jp2", "j2k", "jpf", "jpx", "svg", "ico", "tga", "psd",
@@ -19,12 +20,18 @@ MAX_LABEL_LENGTH = 200  # characters; a label becomes a column name in a warehou
 
 
 class LabelError(UsageError, ValueError):
-    """Labels that cannot be used. The message is one line that says where, what is wrong and what to do."""
+    """Error for labels that cannot be used.
+
+    The message is one line. It says where the problem is, what is wrong and what to do.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledSet:
-    """Posters and their labels. `multi_hot` is uint8 (posters, labels): 1 if the poster has the label, else 0."""
+    """Posters and their labels. `multi_hot` is uint8 (posters, labels): 1 if the poster has the label, else 0.
+
+    `ids` and `labels` name the rows and the columns of `multi_hot`.
+    """
 
     ids: tuple[str, ...]
     labels: tuple[str, ...]
@@ -68,7 +75,7 @@ def with_labels(labelled: LabelledSet, labels: Sequence[str]) -> LabelledSet:
 
 
 def poster_id(name: str) -> str:
-    """Return the poster id that a cell of a CSV or a file name stands for.
+    """Return the poster id for a file name, or for a cell of a CSV's column of ids.
 
     For an image name such as 'a/007.jpg', the id is the stem, '007'. Any other text is the id itself, without outer
     spaces. Ids are in Unicode's composed form (NFC), because macOS and some archives store file names decomposed.
@@ -85,9 +92,10 @@ def composed(name: str) -> str:
 
 
 def column_name(label: str) -> str:
-    """Return the warehouse column of a label: lower case, no accents, `_` for the rest ('Sci-Fi' is sci_fi).
+    """Return the warehouse column of a label: lower case, no accents, `_` for all characters but a-z and 0-9.
 
-    Raises LabelError if the label has over 200 characters, or no letter a-z and no digit.
+    For example, 'Sci-Fi' becomes sci_fi. Raises LabelError if the label has over 200 characters, or has no letter a-z
+    and no digit.
     """
     if len(label) > MAX_LABEL_LENGTH:
         raise LabelError(f"label {quoted(label)} has over {MAX_LABEL_LENGTH} characters: check the --label-separator")
@@ -101,7 +109,7 @@ def column_name(label: str) -> str:
 def column_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the warehouse column of each label, in the order of the labels.
 
-    Raises LabelError as `column_name` does, or if two labels would have the same column.
+    Raises LabelError if two labels would have the same column, or if `column_name` raises it for a label.
     """
     owners: dict[str, str] = {}
     for label in labels:

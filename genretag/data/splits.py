@@ -1,7 +1,8 @@
-"""The splits into training, validation and test posters. A hash of the id decides, so a poster never changes sides.
+"""Split of posters into training, validation and test parts, by a hash of the id.
 
-If several ids have the same picture, `leaders` finds them by their bytes, so that they stay in one split. A picture
-that a network has learnt from says nothing when the network is measured on it, whatever its id is.
+With the same seed and shares, a poster stays in its part when other posters are added or removed. The exceptions are
+ids with byte-identical pictures, which `leaders` finds. All ids of one picture go to the part of the smallest of these
+ids. Otherwise a network could be tested on a picture that it was trained on, under another id.
 """
 
 import hashlib
@@ -31,9 +32,9 @@ class SplitRule:
     """
 
     seed: int = 0
-    validation_share: float = 0.1  # of the posters, 0 to 1
-    test_share: float = 0.1
-    identical_together: bool = True  # identical pictures go to the split of their smallest id
+    validation_share: float = 0.1  # expected share of the posters, 0 to 1
+    test_share: float = 0.1  # expected share of the posters, 0 to 1
+    identical_together: bool = True  # all ids of one picture go to the part of the smallest id
 
 
 Set = TypeVar("Set")
@@ -41,23 +42,26 @@ Set = TypeVar("Set")
 
 @dataclass(frozen=True)
 class Splits(Generic[Set]):
-    """The three parts of a labelled set. All have the type `Set`, such as `LabelledSet`. No poster is in two parts."""
+    """The training, validation and test part of a labelled set. No poster is in two parts.
+
+    `Set` is the type of all three parts, such as `LabelledSet`.
+    """
 
     train: Set
     validation: Set
     test: Set
 
     def parts(self) -> dict[str, Set]:
-        """Return a dictionary from the names train, validation and test, in this order, to the parts."""
+        """Return the parts by name: train, validation and test, in this order."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def split_of(poster_id: str, *, seed: int = 0, validation: float = 0.1, test: float = 0.1) -> Part:
     """Return the part (train, validation or test) of the poster with this id.
 
-    The id and the arguments alone decide, not the machine or the other posters. `validation` and `test` are the
-    expected fractions of posters. A change of `validation` moves no poster into or out of the test part.
-    Raises ValueError if a fraction is negative, or if the fractions leave nothing to train on.
+    The result depends only on the arguments, not on the machine or on other posters. `validation` and `test` are the
+    expected fractions of posters. A change of `validation` moves no poster into or out of the test part. Raises
+    ValueError if a fraction is negative, or if the sum of both is 1 or more.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ValueError(f"validation={validation} and test={test} must be 0 or more, and under 1 together")
@@ -72,7 +76,7 @@ def split(labelled: LabelledSet, rule: SplitRule, leaders: Mapping[str, str] = N
     """Split a labelled set into three parts by `split_of`. Each part keeps the order of the posters and has all labels.
 
     If several posters have the same picture, `leaders` maps their ids to the one id that decides the part of all of
-    them. A poster whose id is not in `leaders` decides for itself.
+    them. If a poster's id is not in `leaders`, its own id decides.
     """
     shares = {"validation": rule.validation_share, "test": rule.test_share}
     parts = [split_of(leaders.get(poster, poster), seed=rule.seed, **shares) for poster in labelled.ids]
@@ -99,10 +103,12 @@ def leaders(images: Mapping[str, StoredImage], storage: Storage) -> dict[str, st
 
     `images` maps each id to its image. An id whose picture no other id has is not in the result.
 
-    If all sizes are known, an object whose size no other object has is not read. On S3, an object whose etag is the MD5
-    of its bytes is not read either. If a bucket encrypts with KMS, the etag is no MD5, so identical pictures are not
-    found there. An object that cannot be read counts as different from all others, and scoring will report its error.
-    The log says how many groups there are.
+    An image is read only if necessary. If all sizes are known, an image with a unique size is not read. An S3 object is
+    not read if its etag has the form of an MD5, which S3 uses for objects uploaded in one piece. With KMS encryption
+    the etag has this form too but is no MD5, so identical pictures in such a bucket are not found.
+
+    An image that cannot be read counts as different from all others, and scoring reports its error later. The number of
+    groups is logged.
     """
     sizes = Counter(image.size_bytes for image in images.values())
     all_known = None not in sizes
@@ -124,9 +130,10 @@ def leaders(images: Mapping[str, StoredImage], storage: Storage) -> dict[str, st
 
 
 def all_identical(images: Sequence[StoredImage], storage: Storage) -> bool:
-    """Return whether all images are the same picture, byte for byte. If their sizes differ, no image is read.
+    """Return whether all images are the same picture, byte for byte.
 
-    Return False if there are no images, or if an image cannot be read.
+    If the sizes differ, return False without reading an image. Return False also if there are no images, or if an image
+    cannot be read.
     """
     if len({image.size_bytes for image in images}) > 1:
         return False
@@ -135,10 +142,10 @@ def all_identical(images: Sequence[StoredImage], storage: Storage) -> bool:
 
 
 def content_md5(image: StoredImage, storage: Storage) -> str | None:
-    """Return the MD5 of an object's bytes as hex digits, or None if the object cannot be read or is too large.
+    """Return the MD5 of an image's bytes as hex digits, or None if the image cannot be read or is too large.
 
-    An etag of 32 hex digits on S3 counts as the MD5, so the object is not read. Too large means more than the default
-    `max_bytes` of `ImageLimits`.
+    If the etag of an S3 object has 32 hex digits, return the etag without reading the object. Too large means more than
+    the default `max_bytes` of `ImageLimits`.
     """
     if image.uri.startswith(S3) and MD5_ETAG.fullmatch(image.etag.strip('"')):
         return image.etag.strip('"')

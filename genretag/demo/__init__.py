@@ -1,1 +1,1 @@
-"""Synthetic posters and a local S3 server, for the demo, the benchmarks and the tests."""
+"""Draw synthetic posters and run a local S3 server, for the demo, the benchmarks and the tests."""

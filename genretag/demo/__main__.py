@@ -1,4 +1,4 @@
-"""`make demo`: the real job on a real S3 server with drawn posters, then an analyst's queries on its output."""
+"""`make demo`: run `genretag tag` on drawn posters in a local S3 server, then query the output with DuckDB."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from genretag.storage import Storage
 
 POSTERS, BROKEN_SHARE, LARGE_SHARE = 300, 0.04, 0.04
 BUCKET = "genretag-demo"
-PAGES = Path("build/demo")  # the pages that stay after the demo
+PAGES = Path("build/demo")  # the folder of the HTML pages that remain after the demo
 IMAGES, OUTPUT = f"s3://{BUCKET}/posters", f"s3://{BUCKET}/genres"
 
 FIRST_GENRES = f"""\
@@ -31,9 +31,9 @@ group by all order by posters desc"""  # noqa: S608 - a constant
 
 
 def main() -> None:
-    """Start an S3 server, fill a bucket, tag it twice, and query the output.
+    """Start an S3 server, fill a bucket with posters, tag them twice, and query the output.
 
-    Two pages stay in `PAGES`. No process stays.
+    Afterwards, two HTML pages remain in the folder `PAGES`, and no process is running.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="genretag-demo-") as folder, running_s3_server(Path(folder)) as server:
@@ -42,10 +42,10 @@ def main() -> None:
         command = [sys.executable, "-m", "genretag.cli", "tag", IMAGES, OUTPUT]
         _say(f"tagging:  genretag tag {IMAGES} {OUTPUT}")
         subprocess.run(command, check=True)
-        _say("the next night, nothing is new:  the same command")
+        _say("the next night, there are no new posters:  the same command")
         subprocess.run(command, check=True)
         _query(FIRST_GENRES)
-        print("  (The model has learnt from real posters; most of these drawings are documentaries to it.)")  # noqa: T201
+        print("  (The model was trained on real posters. It takes most of these drawings for documentaries.)")  # noqa: T201
         _query(FAILURES)
         _say("pages to look at, in any browser:")
         _keep_pages()
@@ -54,8 +54,8 @@ def main() -> None:
 
 
 def _fill(server: S3Server) -> None:
-    """Draw posters, some of them broken, into the bucket, and print how many there are of each kind."""
-    _say(f"drawing {POSTERS} posters, some of them broken, into {IMAGES} on a SeaweedFS of its own")
+    """Draw posters, some of them broken, upload them to the bucket, and print the number of each kind of damage."""
+    _say(f"drawing {POSTERS} posters, some of them broken, into {IMAGES} on a local SeaweedFS server")
     server.create_bucket(BUCKET)
     storage = Storage()
 
@@ -70,7 +70,7 @@ def _fill(server: S3Server) -> None:
 
 
 def _keep_pages() -> None:
-    """Copy the report of the first run to `PAGES`, and write a gallery there. The server's data will be deleted."""
+    """Save the first run's report and a gallery of posters in `PAGES`, because the server's data is deleted later."""
     PAGES.mkdir(parents=True, exist_ok=True)
     storage, first_night = Storage(), run_ids(OUTPUT, Storage())[0]
     report = PAGES / "report.html"

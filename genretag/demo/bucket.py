@@ -1,9 +1,9 @@
-"""`python -m genretag.demo.bucket s3://films`: draw posters and labels into a bucket, to try a cluster.
+"""`python -m genretag.demo.bucket s3://films`: draw posters and labels into a bucket, to try genretag on a cluster.
 
     BUCKET/posters/1987/dp000123.jpg    some of them broken
     BUCKET/labels.csv                   for `genretag train`
 
-If the bucket is missing, it is created. boto3's usual settings give endpoint and credentials.
+If the bucket is missing, it is created. Endpoint and credentials come from boto3's usual settings.
 """
 
 import argparse
@@ -24,8 +24,8 @@ THERE_ALREADY = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 def fill_bucket(bucket: str, posters: int) -> None:
     """Draw `posters` posters into `bucket` (s3://NAME), and write their labels to `labels.csv` there.
 
-    If the bucket is missing, it is created. The same number gives the same posters. Raises `StorageError` if an object
-    cannot be written, and botocore's errors if the bucket cannot be created.
+    If the bucket is missing, it is created. Each call with the same number draws the same posters. Raises
+    `StorageError` if an object cannot be written, and botocore's errors if the bucket cannot be created.
     """
     try:
         config = Config(connect_timeout=5, retries={"mode": "standard", "total_max_attempts": 10})

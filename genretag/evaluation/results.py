@@ -27,14 +27,14 @@ from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.training_ids import Candidate
 from genretag.settings import EvaluateSettings
 
-NUMBERS_FROM = 12  # a column with more values than this, all of them numbers, is cut into quartiles
+NUMBERS_FROM = 12  # a column of numbers with more different values than this is cut into quartiles
 MOST_SLICES = 20  # for a column of text; the rarest values share one slice
 NOTHING, OTHERS = "(blank)", "(others)"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Figures of the first bundle on the posters of one slice, by figure.
+    """Figures of the first bundle on the posters of one slice, by name. `posters` is the number of these posters.
 
     `against` has the differences to the second bundle. It is empty if there is no second bundle.
     """
@@ -46,7 +46,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Opponent:
-    """Second bundle of a comparison: its location (`bundle`), its version and its figures.
+    """Second bundle of a comparison: its location (`bundle`), its model version and its figures.
 
     `differences` are the first bundle's estimates minus this bundle's.
     """
@@ -96,11 +96,11 @@ def measured(
     settings: EvaluateSettings,
     display: Display = QUIET,
 ) -> Evaluation:
-    """Compute all figures of an evaluation of the first candidate, compared with the second if there is one.
+    """Compute all figures of the first candidate (bundle to measure). Compare it with the second if there is one.
 
-    `said` has the probabilities of each candidate, in the order of `candidates`. `columns` has a CSV column for each
-    way to slice: by column name, the column's cells by poster id. `null` is the null model's prevalence, float (L,),
-    and a text that names its source.
+    `said` has the probabilities of each candidate, in the order of `candidates`. `columns` has the CSV columns to slice
+    by: column name -> poster id -> cell. `null` is the null model's prevalence, float (L,), and a text that names its
+    source.
     """
     labels, (prevalence, null_from) = posters.labelled.labels, null
     masks = {name: slices([column.get(id, "") for id in posters.labelled.ids]) for name, column in columns.items()}
@@ -131,7 +131,10 @@ def measured(
 
 
 def _opponent(candidates: Sequence[Candidate], measured: Sequence[Measured]) -> Opponent | None:
-    """Return the second candidate's figures and the differences to it. With one candidate, return None."""
+    """Return the figures of the second bundle in `candidates`, and the first bundle's differences from them.
+
+    If there is only one bundle, return None.
+    """
     if len(candidates) < 2:
         return None
     other = candidates[1]
@@ -141,7 +144,8 @@ def _opponent(candidates: Sequence[Candidate], measured: Sequence[Measured]) -> 
 def _slice(mask: np.ndarray, said: Sequence[ScoredPosters], measured: Callable[[ScoredPosters], Measured]) -> Slice:
     """Return the figures of the posters for which `mask`, bool (N,), is True.
 
-    `said` has the answers of one or two bundles, and `measured` computes the figures of one bundle.
+    `said` has the probabilities of one or two bundles. `measured` is a function that computes the figures of one
+    bundle.
     """
     found = [measured(one.where(mask)) for one in said]
     differences: Mapping[str, Difference] = compare(*found) if len(found) == 2 else {}
@@ -166,7 +170,7 @@ def slices(values: Sequence[str]) -> dict[str, np.ndarray]:
 def _numbers(cells: Sequence[str]) -> np.ndarray | None:
     """Return the cells as float64 (N,), with NaN for blank cells.
 
-    Return None if a cell is no finite number, or if there are at most `NUMBERS_FROM` different values.
+    Return None if a cell is not a finite number, or if there are at most `NUMBERS_FROM` different values.
     """
     if len(set(cells) - {""}) <= NUMBERS_FROM:
         return None
@@ -178,7 +182,10 @@ def _numbers(cells: Sequence[str]) -> np.ndarray | None:
 
 
 def _quartiles(numbers: np.ndarray) -> list[str]:
-    """Return each number's quartile, such as `1950 to 1979`: its least and greatest number. NaN gives empty text."""
+    """Return the name of each number's quartile, or an empty text for NaN.
+
+    A name has the smallest and the largest number of the quartile, such as `1950 to 1979`.
+    """
     known = numbers[~np.isnan(numbers)]
     quarter = np.searchsorted(np.quantile(known, (0.25, 0.5, 0.75)), numbers, side="right")
     names = np.full(len(numbers), "", dtype=object)

@@ -1,6 +1,6 @@
-"""Select the posters that a bundle may be measured on: those that its own training held out.
+"""Select the posters to measure a bundle on: posters that the bundle was not trained on.
 
-If the settings include training posters, a bundle may also be measured on posters that it was trained on.
+With the setting `include_training`, a bundle may also be measured on posters that it was trained on.
 """
 
 import logging
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 def choose_posters(
     found: FoundPosters, candidates: Sequence[Candidate], settings: EvaluateSettings, storage: Storage
 ) -> tuple[LabelledPosters, LabelledPosters]:
-    """Return the posters to measure the candidates on, and the other labelled posters.
+    """Return the posters to measure the candidates (one or two bundles) on, and the other labelled posters.
 
-    Both have only the labels that all candidates know, and only posters with at least one of these labels. With the
-    split `test` or `validation`, the posters to measure on are in that split of every candidate. With `all`, all
-    these posters are measured.
+    The returned posters have only the labels that all candidates know. Posters without any of these labels are left
+    out. If `settings.split` is `test` or `validation`, a poster is measured if it is in that split of every candidate.
+    With `all`, every poster is measured.
 
     Raises `UsageError` if no poster is left to measure on, or if the candidates share no label. Also raises
-    `UsageError` if a candidate was trained on some of these posters, unless `settings.include_training` is set.
+    `UsageError` if a candidate was trained on a poster to measure on, unless `settings.include_training` is set.
     """
     labels = common_labels(candidates)
     known = _with_any(found, labels)
@@ -51,7 +51,7 @@ def choose_posters(
 
 
 def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Return the labels that every candidate knows, in the order of the first candidate.
+    """Return the labels that every candidate (bundle to measure) knows, in the order of the first candidate.
 
     The log names the labels that are left out. Raises `UsageError` if the candidates have no label in common.
     """
@@ -61,12 +61,14 @@ def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:
         raise UsageError("the two bundles have no label in common: evaluate each by itself")
     for candidate in candidates:
         if extra := [label for label in candidate.bundle.labels if label not in labels]:
-            logger.warning("labels of %s left out, the other has none: %s", candidate.location, ", ".join(extra))
+            logger.warning(
+                "labels of %s left out, the other bundle does not have them: %s", candidate.location, ", ".join(extra)
+            )
     return labels
 
 
 def _with_any(found: FoundPosters, labels: Sequence[str]) -> FoundPosters:
-    """Return the posters that have at least one of `labels`, with only these labels, as training does.
+    """Return the posters that have at least one of `labels`, with only these labels.
 
     Raises `UsageError` if the CSV has none of the labels, or if no poster is left.
     """
@@ -81,14 +83,17 @@ def _with_any(found: FoundPosters, labels: Sequence[str]) -> FoundPosters:
     labelled = with_labels(found.labelled, labels)
     some = labelled.multi_hot.any(axis=1)
     if not some.all():
-        logger.info("%d posters left out, none of the bundle's labels", int((~some).sum()))
+        logger.info("%d posters left out, they have none of the bundle's labels", int((~some).sum()))
     if not some.any():
         raise UsageError("no poster of the CSV has any of the bundle's labels: name the CSV that belongs to them")
     return FoundPosters(labelled.where(some), found.images)
 
 
 def _require_rule(candidate: Candidate) -> SplitRule:
-    """Return the rule by which a bundle's training split its posters. Raises `UsageError` if the bundle has none."""
+    """Return the rule that divided the posters into training, validation and test when the bundle was trained.
+
+    Raises `UsageError` if the bundle does not record the rule.
+    """
     rule = split_rule_of(candidate)
     if rule is None:
         raise UsageError(
@@ -98,7 +103,7 @@ def _require_rule(candidate: Candidate) -> SplitRule:
 
 
 def _require_untrained(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> None:
-    """Raise `UsageError` if a bundle was trained on one of the posters, or does not say on which."""
+    """Raise `UsageError` if a bundle was trained on one of the posters, or does not record what it was trained on."""
     trained = int(trained_on(posters, candidate, storage).sum())
     if trained:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Images: bytes to uint8 pixels in the shape that a model sees. One decoder for training, scoring and pages."""
+"""Decode image files to uint8 RGB pixels in a model's input size, for training, scoring and HTML pages alike."""
 
 from genretag.images.decoding import BadImage, DecodedImage, ImageLimits, decode
 from genretag.images.resizing import ImageRule

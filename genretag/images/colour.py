@@ -1,14 +1,17 @@
-"""Conversion of the stored values of a picture to sRGB.
+"""Convert the stored values of a picture to sRGB.
 
-A file can describe its colours by an ICC profile or by numbers: the code points of H.273, and PNG's gAMA and cHRM.
-`conversion_of` chooses which of them counts. A `Conversion` says whether it runs before or after the resize.
+A file can describe its colours by an ICC profile or by numbers. The numbers are code points of H.273 (the ITU's list of
+colour encodings), or the PNG chunks gAMA and cHRM.
+`conversion_of` chooses which description counts. `Conversion.mixes` says whether the resize may come before the
+conversion.
 
 Little CMS applies ICC profiles. A profile is ignored, as in browsers, if it is broken, too large, or made for other
-channels than those of the picture. A picture without a usable description counts as sRGB (CMYK: by Pillow's formula).
+channels than those of the picture. A picture without a usable description counts as sRGB. CMYK without a profile is
+converted by Pillow's formula.
 
 Sources for the numbers: ITU-T H.273 (07/2024) tables 2 and 3, BT.2100-2 (PQ, HLG), BT.2408-7 (reference white
 203 cd/m2), BT.1886 (displays), PNG (third edition) 11.3.2, SMPTE ST 428-1. Chromium 156 shows the same colours, except
-for HDR, which Chromium darkens to make room for highlights.
+in HDR pictures: Chromium darkens them so that highlights stay visible.
 """
 
 import hashlib
@@ -28,7 +31,7 @@ Chromaticities = tuple[float, float, float, float, float, float, float, float]  
 
 _D65, _C, _DCI, _E = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351), (1 / 3, 1 / 3)
 SRGB: Chromaticities = (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-_PRIMARIES: dict[int, Chromaticities] = {
+_PRIMARIES: dict[int, Chromaticities] = {  # H.273's code points of primaries
     4: (*_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
     5: (*_D65, 0.64, 0.33, 0.29, 0.60, 0.15, 0.06),
     6: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
@@ -40,17 +43,20 @@ _PRIMARIES: dict[int, Chromaticities] = {
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
-_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # transfer characteristics that are a power
-_CAMERAS = (1, 6, 14, 15)  # BT.709, BT.601 and BT.2020: camera curves, which a BT.1886 display undoes with 2.4
+_GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}  # H.273's code points of transfer curves that are a power -> the exponent
+_CAMERAS = (1, 6, 14, 15)  # the camera curves of BT.709, BT.601 and BT.2020; a BT.1886 display decodes them with 2.4
 _SRGB, _LOGARITHMIC, _PQ, _CINEMA, _HLG = 13, (9, 10), 16, 17, 18
 _HDR_WHITE = 203.0  # cd/m2 of SDR white. Brighter light shows as white.
-_HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2  # of the reference display of HLG
+_HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2  # peak (cd/m2) and gamma of HLG's reference display
 _GAMMA_TOLERANCE = 0.05  # as in libpng: a gamma this close to 1 / 2.2 means sRGB
 
 
 @dataclass(frozen=True)
 class CodedColour:
-    """The meaning of the stored values of a picture. The defaults are sRGB."""
+    """The colour encoding of a picture whose file describes it by numbers, not by an ICC profile.
+
+    The default values of the attributes describe sRGB.
+    """
 
     primaries: Chromaticities = SRGB
     transfer: int = _SRGB  # H.273's code point
@@ -58,7 +64,7 @@ class CodedColour:
     is_full_range: bool = True  # False: black is 16 and white 235 of 255
 
     def unknown(self) -> str | None:
-        """Return, in words, why these colours cannot be converted to sRGB, or None if they can be converted."""
+        """Return, in words, why this colour encoding cannot be converted to sRGB, or None if it can be converted."""
         if self.transfer in _LOGARITHMIC:
             return f"logarithmic transfer characteristics ({self.transfer} of H.273) are not decoded here"
         return None
@@ -66,7 +72,8 @@ class CodedColour:
     def linear(self, values: np.ndarray) -> np.ndarray:
         """Return the linear light of stored `values` (0 to 1), float32 of the same shape.
 
-        0 is black, and 1 is SDR white. For HLG, 1 is the brightest value of the scene; `srgb_lights` scales it.
+        In the result, 0 is black and 1 is SDR white. With the PQ curve, HDR light exceeds 1. With the HLG curve, 1 is
+        the brightest light of the scene, which `srgb_lights` scales to the light of a display.
         """
         if not self.is_full_range:
             values = np.clip((values * 255 - 16) / 219, 0, 1)
@@ -74,9 +81,9 @@ class CodedColour:
         return np.asarray(light, np.float32)
 
     def srgb_lights(self, lights: np.ndarray) -> np.ndarray:
-        """Return linear sRGB of the same shape from `lights` (..., 3), the result of `linear` for three channels.
+        """Convert linear light to linear sRGB of the same shape. The result may have values below 0 and above 1.
 
-        The result may have values below 0 and above 1.
+        `lights` has the shape (..., 3): red, green and blue, as `linear` returns them.
         """
         if self.transfer == _HLG:
             red, green, blue = _to_xyz(self.primaries)[1]
@@ -92,23 +99,24 @@ class CodedColour:
 
 
 def from_code_points(primaries: int, transfer: int, is_full_range: bool = True, is_video: bool = False) -> CodedColour:
-    """Return the colours for H.273's code points `primaries` and `transfer`.
+    """Return the colour encoding for H.273's code points `primaries` and `transfer`.
 
-    Unspecified and reserved code points count as those of sRGB, as in browsers. `is_full_range` of False means that
-    black is stored as 16 and white as 235.
+    Unspecified and reserved code points count as those of sRGB, as in browsers. If `is_full_range` is False, black is
+    stored as 16 and white as 235.
 
-    If `is_video`, a camera curve is undone as a television does it, which browsers do for PNG. Otherwise a camera curve
-    counts as sRGB's curve, because AVIF encoders name camera curves for pictures that were sRGB.
+    If `is_video`, camera curves (BT.709, BT.601, BT.2020) are decoded with the exponent 2.4, as on a television.
+    Browsers do the same for PNG. If `is_video` is False, a camera curve counts as sRGB's curve, because AVIF encoders
+    often declare a camera curve for a picture that is sRGB.
     """
     gamma = 2.4 if is_video and transfer in _CAMERAS else _GAMMAS.get(transfer)
     return CodedColour(_PRIMARIES.get(primaries, SRGB), transfer, gamma, is_full_range)
 
 
 def from_gamma(gamma: float, chromaticities: Chromaticities | None) -> CodedColour:
-    """Return the colours for the values of PNG's chunks gAMA and cHRM.
+    """Return the colour encoding for the values of PNG's chunks gAMA and cHRM.
 
     `gamma` is the exponent of the encoding, such as 0.45455. `chromaticities` is None if the file has no cHRM.
-    Impossible values count as those of sRGB.
+    Impossible values are replaced by those of sRGB.
     """
     is_srgb = not chromaticities or all(abs(a - b) < 0.002 for a, b in zip(chromaticities, SRGB, strict=True))
     primaries = SRGB if is_srgb or not _is_possible(chromaticities or SRGB) else chromaticities or SRGB
@@ -117,17 +125,17 @@ def from_gamma(gamma: float, chromaticities: Chromaticities | None) -> CodedColo
 
 
 def srgb_to_linear(values: np.ndarray) -> np.ndarray:
-    """Undo sRGB's curve. Input and output are from 0 to 1, with the same shape."""
+    """Return the linear light of sRGB values. Input and output are from 0 to 1, with the same shape."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(lights: np.ndarray) -> np.ndarray:
-    """Apply sRGB's curve. Input and output are from 0 to 1, with the same shape."""
+    """Return the sRGB values of linear light. Input and output are from 0 to 1, with the same shape."""
     return np.where(lights <= 0.0031308, lights * 12.92, 1.055 * np.maximum(lights, 0) ** (1 / 2.4) - 0.055)
 
 
 def _pq(values: np.ndarray) -> np.ndarray:
-    """Undo the PQ curve of stored values (0 to 1). In the result, 1 is SDR white, and brighter light is above 1."""
+    """Return the linear light of stored values (0 to 1) of the HDR curve PQ. In the result, 1 is SDR white."""
     root = values ** (1 / 78.84375)
     return (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125) * (
         10_000 / _HDR_WHITE
@@ -135,7 +143,7 @@ def _pq(values: np.ndarray) -> np.ndarray:
 
 
 def _hlg_scene(values: np.ndarray) -> np.ndarray:
-    """Return the light of the scene, from 0 to 1, for stored HLG values from 0 to 1."""
+    """Return the light in front of the camera (0 to 1) for stored values (0 to 1) of the HDR curve HLG."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     return np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
 
@@ -148,7 +156,7 @@ _CURVES: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _is_possible(chromaticities: Chromaticities) -> bool:
-    """Return whether real light can have these chromaticities, and their matrix to XYZ can be inverted."""
+    """Return whether lights with these chromaticities can exist, and whether their matrix to XYZ can be inverted."""
     points = np.reshape(chromaticities, (4, 2))
     area = np.linalg.det(np.c_[points[1:], np.ones(3)])
     return bool((points >= 0).all() and points.sum(axis=1).max() <= 1.001 and points[0, 1] > 0.01 and abs(area) > 0.01)
@@ -177,11 +185,12 @@ def _to_srgb(chromaticities: Chromaticities) -> np.ndarray:
     return np.asarray(np.linalg.solve(_to_xyz(SRGB), adapted @ _to_xyz(chromaticities)), np.float32)
 
 
-MAX_CONVERSIONS = 16  # of ICC profiles that this process caches; each takes up to some MB
-ROWS = 16  # of a whole picture, converted at a time to bound the memory
-_SAME = 2  # levels of 255: a conversion that changes every colour by at most this is dropped
-# Largest error, in levels of 255, of the middle between black and white if the two are mixed before the conversion
-# instead of after it. Adobe RGB and Display P3 differ by 0 to 3, ProPhoto RGB by 18, linear light by 60.
+MAX_CONVERSIONS = 16  # conversions of ICC profiles that the process caches; each takes up to a few MB
+ROWS = 16  # rows of a picture that are converted at a time, which limits the memory
+_SAME = 2  # levels of 255: a conversion that changes no colour by more than this is dropped
+# The limit for `Conversion.mixes`, in levels of 255. A resize before the conversion, instead of after it, changes the
+# average of black and white. The change is 0 to 3 levels for Adobe RGB and Display P3, 18 for ProPhoto RGB, and 60 for
+# linear light.
 _MIX = 24
 _GREY = ("1", "L", "LA", "La", "I;16", "I", "F")
 
@@ -190,11 +199,11 @@ _GREY = ("1", "L", "LA", "La", "I;16", "I", "F")
 class Conversion:
     """A conversion from the stored values of a picture to sRGB."""
 
-    convert: Callable[[Image.Image], Image.Image]  # from L, RGB or CMYK, as in the file, to RGB
+    convert: Callable[[Image.Image], Image.Image]  # from the mode of the file (L, RGB or CMYK) to RGB
     mixes: bool  # True: a resize may average pixels before the conversion
 
     def small(self, image: Image.Image) -> Image.Image:
-        """Convert a picture in one step. `image` has the mode L, RGB, RGBA or CMYK.
+        """Convert a picture to sRGB in one step. `image` has the mode L, RGB, RGBA or CMYK.
 
         Return RGB, or RGBA with unchanged alpha if `image` is RGBA. Use `whole` for large pictures.
         """
@@ -205,10 +214,11 @@ class Conversion:
         return converted
 
     def whole(self, image: Image.Image, low: Image.Image | None = None) -> Image.Image:
-        """Convert a picture of any size and return what `small` returns. Convert a few rows at a time to save memory.
+        """Convert a picture of any size to sRGB, a few rows at a time to save memory.
 
-        If the picture has 16 bits per channel, `image` has the high bytes and `low` has the low bytes. The low bytes
-        matter: in the dark parts of linear light, one step of 8 bits is 13 levels of sRGB.
+        Return RGB, or RGBA with unchanged alpha if `image` is RGBA. If `low` is None, the picture has 8 bits per
+        channel. For 16 bits per channel, `image` has the high bytes of the values, and `low` has the low bytes. The low
+        bytes matter: in dark linear light, one step of 8 bits is 13 levels of sRGB.
         """
         converted = Image.new("RGBA" if image.mode == "RGBA" else "RGB", image.size)
         for top in range(0, image.height, ROWS):
@@ -221,14 +231,14 @@ class Conversion:
         return converted
 
 
-_NEXT = [*range(1, 256), 255]
+_NEXT = [*range(1, 256), 255]  # a table for `Image.point`: each level plus 1, at most 255
 
 
 def _between(part: Image.Image, following: Image.Image, low: Image.Image, rows: Image.Image) -> Image.Image:
-    """Return the conversion of 16-bit rows, interpolated by their low bytes.
+    """Convert rows with 16 bits per channel to sRGB, by interpolation between two converted pictures of 8 bits.
 
-    `part` is the conversion of the high bytes `rows`, and `following` is the conversion of the high bytes plus 1. The
-    alpha of RGBA is that of `rows`.
+    `rows` has the high bytes of the values, and `low` has the low bytes. `part` is `rows` converted to sRGB.
+    `following` is `rows` with all high bytes plus 1, converted to sRGB. If `rows` is RGBA, the result has its alpha.
     """
     start, end = (np.asarray(image.convert("RGB"), np.float32) for image in (part, following))
     share = np.asarray(low.convert("RGB"), np.float32) / 256
@@ -240,7 +250,7 @@ def _between(part: Image.Image, following: Image.Image, low: Image.Image, rows: 
 
 @dataclass(frozen=True)
 class _Profile:
-    """An ICC profile. In the cache, profiles are compared by their digests."""
+    """An ICC profile as a key of a cache. Two profiles are equal if their digests are equal."""
 
     digest: bytes
     content: bytes = field(compare=False, repr=False)
@@ -249,9 +259,9 @@ class _Profile:
 def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
     """Return the conversion of a picture's stored values to sRGB, or None if the values are (almost) sRGB already.
 
-    `image` is the file as Pillow opened it, and `encoded` is the content of the file. In a PNG, cICP counts before
-    iCCP, iCCP before sRGB, and sRGB before gAMA with cHRM. In an AVIF, an ICC profile counts before code points. A
-    profile that cannot be used is ignored. If the file describes no colours, its values count as sRGB.
+    `image` is the file as Pillow opened it, and `encoded` is the content of the file. In a PNG, the chunk cICP
+    overrides iCCP, iCCP overrides sRGB, and sRGB overrides gAMA with cHRM. In an AVIF, an ICC profile overrides code
+    points. A profile that cannot be used is ignored. If the file describes no colours, its values count as sRGB.
     Raises Unreadable if the transfer curve is not supported.
     """
     points = png_code_points(encoded) if image.format == "PNG" else None
@@ -265,28 +275,34 @@ def conversion_of(image: Image.Image, encoded: bytes) -> Conversion | None:
             return conversion
     if image.format == "AVIF" and (points := avif_code_points(encoded)):
         return _coded(from_code_points(points[0], points[1]))
-    if image.format == "PNG" and "srgb" not in image.info and "gamma" in image.info:  # cHRM alone says nothing
+    if image.format == "PNG" and "srgb" not in image.info and "gamma" in image.info:  # without gAMA, ignore cHRM
         return _coded(from_gamma(image.info["gamma"], image.info.get("chromaticity")))
     return None
 
 
 @lru_cache(MAX_CONVERSIONS)
 def _profiled(profile: _Profile, channels: str) -> tuple[bool, Conversion | None]:
-    """Return whether a profile fits `channels`, and its conversion. The conversion is None if it changes nothing."""
+    """Return whether an ICC profile fits pictures of the mode `channels`, and the profile's conversion to sRGB.
+
+    The conversion is None if the profile does not fit, or if the conversion would change nothing.
+    """
     convert = icc_conversion(profile.content, channels)
     return (True, _judged(convert, channels)) if convert else (False, None)
 
 
 @lru_cache(64)
 def _coded(colour: CodedColour) -> Conversion | None:
-    """Return the conversion of coded colours to sRGB; None if it changes nothing. Raises Unreadable if unsupported."""
+    """Return the conversion from `colour` to sRGB, or None if the conversion would change nothing.
+
+    Raises Unreadable if the transfer curve is not supported.
+    """
     if unknown := colour.unknown():
         raise Unreadable(unknown)
     return _judged(_decoder(colour), "RGB")
 
 
 def _decoder(colour: CodedColour) -> Callable[[Image.Image], Image.Image]:
-    """Return a function that converts a picture with these coded colours to RGB in sRGB."""
+    """Return a function that converts a picture with the colour encoding `colour` to RGB in sRGB."""
     lights = colour.linear(np.arange(256) / 255)
     srgb = (linear_to_srgb(np.arange(65536) / 65535) * 255).round().astype(np.uint8)  # for 65,536 steps of light
 
@@ -300,9 +316,10 @@ def _decoder(colour: CodedColour) -> Callable[[Image.Image], Image.Image]:
 
 
 def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Conversion | None:
-    """Return `convert` as a `Conversion`, and find out if pixels may be averaged before the conversion.
+    """Return a `Conversion` that calls `convert`. Test on some colours whether pixels may be averaged before the call.
 
-    Return None if `convert` changes no colour of a grid by more than `_SAME` levels. CMYK is always converted.
+    Return None if `convert` changes no colour of a test grid by more than `_SAME` levels of 255. CMYK is not tested: it
+    is always converted, and its pixels must not be averaged before the conversion.
     """
     bands = 1 if channels == "L" else len(channels)
     if channels != "CMYK":
@@ -312,10 +329,10 @@ def _judged(convert: Callable[[Image.Image], Image.Image], channels: str) -> Con
         steps = np.array([[0] * bands, [255] * bands, [127] * bands], np.uint8)
         dark, light, mixed = _colours(convert, steps, channels)
         return Conversion(convert, bool(np.abs(mixed - (dark + light) / 2).max() <= _MIX))
-    return Conversion(convert, mixes=False)  # mixed inks are up to 50 levels darker than mixed light
+    return Conversion(convert, mixes=False)  # averaged inks are up to 50 levels darker than averaged light
 
 
 def _colours(convert: Callable[[Image.Image], Image.Image], colours: np.ndarray, channels: str) -> np.ndarray:
-    """Return `colours`, uint8 (count, bands), converted to sRGB by `convert`, int (count, 3)."""
+    """Call `convert` on `colours`, uint8 (count, bands) in the mode `channels`. Return sRGB, int (count, 3)."""
     pixels = colours[None, :, 0] if channels == "L" else colours[None]
     return np.asarray(convert(Image.fromarray(np.ascontiguousarray(pixels), channels)), int)[0]

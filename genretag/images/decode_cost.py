@@ -1,6 +1,7 @@
-"""The cost of decoding a file, estimated from its header, and a memory budget for the threads of one process.
+"""Estimate the cost of decoding a file from its header, and limit the memory of the decoding threads of a process.
 
-The cost is memory, and work that no real picture needs. `DecodeMemory` is a weighted semaphore for the memory.
+`decode_bytes` estimates the memory. `endless_work` and `slow_decoder` find files that need more work than any real
+picture. `DecodeMemory` is a weighted semaphore for the memory.
 """
 
 import io
@@ -20,7 +21,7 @@ from genretag.images.samples import Reading, has_low_bytes
 
 
 class DecodeMemory:
-    """A memory budget: threads decode while the sum of their estimates fits in `limit_bytes`, and others wait.
+    """A memory budget of `limit_bytes` for threads that decode. A thread waits until the memory that it needs is free.
 
     Threads get memory in the order of their requests, so that small pictures cannot starve a large one. The price is
     that small pictures wait behind a large picture that waits for memory. Raises ValueError if the limit is below 1.
@@ -31,14 +32,15 @@ class DecodeMemory:
             raise ValueError(f"the memory for decoding must be positive, not {limit_bytes} bytes")
         self._limit_bytes = limit_bytes
         self._free_bytes = limit_bytes
-        self._waiting: deque[object] = deque()  # tickets, oldest first
+        self._waiting: deque[object] = deque()  # one ticket for each waiting thread, oldest first
         self._changed = Condition()
 
     @contextmanager
     def reserved(self, size_bytes: int) -> Iterator[None]:
-        """Wait until `size_bytes` of the budget are free, and hold them during the block.
+        """Wait until `size_bytes` of the budget are free, and hold them during the `with` block.
 
-        A size above the limit counts as the limit, so its block runs alone. A negative size counts as 0.
+        A size above the budget's limit counts as the limit, so no other block runs meanwhile. A negative size counts
+        as 0.
         """
         size_bytes = min(max(size_bytes, 0), self._limit_bytes)
         self._acquire(size_bytes)
@@ -56,24 +58,24 @@ class DecodeMemory:
             try:
                 self._changed.wait_for(lambda: self._waiting[0] is ticket and size_bytes <= self._free_bytes)
                 self._free_bytes -= size_bytes
-            finally:  # an interrupted thread leaves the queue too
+            finally:  # also after an exception, such as Ctrl-C while waiting
                 self._waiting.remove(ticket)
-                self._changed.notify_all()  # the next in line may fit as well
+                self._changed.notify_all()  # the next thread may fit into the free memory too
 
 
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; libtiff has the same limit
-MAX_EXIF_SEGMENTS = 100  # a JPEG has one; Pillow joins them in quadratic time
-MAX_TIFF_VALUES = 2**18  # in a tag: more than a picture has rows; Pillow makes an object for each strip
+MAX_EXIF_SEGMENTS = 100  # a real JPEG has one; Pillow needs quadratic time to join them
+MAX_TIFF_VALUES = 2**18  # in one tag: more than a picture has strips, for each of which Pillow makes an object
 MAX_RLE_PIXELS = 10_000_000  # Pillow decodes run-length encoded BMPs in Python, at up to .15 s per million pixels
 
 # Bytes per pixel, in addition to Pillow's pictures, in libraries that decode the whole picture into their own buffers.
 # From measured resident memory, rounded up for cases that were not measured (AVIF of 12 bits).
 _LIBRARY_BYTES = {"WEBP": 14, "AVIF": 11}
 
-_RLE_BYTES = 3  # in Pillow's run-length decoder: a growing bytearray and its copy
-_ANY_BYTES = 6_000_000  # tables of a library, slack of the allocator, remains of earlier pictures
+_RLE_BYTES = 3  # per pixel in Pillow's run-length decoder: a growing bytearray and its copy
+_ANY_BYTES = 6_000_000  # for any picture: a library's tables, the allocator's slack, remains of earlier pictures
 
-_CONVERSION_BYTES = 10_000_000  # colour library, tables and profile, loaded for the first picture with one
+_CONVERSION_BYTES = 10_000_000  # colour library, tables and profile, loaded for the first picture with a profile
 _ROW_BYTES = 80  # per pixel of the rows that are converted at a time, in floating point
 
 _PLAIN = Reading()
@@ -89,8 +91,8 @@ def endless_work(encoded: bytes, jpeg: JpegStructure | None) -> str | None:
         return f"more than {MAX_SEGMENTS:,} JPEG segments before the first scan"
     if jpeg and jpeg.exif_segments > MAX_EXIF_SEGMENTS:
         return f"{jpeg.exif_segments:,} EXIF segments, limit {MAX_EXIF_SEGMENTS}"
-    # libjpeg reads only one scan of a JPEG that is not buffered. For other JPEGs, counting the bytes of the marker is
-    # fast and never too low. Only if that count is high, the segments are walked one by one.
+    # libjpeg reads only one scan of a JPEG that is not buffered. For other JPEGs, the fast count of the marker's bytes
+    # is never too low. Only if that count is high, `count_scans` counts the scans exactly.
     if (
         jpeg
         and jpeg.is_buffered
@@ -104,7 +106,7 @@ def endless_work(encoded: bytes, jpeg: JpegStructure | None) -> str | None:
 
 
 def slow_decoder(image: Image.Image) -> str | None:
-    """Return, in words, why decoding an opened file would take too long; None if it would not."""
+    """Return, in words, why decoding a file that Pillow has opened would take too long; None if it would not."""
     pixels = image.width * image.height
     if _has_run_lengths(image) and pixels > MAX_RLE_PIXELS:
         return f"{pixels:,} pixels in a run-length encoded BMP, limit {MAX_RLE_PIXELS:,}"
@@ -116,11 +118,11 @@ def _has_run_lengths(image: Image.Image) -> bool:
 
 
 def gif_frame_size(encoded: bytes) -> tuple[int, int]:
-    """Return the (width, height) up to which a GIF's first frame reaches; (0, 0) if the GIF has no frame.
+    """Return the (width, height) from a GIF's top left corner to the bottom right corner of its first frame.
 
-    The frame may be larger than the screen that the header declares. Pillow fills the frame's area while it opens the
-    file, before a caller can check the size. This function reads the file as Pillow does, oddities included, so that
-    no frame can hide from the check.
+    If the GIF has no frame, return (0, 0). The frame may reach beyond the screen that the header declares. Pillow fills
+    the frame's area while it opens the file, before a caller can check the size. This function parses the file exactly
+    as Pillow does, so that the check sees the same frame.
     """
     file = io.BytesIO(encoded)
     screen = file.read(13).ljust(13, b"\0")
@@ -132,7 +134,7 @@ def gif_frame_size(encoded: bytes) -> tuple[int, int]:
             return left + width, top + height
         if kind == b"!":
             label, content = file.read(1), _gif_block(file)
-            if label == b"\xfe":  # a comment; Pillow reads other extensions on even after an empty first block
+            if label == b"\xfe":  # a comment; Pillow goes on reading other extensions even after an empty first block
                 while content:
                     content = _gif_block(file)
                 continue
@@ -156,11 +158,12 @@ def decode_bytes(
     reading: Reading = _PLAIN,
     conversion: Conversion | None = None,
 ) -> int:
-    """Estimate the peak memory, in bytes, of decoding and resizing an opened file. The estimate is on the safe side.
+    """Estimate the peak memory, in bytes, of decoding and resizing an opened file. In doubt, the estimate is too high.
 
-    `image` has the size at which it will be decoded, so the draft of a JPEG is set already. `jpeg` is None for other
-    formats. `encoded_bytes` is the size of the file. `conversion` is the conversion to sRGB, or None if the picture is
-    sRGB. The memory of the resized picture is not part of the estimate.
+    For a JPEG, call Pillow's `draft` first, so that `image` has the size at which it will be decoded. `jpeg` is None
+    for other formats. `encoded_bytes` is the size of the file, and `reading` is what `set_right` returned for it.
+    `conversion` is the conversion to sRGB, or None if the picture is sRGB. The memory of the resized picture is not
+    part of the estimate.
     """
     width, height = reading.canvas or image.size
     is_whole = conversion is not None and not conversion.mixes
@@ -168,15 +171,16 @@ def decode_bytes(
     if conversion:
         images += _CONVERSION_BYTES + (_ROW_BYTES * ROWS * width if is_whole else 0)
     coefficients = 16 * (width + height)  # of the resize along both axes
-    rows = 2 * 8 * width  # of a decoder that needs this line and the previous one, 4 channels of 16 bits
-    metadata = 2 * encoded_bytes  # at most: once as read and once as kept
+    rows = 2 * 8 * width  # of a decoder that needs the current and the previous line, 4 channels of 16 bits
+    metadata = 2 * encoded_bytes  # metadata is at most the file; Pillow may have it in memory twice
     return images + coefficients + rows + metadata + _library_bytes(image, jpeg) + _ANY_BYTES
 
 
 def _modes(image: Image.Image, reading: Reading, is_converted: bool) -> Iterator[str]:
-    """Yield the mode of each copy of the whole picture that `genretag.images.decoding` holds at the same time.
+    """Yield the Pillow mode of each full-size copy of the picture that is in memory at the same time during decoding.
 
-    `is_converted` says whether the whole picture is converted to sRGB before the resize.
+    `reading` is what `set_right` returned. `is_converted` says whether the whole picture is converted to sRGB before
+    the resize.
     """
     yield image.mode
     if reading.key:
@@ -201,13 +205,13 @@ def _modes(image: Image.Image, reading: Reading, is_converted: bool) -> Iterator
 
 
 def _stored_bytes(width: int, height: int, mode: str) -> int:
-    """Return the number of bytes that Pillow needs for a picture: lines of whole words, and a pointer to each line."""
+    """Return the size of a picture in Pillow, in bytes: lines padded to 4 bytes, and an 8-byte pointer to each line."""
     pixel = 1 if mode in ("1", "L", "P") else 2 if mode == "I;16" else 4
     return ((width * pixel + 3) // 4 * 4 + 8) * height
 
 
 def _library_bytes(image: Image.Image, jpeg: JpegStructure | None) -> int:
-    """Return the number of bytes that the library of a format holds in addition to Pillow's picture."""
+    """Return the number of bytes that the format's decoding library allocates in addition to Pillow's picture."""
     if jpeg:
         return 2 * 64 * jpeg.blocks if jpeg.is_buffered else 0
     if image.format in _LIBRARY_BYTES:
@@ -218,9 +222,9 @@ def _library_bytes(image: Image.Image, jpeg: JpegStructure | None) -> int:
 
 
 def _tiff_bytes(image: TiffImagePlugin.TiffImageFile) -> int:
-    """Return the number of bytes that a TIFF needs in addition to Pillow's picture.
+    """Return the number of bytes that decoding a TIFF allocates in addition to Pillow's picture.
 
-    libtiff decodes one strip or tile at a time. If the orientation turns the picture, Pillow makes a copy.
+    libtiff needs a buffer for one strip or tile. If the orientation turns the picture, Pillow makes a copy.
     """
     tags = image.tag_v2
     turned = _stored_bytes(*image.size, image.mode) if tags.get(ExifTags.Base.Orientation, 1) != 1 else 0
@@ -235,9 +239,10 @@ def _tiff_bytes(image: TiffImagePlugin.TiffImageFile) -> int:
 
 
 def _largest_tiff_tag(encoded: bytes) -> int:
-    """Return the largest number of values in one tag of a TIFF's first directory, lists of strips and tiles included.
+    """Return the largest number of values in one tag of a TIFF's first directory.
 
-    If there is no directory, return 0. A tag that claims more values than the file has bytes is ignored, as by Pillow.
+    Tags with text or unknown types do not count. The offsets of strips and tiles always count. If there is no
+    directory, return 0. A tag that declares more values than the file has bytes is ignored, as by Pillow.
     """
     order: Literal["<", ">"] = "<" if encoded.startswith(b"II") else ">"
     is_big = encoded[2:3] == b"+"  # BigTIFF, by Pillow's test

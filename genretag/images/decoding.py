@@ -1,7 +1,7 @@
-"""Image bytes -> uint8 (height, width, 3) RGB: the only decoder, for training, scoring and predict.
+"""Decode image bytes to uint8 RGB of shape (height, width, 3): the one decoder of training, scoring and `predict`.
 
-The filter, the colours and the orientation are the same everywhere, so a model sees in production what it was trained
-on. The bundle's `ImageRule` decides the shape, and colours are sRGB (`colour.py`). The first frame or page counts.
+Resize filter, colours and orientation are the same everywhere, so a model sees in production what it saw in training.
+The model's own `ImageRule` sets the shape. Colours are sRGB (`colour.py`). Only the first frame or page counts.
 """
 
 import hashlib
@@ -43,23 +43,23 @@ from genretag.images.samples import (
     without_texts,
 )
 
-# The usual formats of posters. No format here starts a program (EPS runs Ghostscript) or hides the number of pixels
-# from its header (ICO, ICNS). JPEG includes MPO, the picture pairs of some cameras.
+# The usual formats of posters. EPS is left out because Pillow starts a program (Ghostscript) to decode it. ICO and ICNS
+# are left out because their headers do not show the number of pixels. JPEG includes MPO, picture pairs of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-REASONS = {
+REASONS = {  # values of `BadImage.reason`, and what each means
     "empty": "the object has no bytes",
     "too_many_bytes": "more bytes than ImageLimits.max_bytes",
-    "not_an_image": "something else, often a web page or an error message under an image's name",
-    "unsupported_format": "an image, in a format that is not decoded here, or with samples or colours that are not",
-    "too_many_pixels": "the header promises more pixels than ImageLimits allows, by number or by memory",
-    "too_much_work": "made to keep a decoder busy: hundreds of JPEG scans, metadata without end",
+    "not_an_image": "no image, often a web page or an error message that was saved under an image's name",
+    "unsupported_format": "an image whose format, sample layout or colour encoding genretag cannot decode",
+    "too_many_pixels": "by its header, the image has more pixels, or needs more memory, than ImageLimits allows",
+    "too_much_work": "decoding would take far too long, as with hundreds of JPEG scans or endless metadata",
     "truncated": "the end is missing, as after an upload that broke off (AVIF and TIFF: may say corrupt)",
     "corrupt": "an image of a known format that cannot be decoded",
     "out_of_memory": "this machine had no memory left: the picture itself may be sound",
 }
 
-# EXIF orientation -> the operation that makes the stored picture upright (5 to 8 swap the axes). Others need none.
+# EXIF orientation -> the operation that makes the stored picture upright. 1 needs no operation; 5 to 8 swap the axes.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,9 +69,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_MAX_EXIF_BYTES = 2**20  # real EXIF has 64 KB at most; Pillow makes a Python object for each value
+_MAX_EXIF_BYTES = 2**20  # real EXIF data has at most 64 KB; Pillow makes a Python object for each value
 _END = b"\xff\xd9"  # the end-of-image marker of a JPEG
-_ANY_BITS = b"\xa5\x5a\x96" * 100  # bits that could belong to a scan
+_ANY_BITS = b"\xa5\x5a\x96" * 100  # arbitrary bits, which a decoder reads as a part of a scan
 _XMP = ("xmp", "XML:com.adobe.xmp")
 
 configure_pillow()
@@ -79,23 +79,24 @@ configure_pillow()
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """The limits for one picture: bytes of the file, pixels, and memory. They are checked before memory is spent.
+    """Limits for one picture: bytes of the file, number of pixels, and memory. `decode` checks them before it decodes.
 
-    Pixels are counted as stored. Measured peak memory per pixel: RGB 4 bytes, with alpha 8, with a transparent colour
-    9 to 12; AVIF 9 to 14, WebP 17. A JPEG that is reduced while it is decoded takes .1, a progressive one 3 to 8. So
-    the defaults admit 97 million pixels in most formats, 70 million in an AVIF and 59 million in a WebP.
+    `max_pixels` counts the pixels of the stored picture. Measured peak memory per stored pixel: 4 bytes for RGB, 8 with
+    alpha, 9 to 12 with a transparent colour, 9 to 14 for AVIF. It is 17 bytes for WebP, 3 to 8 for a progressive JPEG,
+    and 0.1 for a JPEG that libjpeg decodes at a reduced size. So the default memory limit allows about 70 million
+    pixels in an AVIF, and 59 million in a WebP. In most other formats, the limit of 100 million pixels comes first.
     """
 
     max_bytes: int = 64 * 2**20
-    max_pixels: int = 100_000_000  # a one-sheet (27 x 40 inches) at 300 dpi has 97 million
-    max_decode_bytes: int = 2**30  # as genretag.images.decode_cost estimates the memory
+    max_pixels: int = 100_000_000  # a film poster of 27 x 40 inches at 300 dpi has 97 million
+    max_decode_bytes: int = 2**30  # of peak memory, as `decode_cost.decode_bytes` estimates it
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
     """A picture as the model sees it, and the (width, height) of the original."""
 
-    pixels: np.ndarray  # uint8 (height, width, 3) of the rule, RGB, C-contiguous, read-only
+    pixels: np.ndarray  # uint8 RGB; shape (height, width, 3) with the rule's height and width; contiguous, read-only
     width: int  # of the original in pixels, as displayed (after EXIF orientation)
     height: int
 
@@ -113,10 +114,7 @@ class BadImage(ValueError):
 
 
 class Memory(Protocol):
-    """A memory budget for decoding, such as genretag.images.decode_cost.DecodeMemory.
-
-    `reserved` returns a context manager that holds `size_bytes` of the budget during its block.
-    """
+    """A memory budget for decoding, such as DecodeMemory. `reserved` holds `size_bytes` during a `with` block."""
 
     def reserved(self, size_bytes: int) -> AbstractContextManager[None]: ...
 
@@ -127,13 +125,13 @@ _DEFAULT_LIMITS = ImageLimits()
 def decode(
     data: bytes | memoryview, rule: ImageRule, limits: ImageLimits = _DEFAULT_LIMITS, memory: Memory | None = None
 ) -> DecodedImage:
-    """Decode the bytes of an image file to the size of `rule`. Many threads may call this function at once.
+    """Decode the bytes of an image file to sRGB in the size of `rule`. Many threads may call this function at once.
 
     Transparent parts become white. Grey of more than 8 bits is scaled to 8 bits. Signed and floating-point grey has no
     agreed white, so its darkest and brightest values become 0 and 255. In an HDR picture, light brighter than white
-    becomes white. A JPEG that is damaged inside, but has its end, decodes with grey or shifted parts: libjpeg warns,
-    and Pillow drops the warning. If `memory` is given, the estimated peak is reserved from it while pixels are decoded.
-    Raises BadImage, and no other exception, whatever the bytes are.
+    becomes white. A JPEG that is damaged inside, but has its end, decodes with grey or shifted parts, because Pillow
+    drops libjpeg's warning. If the budget `memory` is given, the decoding reserves its estimated peak memory there.
+    Raises BadImage if the bytes cannot be decoded. Whatever the bytes are, no other exception is raised.
     """
     size_bytes = memoryview(data).nbytes
     if size_bytes == 0:
@@ -155,7 +153,7 @@ def decode(
 
 
 def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory | None) -> DecodedImage:
-    """Decode a file as `decode` does, without its checks of the file size. Pillow's exceptions are not translated."""
+    """Decode a file as `decode` does, but do not check its size in bytes, and do not catch Pillow's exceptions."""
     jpeg = jpeg_structure(encoded) if encoded.startswith(b"\xff\xd8") else None
     _refuse("too_much_work", endless_work(encoded, jpeg))
     _refuse("unsupported_format", undecodable(jpeg) if jpeg else None)
@@ -167,7 +165,7 @@ def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory
     image, size = opened.image, opened.size
     _refuse("truncated", lost_pixels(encoded, jpeg) if jpeg else None)
     if isinstance(image, JpegImageFile):
-        # The decoder reduces by 2, 4 or 8, never below the target. None: keep the colour mode.
+        # libjpeg reduces by 2, 4 or 8, but never below this size. None: do not change the colour mode.
         image.draft(None, _as_stored(rule, _orientation(image)).scaled_size(size))
     with _reserved(opened, jpeg, limits, memory):
         return _pixels(opened, rule)
@@ -175,10 +173,10 @@ def _decode(encoded: bytes, rule: ImageRule, limits: ImageLimits, memory: Memory
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A file whose header has been read and checked, and the facts that are needed to decode its pixels."""
+    """A file whose header has been read and checked, and what `_pixels` must know about it to decode the pixels."""
 
     image: Image.Image
-    encoded: bytes  # what `image` reads
+    encoded: bytes  # the file that `image` reads
     size: tuple[int, int]  # (width, height) of the whole picture, before a decoder reduces it
     reading: Reading
     conversion: Conversion | None
@@ -186,10 +184,10 @@ class _Opened:
 
 
 def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
-    """Open a file and check the number of pixels and the cost in its header. No pixel is decoded yet.
+    """Open a file and read its header, which shows whether it has too many pixels or decodes too slowly.
 
-    Raises BadImage if the limits do not allow the file, or if its samples or colours are not supported. Pillow may
-    raise nearly any other exception.
+    No pixel is decoded. Raises BadImage if the limits do not allow the file, or if its samples or colours are not
+    supported. For a damaged file, Pillow may raise nearly any other exception.
     """
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     size = image.size
@@ -214,9 +212,9 @@ def _open(encoded: bytes, limits: ImageLimits) -> _Opened:
 def _reserved(
     opened: _Opened, jpeg: JpegStructure | None, limits: ImageLimits, memory: Memory | None
 ) -> AbstractContextManager[None]:
-    """Return a context manager that reserves the memory for decoding from `memory`, if a budget is given.
+    """Return a context manager that reserves, from the budget `memory`, the memory for decoding an opened file.
 
-    Raises BadImage if decoding needs more memory than the limits allow.
+    If `memory` is None, the context manager does nothing. Raises BadImage if decoding needs more than `limits` allow.
     """
     image, size = opened.image, opened.size
     needed_bytes = decode_bytes(image, jpeg, len(opened.encoded), opened.reading, opened.conversion)
@@ -227,13 +225,13 @@ def _reserved(
 
 
 def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: Memory | None) -> bytes:
-    """Return a JPEG with the end-of-image marker added, if nothing else is missing. Otherwise raise BadImage.
+    """Return a JPEG with the end-of-image marker added, if only the marker is missing. Otherwise raise BadImage.
 
-    Nothing else is missing if no pixel depends on the bytes that would follow. So the picture is decoded twice, with
-    different bytes before the marker, and compared. libjpeg paints missing parts without an error.
+    To find out, decode the picture twice, with different bytes before the marker. If the pixels differ, picture data is
+    missing too. One decode would not show this, because libjpeg paints missing parts grey without an error.
     """
     body = encoded.rstrip(b"\xff")
-    _open(body + _END, limits)  # an error in the header comes first
+    _open(body + _END, limits)  # raises first if the header is bad
     _refuse("truncated", lost_pixels(encoded, jpeg) or missing_scans(body, jpeg))
     digests = []
     for following in (b"", _ANY_BITS):
@@ -247,7 +245,7 @@ def _with_end(encoded: bytes, jpeg: JpegStructure, limits: ImageLimits, memory: 
 def _digest(image: Image.Image) -> bytes:
     """Return a digest of all pixels of a picture."""
     digest = hashlib.sha256()
-    for top in range(0, image.height, ROWS):  # the whole picture at once would need a copy or two
+    for top in range(0, image.height, ROWS):  # by rows, because `tobytes` of all rows would need one or two copies
         digest.update(image.crop((0, top, image.width, min(top + ROWS, image.height))).tobytes())
     return digest.digest()
 
@@ -256,7 +254,7 @@ def _pixels(opened: _Opened, rule: ImageRule) -> DecodedImage:
     """Decode the pixels of an opened file, and return them resized, upright and in sRGB. This is the expensive part."""
     image, size, reading, conversion = opened.image, opened.size, opened.reading, opened.conversion
     image.load()
-    orientation = _orientation(image)  # a PNG may have it after its pixels; Pillow has turned a TIFF by now
+    orientation = _orientation(image)  # after `load`: a PNG may store it after its pixels, and `load` turns a TIFF
     picture = _averageable(as_meant(image, reading, opened.encoded))
     if conversion and not conversion.mixes:
         picture, conversion = _converted(picture, opened, conversion), None
@@ -269,7 +267,7 @@ def _pixels(opened: _Opened, rule: ImageRule) -> DecodedImage:
 
 
 def _converted(picture: Image.Image, opened: _Opened, conversion: Conversion) -> Image.Image:
-    """Return the whole picture `picture` in sRGB, converted with all the bits that its file has."""
+    """Return `picture` converted to sRGB before the resize. If it has 16 bits per channel, use the low bytes too."""
     if picture.mode == "I;16":
         return conversion.whole(*deep_bytes(picture, opened.reading))
     if picture.mode in DEEP_GREY:
@@ -278,7 +276,7 @@ def _converted(picture: Image.Image, opened: _Opened, conversion: Conversion) ->
 
 
 def _refuse(reason: str, finding: str | None) -> None:
-    """Raise BadImage with the message `finding`, unless it is None or empty."""
+    """Raise BadImage with this reason and the message `finding`. If `finding` is None or empty, do nothing."""
     if finding:
         raise BadImage(reason, finding)
 
@@ -291,7 +289,7 @@ def _check_pixels(size: tuple[int, int], limits: ImageLimits) -> None:
 
 
 def _as_stored(rule: ImageRule, orientation: int) -> ImageRule:
-    """Return the rule for a picture before it is turned upright. Orientations 5 to 8 exchange height and width."""
+    """Return the rule for the stored picture: EXIF orientations 5 to 8 exchange the rule's height and width."""
     return rule.turned() if orientation >= 5 else rule
 
 
@@ -311,19 +309,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _averageable(image: Image.Image) -> Image.Image:
-    """Return the same picture in a mode whose values may be averaged: no palette and no transparent colour."""
+    """Return `image` in a mode whose values may be averaged: no palette and no transparent colour."""
     if image.mode in DEEP_GREY:
         return image
     if image.has_transparency_data:
-        # resize() weights the colours of RGBA by their alpha, so that hidden colours do not bleed.
+        # Pillow's resize weights the colours of RGBA by alpha, so the colours of transparent pixels do not show.
         return image if image.mode == "RGBA" else image.convert("RGBA")
     return image.convert("RGB") if image.mode in ("1", "P", "YCbCr") else image
 
 
 def _to_rgb(image: Image.Image, reading: Reading, conversion: Conversion | None) -> Image.Image:
-    """Return a picture of any mode that `_averageable` returns as RGB in sRGB.
+    """Convert a picture, in a mode that `_averageable` returns, to RGB in sRGB.
 
-    Transparent parts become white. CMYK without a profile and LAB are converted by Pillow's formulas.
+    If `conversion` is None, the colours are sRGB already. Transparent parts become white. `reading` says how to
+    scale grey of more than 8 bits. Pillow's formulas convert LAB, and CMYK without a profile.
     """
     if image.mode in DEEP_GREY:
         image = Image.fromarray(to_8_bits(np.asarray(image), reading))
@@ -335,7 +334,7 @@ def _to_rgb(image: Image.Image, reading: Reading, conversion: Conversion | None)
 
 
 def _explain(encoded: bytes, error: Exception) -> BadImage:
-    """Return the BadImage with the reason that fits best, if Pillow failed on these bytes with `error`."""
+    """Return a BadImage for `error`, which Pillow raised on the file `encoded`. Choose the reason that fits best."""
     if isinstance(error, MemoryError):
         return BadImage("out_of_memory", f"no memory for the pixels in {len(encoded):,} bytes of image")
     reason, name = looks_like(encoded)
@@ -346,5 +345,5 @@ def _explain(encoded: bytes, error: Exception) -> BadImage:
     if isinstance(error, EOFError) or "truncated" in str(error).lower() or ends_early(encoded, name):
         reason = "truncated"
     if isinstance(error, UnidentifiedImageError):
-        return BadImage(reason, f"{name}: the header cannot be read")  # Pillow's text is an address in memory
+        return BadImage(reason, f"{name}: the header cannot be read")  # Pillow's message has only a memory address
     return BadImage(reason, f"{name}: {type(error).__name__}: {error}")

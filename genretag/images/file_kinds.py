@@ -1,15 +1,17 @@
-"""Kinds of files: what a file is by its name or its first bytes, and which files are no posters at all.
-
-`configure_pillow` sets Pillow's limits and messages for the whole process, because Pillow has no thread-safe form of
-them per call.
-
-If a file could not be decoded, its bytes show its kind, whether its end is missing, and whether Pillow supports it.
+"""Recognise what a file is by its name or its first bytes, and which files are not posters at all.
 
 Buckets and folders hold more than posters: films and subtitles of a media server, sidecars of a photo tool, markers of
-Hadoop. Such a file gets one failure row with the reason `other_file`, and does not count towards the error budget.
+Hadoop. Such a file gets one failure row with the reason `other_file`. It does not count towards the error budget (the
+number of posters that may fail in a run).
 
-The names below do not belong to pictures that can be decoded here, so these files are never fetched. Files whose names
-say nothing (no ending, `.bin`, `.php`, `.v2`) are read, because many stores keep pictures under such names.
+`kind_by_name` knows names that no decodable picture has. Files with such names are never fetched. Files whose names
+give no hint (no extension, `.bin`, `.php`, `.v2`) are fetched, because many stores use such names for pictures.
+
+If a file could not be decoded, `looks_like` recognises its format by its first bytes. `ends_early` finds a missing end,
+and `not_decoded` finds features that Pillow does not support.
+
+`configure_pillow` sets Pillow's limits and warnings for the whole process, because Pillow has no thread-safe way to set
+them for one call.
 """
 
 import ctypes
@@ -23,9 +25,9 @@ from contextlib import suppress
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 _II, _MM = TiffImagePlugin.II, TiffImagePlugin.MM
-# Kinds of grey TIFF: (byte order, WhiteIsZero 0 or BlackIsZero 1, sample format, fill order, bits, extra samples) ->
-# Pillow's mode and raw mode. Pillow lacks some kinds. Pillow reads unsigned 32 bits as signed, and its resize turns
-# mode I;16B (big-endian 16 bits) into noise. `genretag.images.samples` handles the meaning of 0.
+# Layouts of grey TIFF, added to Pillow's table: (byte order, WhiteIsZero 0 or BlackIsZero 1, sample format, fill order,
+# bits, extra samples) -> (mode, raw mode). Pillow lacks some of them and reads unsigned 32 bits as signed. Its resize
+# turns mode I;16B (big-endian 16 bits) into noise. `genretag.images.samples` inverts WhiteIsZero after loading.
 _TIFF_GREY: dict[tuple[bytes, int, tuple[int], int, tuple[int, ...], tuple[int, ...]], tuple[str, str]] = {
     **{(order, zero, (1,), 1, (12,), ()): ("I;16", "I;12") for order in (_II, _MM) for zero in (0, 1)},
     **{(_MM, zero, (1,), 1, (16,), ()): ("I;16", "I;16B") for zero in (0, 1)},
@@ -37,9 +39,9 @@ _TIFF_GREY: dict[tuple[bytes, int, tuple[int], int, tuple[int, ...], tuple[int, 
 def configure_pillow() -> None:
     """Set up Pillow for the whole process. Call this before any thread decodes.
 
-    Pillow's own pixel limit and its warnings are turned off, kinds of grey TIFF are added, and all formats registered.
+    Turn off Pillow's pixel limit and its warnings, let it read more kinds of grey TIFF, and register all formats.
     """
-    Image.MAX_IMAGE_PIXELS = None  # it warns, and refuses twice as many pixels: ImageLimits replaces both
+    Image.MAX_IMAGE_PIXELS = None  # ImageLimits replaces this limit, which would warn, and refuse at twice the limit
     # Warnings about odd metadata, and about each strip that libtiff cannot read, would fill the logs of a run.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     _silence_libtiff()
@@ -48,14 +50,15 @@ def configure_pillow() -> None:
 
 
 def _silence_libtiff() -> None:
-    """Turn off libtiff's messages, which C code writes to the error output. Pillow raises the errors as well."""
-    with suppress(OSError, AttributeError):  # Pillow has no libtiff, or one with hidden names
-        libtiff = ctypes.CDLL(_imaging.__file__)  # the dynamic linker also searches its linked libraries
+    """Turn off the messages that libtiff writes to stderr. No error is lost: Pillow raises them as exceptions."""
+    with suppress(OSError, AttributeError):  # Pillow is built without libtiff, or does not export its functions
+        libtiff = ctypes.CDLL(_imaging.__file__)  # also finds functions of libraries that Pillow's module links to
         libtiff.TIFFSetErrorHandler(None)
         libtiff.TIFFSetWarningHandler(None)
 
 
-# Files that are never a badly fetched poster. A web page or a text may be one.
+# Kinds of files that are never posters: (name, pattern of the first bytes). Web pages and texts are not listed here,
+# because a failed download may have saved one in place of a poster.
 _NO_PICTURES = (
     ("Matroska video", rb"\x1aE\xdf\xa3"),
     ("MP4 or QuickTime video", rb".{4}(ftyp|moov|mdat|wide)"),
@@ -72,7 +75,8 @@ _NO_PICTURES = (
     ("macOS companion of a file", rb"\x00\x05\x16[\x00\x07]\x00\x02\x00\x00"),
     ("program", rb"\x7fELF|MZ.\x00|\xca\xfe\xba\xbe"),
 )
-# The first match wins. Formats that genretag.images decodes are "corrupt", because decoding has failed already.
+# (reason, name, pattern of the first bytes). The first match wins. Formats that genretag.images decodes have the reason
+# "corrupt", because a file is looked up here after decoding has failed.
 _SIGNATURES = (
     ("corrupt", "JPEG", rb"\xff\xd8"),
     ("corrupt", "PNG", rb"\x89PNG"),
@@ -94,17 +98,18 @@ _SIGNATURES = (
     ("not_an_image", "XML", rb"\s*<[?!a-z]"),
     ("not_an_image", "JSON", rb"\s*[\[{]\s*[\[\]{}\"\d]"),
     ("not_an_image", "gzip", rb"\x1f\x8b"),
-    ("not_an_image", "zeros only", rb"\0+\Z"),  # in the first KB: an upload that left a file of the right size
+    ("not_an_image", "zeros only", rb"\0+\Z"),  # first KB: a broken upload that left only the file's size
     ("not_an_image", "text", rb"[\s!-~]+\Z"),
 )
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\0;"}  # what a complete file has in its last KB
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b"\0;"}  # bytes that are in the last KB of a complete file
 
 
 def looks_like(encoded: bytes) -> tuple[str, str]:
-    """Return the (reason, name) for a file that could not be decoded, from its first bytes.
+    """Return (reason, name) for a file that could not be decoded, judged by its first bytes.
 
-    The reason is a key of `decoding.REASONS`. It is `corrupt` for formats that are decoded here. The name is that of
-    the format, such as `JPEG` or `HTML`.
+    The reason is a key of `decoding.REASONS`: `corrupt` for formats that genretag decodes, `unsupported_format` for
+    other image formats, and `not_an_image` for the rest. The name is the format, such as `JPEG` or `HTML`. If the
+    format is unknown, the name quotes the first bytes.
     """
     head = encoded[:1024]
     text = head.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write before UTF-8
@@ -115,19 +120,19 @@ def looks_like(encoded: bytes) -> tuple[str, str]:
 
 
 def is_no_picture(encoded: bytes | memoryview) -> bool:
-    """Return whether a file, by its first 1,024 bytes, is of a kind that is never a poster: a video, an archive etc."""
+    """Return whether the first 1,024 bytes show a file that is never a poster, such as a video or an archive."""
     return looks_like(bytes(encoded[:1024]))[1] in dict(_NO_PICTURES)
 
 
 def is_picture(encoded: bytes | memoryview) -> bool:
-    """Return whether a file, by its first 1,024 bytes, is a picture. Formats that are not decoded here count too."""
+    """Return whether the first 1,024 bytes show an image format. Formats that genretag cannot decode count too."""
     return looks_like(bytes(encoded[:1024]))[0] != "not_an_image"
 
 
 def ends_early(encoded: bytes, name: str) -> bool:
-    """Return whether the end of a file of the format `name` is missing.
+    """Return whether the end of a file is missing. `name` is the file's format, such as `JPEG`.
 
-    For other formats than WEBP, JPEG, PNG and GIF, return False.
+    Only WEBP, JPEG, PNG and GIF are checked. For other formats, return False.
     """
     if name == "WEBP":
         return int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
@@ -139,16 +144,16 @@ _UNKNOWN = ("unknown pixel mode", "unknown raw mode", "cannot handle", "Unsuppor
 
 
 def not_decoded(encoded: bytes, name: str, error: Exception) -> str | None:
-    """Return, in words, what is not supported in a file that may be valid, or None if the file is broken.
+    """Return, in words, which feature of a file Pillow does not support. Return None if the file is broken instead.
 
     `name` is the format that `looks_like` returned, and `error` is the exception that Pillow raised for the file.
     """
     if isinstance(error, UnidentifiedImageError) and name in Image.OPEN:
-        try:  # Pillow tries all formats, and drops the error of each
+        try:  # call the format's plugin, because `Image.open` drops the errors of plugins
             Image.OPEN[name][0](io.BytesIO(encoded), "")
         except Exception as cause:  # noqa: BLE001  hostile bytes make Pillow raise nearly any exception
             error = cause
-    # An unknown compression number, or a plane for which Pillow has no name.
+    # The TIFF has an unknown compression number, or a plane for which Pillow has no name.
     is_layout = name == "TIFF" and isinstance(error.__cause__, KeyError | IndexError)
     if is_layout or any(text in str(error) for text in _UNKNOWN):
         return _tiff_samples(encoded) if name == "TIFF" else str(error)
@@ -166,8 +171,8 @@ def _tiff_samples(encoded: bytes) -> str:
     return "samples of " + ", ".join(f"{word} {value}" for word, value in values.items() if value is not None)
 
 
-OTHER_FILE = "other_file"  # the reason for a file that is no poster and is not named like an image
-UNNAMED = "other"  # the kind of a file that turned out to be no poster only when it was read
+OTHER_FILE = "other_file"  # the failure reason of a file that is no poster and has no image extension
+UNNAMED = "other"  # the kind of a file whose content, not its name, shows that it is no poster
 
 IMAGE_NAME = re.compile(
     r"\.(jpe?g?|jfif|a?png|webp|gif|bmp|dib|tiff?|avif|hei[cf]|jxl|jp2|svg|ico|img)$", re.IGNORECASE
@@ -190,7 +195,7 @@ _ENDINGS = {
     "orf rw2 pef srw dng iiq x3f",
 }
 _KINDS = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
-_WHOLE_NAMES = {  # hidden names occur only in buckets, because local listings leave them out
+_WHOLE_NAMES = {  # kind -> file names. Hidden names (`.x`) occur only in buckets: local listings leave them out.
     "marker": r"_success|_(committed|started)_\d+|_(common_)?metadata|\.(git)?keep|\.placeholder|\.nomedia|"
     r".*_\$folder\$",
     "system file": r"\._.*|\.ds_store|\.localized|\.directory|thumbs\.db|ehthumbs\.db|desktop\.ini|"
@@ -203,7 +208,7 @@ _SYSTEM = re.compile(f"/({_SYSTEM_FOLDERS})/", re.IGNORECASE)
 
 
 def kind_by_name(uri: str) -> str | None:
-    """Return the kind of a file, such as `video`, if its name says that the file is no poster. Else return None."""
+    """Return the kind of a file, such as `video`, if its name shows that the file is no poster. Else return None."""
     name = uri.rpartition("/")[2]
     if _SYSTEM.search(uri):
         return "system file"
@@ -215,16 +220,18 @@ def kind_by_name(uri: str) -> str | None:
 
 
 def is_called_an_image(uri: str) -> bool:
-    """Return whether a name has the ending of an image format. Formats that are not decoded here count too."""
+    """Return whether a name has the extension of an image format, including formats that genretag cannot decode."""
     return IMAGE_NAME.search(uri) is not None
 
 
 def is_other_content(uri: str, reason: str, data: bytes | memoryview) -> bool:
-    """Return whether a file that could not be decoded is no poster at all. `reason` is a key of `decoding.REASONS`.
+    """Return whether a file that could not be decoded is something other than a poster, such as a video.
 
-    A file with the name of an image is a poster. So is a file with another reason than `not_an_image` and `empty`. Any
-    other file whose name has an ending is no poster. If the name has no ending, the content decides: a video or a
-    database is no poster. A text, such as the error page that a crawler saved, is a broken poster.
+    `reason` is a key of `decoding.REASONS`, and `data` is the file's content. Return False for a broken poster: a file
+    with an image extension, or with a reason other than `not_an_image` and `empty`. Return True for other files with
+    any extension, or with a name that ends with `/`. For a file without an extension, return True only if its content
+    is, for example, a video or a database. Text without an extension counts as a broken poster, because it may be an
+    error page that a crawler saved.
     """
     if is_called_an_image(uri) or reason not in ("not_an_image", "empty"):
         return False

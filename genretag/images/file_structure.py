@@ -1,9 +1,9 @@
-"""The structure of image files without their pixels: AVIF boxes and JPEG segments.
+"""Read the structure of AVIF and JPEG files, but not their pixels.
 
-From an AVIF, this file reads the colour code points (nclx) of the primary item, which Pillow does not pass on.
+From an AVIF, read the colour code points (nclx) of the primary picture, which Pillow does not return.
 
-From a JPEG, this file reads the segments before the first scan, and counts the scans. It follows Pillow's rules, so
-that both see the same file: padding and junk between segments are skipped.
+From a JPEG, read the segments before the first scan, and count the scans. Padding and junk between segments are skipped
+as in Pillow, so that a check of the structure applies to the segments that Pillow decodes.
 """
 
 import re
@@ -16,10 +16,10 @@ _MAX_BOXES = 10_000  # per file; a photograph has about 30
 
 
 def avif_code_points(encoded: bytes) -> tuple[int, int, int, int] | None:
-    """Return the (primaries, transfer, matrix, full range) of an AVIF's primary picture, or None if it stores none.
+    """Return the (primaries, transfer, matrix, full range) of an AVIF's primary picture, or None if it has none.
 
-    The first three are code points of H.273. Full range is 1 or 0. The values are read from the `colr` box of the
-    primary item. If a sequence has no items, they are read from the `colr` box of its track.
+    The first three are code points of H.273. Full range is 1, or 0 if black is stored as 16 of 255. The values are read
+    from the `colr` box of the primary item. In an image sequence without items, the `colr` box of the track is read.
     """
     try:
         found = next((box for box in _boxes(encoded, 0, len(encoded)) if box[0] == b"meta"), None)
@@ -42,7 +42,7 @@ def _nclx(content: bytes) -> tuple[int, int, int, int] | None:
 
 
 def _boxes(encoded: bytes, at: int, end: int) -> Iterator[_Box]:
-    """Yield the boxes between the byte offsets `at` and `end` of a file, up to the first box that is malformed."""
+    """Yield the boxes of an AVIF between the byte offsets `at` and `end`, up to the first box that is malformed."""
     for _ in range(_MAX_BOXES):
         if at + 8 > end:
             return
@@ -59,9 +59,9 @@ def _boxes(encoded: bytes, at: int, end: int) -> Iterator[_Box]:
 
 
 def _properties(encoded: bytes, meta: _Box) -> list[_Box]:
-    """Return the property boxes of the primary item, from the box `meta`; none if there is no primary item.
+    """Return the property boxes of the primary item in the box `meta`. If there is no primary item, return [].
 
-    The contents of `meta`, `pitm` and `ipma` start with a version and flags, 4 bytes.
+    The contents of the boxes `meta`, `pitm` and `ipma` start with 4 bytes for version and flags.
     """
     inside = {kind: (kind, start, end) for kind, start, end in _boxes(encoded, meta[1] + 4, meta[2])}
     _, start, _ = inside.get(b"pitm", (b"", -1, 0))
@@ -79,7 +79,10 @@ def _properties(encoded: bytes, meta: _Box) -> list[_Box]:
 
 
 def _associated(encoded: bytes, at: int, item: int) -> list[int]:
-    """Return the numbers of the properties that the `ipma` box at offset `at` gives to `item`. Numbers start at 1."""
+    """Return the numbers (from 1) of the properties that an `ipma` box assigns to the item with the id `item`.
+
+    `at` is the offset of the box's content. If the box does not list the item, return [].
+    """
     version, is_wide = encoded[at], encoded[at + 3] & 1
     (entries,) = struct.unpack_from(">I", encoded, at + 4)
     at += 8
@@ -93,7 +96,7 @@ def _associated(encoded: bytes, at: int, item: int) -> list[int]:
     return []
 
 
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, less DHT, JPG and DAC
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15; DHT, JPG and DAC lie between
 MAX_SEGMENTS = 10_000  # before the first scan; a colour profile of 16 MB takes 250
 _SEQUENTIAL_HUFFMAN = (0xC0, 0xC1)
 _PROGRESSIVE_HUFFMAN = 0xC2
@@ -101,21 +104,22 @@ _PROGRESSIVE = (0xC2, 0xCA)
 _DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # frames that libjpeg decodes: neither lossless nor hierarchical
 _SCAN, _EXIF, _END = 0xDA, 0xE1, 0xD9
 _NO_LENGTH = frozenset([0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)])  # markers without a length, as Pillow sees them
-_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the marker after a scan: no stuffed FF, no restart, no padding
+# The marker that ends the data of a scan. A stuffed FF (FF 00), a restart marker and padding (FF FF) do not end it.
+_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 @dataclass(frozen=True)
 class JpegStructure:
-    """The facts from a JPEG's segments before its first scan."""
+    """What a JPEG's segments before its first scan say: numbers of blocks, components and segments, kind of frame."""
 
-    blocks: int  # of 8 x 8 coefficients, in all components, without the padding to whole units
-    least_bits: int  # that a block takes in the scans; 0 if unknown
-    is_buffered: bool  # no scan has the whole picture, so libjpeg holds all coefficients, 2 bytes each
-    segments: int  # up to the first scan; for an endless header, only the first MAX_SEGMENTS + 1
+    blocks: int  # number of 8 x 8 blocks in all components, without padding to MCUs; 0 if unknown
+    least_bits: int  # the least number of bits that a block takes in the scans; 0 if unknown
+    is_buffered: bool  # the first scan lacks a part of the picture, so libjpeg stores all coefficients, 2 bytes each
+    segments: int  # number of segments before the first scan; counting stops at MAX_SEGMENTS + 1
     exif_segments: int
     components: int  # of a pixel, such as 3 for YCbCr; 0 if unknown
     frame_kind: int  # the second byte of the frame's marker; 0 if unknown
-    scan_at: int  # where the first scan's segment starts
+    scan_at: int  # byte offset of the first scan's segment
 
 
 def jpeg_structure(encoded: bytes) -> JpegStructure | None:
@@ -146,7 +150,8 @@ def jpeg_structure(encoded: bytes) -> JpegStructure | None:
         return None
     blocks, components = _blocks(frame) if len(frame) >= 9 else (0, 0)
     is_sequential = frame_kind in _SEQUENTIAL_HUFFMAN
-    # A Huffman code has at least one bit. A block needs a code for its mean, and in a sequential scan one for its end.
+    # A block needs a Huffman code for its mean, and in a sequential scan a second code for the rest of the block. A
+    # Huffman code has at least one bit.
     least_bits = 2 if is_sequential else int(frame_kind == _PROGRESSIVE_HUFFMAN)
     is_buffered = not is_sequential or encoded[at + 4] < components
     return JpegStructure(blocks, least_bits, is_buffered, segments, exif_segments, components, frame_kind, at)
@@ -190,15 +195,16 @@ def lacks_end(encoded: bytes, jpeg: JpegStructure) -> bool:
 
 
 def missing_scans(encoded: bytes, jpeg: JpegStructure) -> str | None:
-    """Return, in words, how many coefficients of a JPEG have no scan with their last bit, or None if each has one.
+    """Return, in words, how many coefficients of a JPEG lack the scan with their last bit, or None if none lacks it.
 
-    The result does not show if the last scan is cut, because the header of a scan does not say how long the scan is.
+    A progressive JPEG spreads the bits of a coefficient over several scans. The result does not show whether the last
+    scan is cut, because the header of a scan does not say how long the scan is.
     """
-    whole: set[tuple[int, int]] = set()  # (component, place in the block)
+    whole: set[tuple[int, int]] = set()  # (component, index in the block) of coefficients with all bits
     for header in _scans(encoded, jpeg):
         count = header[0] if header else 0
         if len(header) < 2 * count + 4:
-            break  # this header is cut
+            break  # the end of the file cuts this header
         first, last, bits = header[2 * count + 1 :][:3] if jpeg.frame_kind in _PROGRESSIVE else (0, 63, 0)
         if bits & 15 == 0:
             whole.update((name, place) for name in header[1 : 2 * count : 2] for place in range(first, last + 1))
@@ -207,10 +213,10 @@ def missing_scans(encoded: bytes, jpeg: JpegStructure) -> str | None:
 
 
 def lost_pixels(encoded: bytes, jpeg: JpegStructure) -> str | None:
-    """Return, in words, why pixels of a JPEG must be missing, which libjpeg would silently paint grey.
+    """Return, in words, why a JPEG must lack pixels, or None if the bytes do not prove that.
 
-    Return None if no such damage is found. Other damage cannot be seen from the bytes, so a picture with such damage
-    decodes with grey parts.
+    libjpeg would paint the missing pixels grey without an error. Only two kinds of damage are detected: too few bytes
+    for the number of blocks, and zeros in place of the end. A picture with other damage decodes with grey parts.
     """
     scan_bytes = len(encoded) - jpeg.scan_at
     if 8 * scan_bytes < jpeg.least_bits * jpeg.blocks:

@@ -1,4 +1,4 @@
-"""ICC profiles: the conversion from the colours of an embedded profile to sRGB."""
+"""Convert pictures with an embedded ICC profile to sRGB."""
 
 import io
 from collections.abc import Callable
@@ -8,20 +8,21 @@ from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4 * 2**20  # profiles of printing presses have 0.5 to 3 MB
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # colour space of a profile -> Pillow's mode
-_CLASSES = ("scnr", "mntr", "prtr", "spac")  # devices and colour spaces, but no links, abstract or named colours
-# Most pictures for print are made and shown with these two. Without the second, the black of a press would show as dark
-# grey. Neither makes a difference for Adobe RGB, Display P3 and other matrix profiles.
+_CLASSES = ("scnr", "mntr", "prtr", "spac")  # devices and colour spaces; no device links, abstract or named colours
+# Most pictures for print are made and viewed with this rendering intent and with black-point compensation. Without the
+# compensation, the black of a press would become dark grey. For matrix profiles, such as Adobe RGB and Display P3, both
+# settings make no difference.
 _INTENT, _BLACK_TO_BLACK = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
-_EXACT = ImageCms.Flags.NOOPTIMIZE  # for grey: else Little CMS 2.19 approximates linear grey, up to 10 levels off
-_FITTING = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # channels of a picture -> colour spaces that fit
+_EXACT = ImageCms.Flags.NOOPTIMIZE  # for grey, which Little CMS 2.19 would else approximate, up to 10 levels off
+_FITTING = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # mode of a picture -> modes of profiles that fit
 
 
 def icc_conversion(profile: bytes, channels: str) -> Callable[[Image.Image], Image.Image] | None:
     """Return a function that converts a picture with this ICC profile to RGB in sRGB, or None if the profile is unfit.
 
     `channels` is the picture's mode: "L", "RGB" or "CMYK". A profile is unfit if it is broken, larger than
-    `MAX_PROFILE_BYTES`, made for other channels, or no profile of a device or colour space. An RGB profile fits a grey
-    picture too. Building the function takes 1 to 60 ms.
+    `MAX_PROFILE_BYTES` or made for other channels. It is also unfit if it describes neither a device nor a colour
+    space. An RGB profile fits a grey picture too. Building the function takes 1 to 60 ms.
     """
     if len(profile) > MAX_PROFILE_BYTES:
         return None

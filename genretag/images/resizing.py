@@ -1,4 +1,4 @@
-"""The image rule of a bundle: how a picture of any shape gets the height and width that a model sees."""
+"""Resize pictures of any shape to the height and width of a model's input, by the `ImageRule` in the model bundle."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -6,22 +6,23 @@ from math import ceil
 from PIL import Image
 
 RESIZES = {
-    "squash": "the whole picture, its aspect ratio given up",
-    "letterbox": "the whole picture, its aspect ratio kept, bars beside it",
-    "crop": "the aspect ratio kept, what stands over cut off on both sides alike",
+    "squash": "the whole picture, stretched to the height and width",
+    "letterbox": "the whole picture in its aspect ratio, with grey bars on two opposite sides",
+    "crop": "the middle of the picture in its aspect ratio, with equal parts cut off on two opposite sides",
 }
 
-# The bars of a letterbox. The backbones compute (x - 127) / 128, so a bar is zero, which is what their convolutions see
-# beyond the edge of any picture. A picture's mean colour would be a different bar for each picture, and one to learn.
+# The colour of the bars of a letterbox. The models compute (x - 127) / 128, so a bar becomes zero, like the padding of
+# their convolutions beyond the edge of a picture. Bars in the mean colour of the picture would differ for each picture,
+# and a model would have to learn to ignore them.
 BAR = (127, 127, 127)
 
-# Pillow's filters become wider as the picture shrinks, so they antialias. Bicubic costs .2 to .4 ms more per poster.
+# Pillow's filters become wider as the picture shrinks, so they antialias. Bicubic takes 0.2 to 0.4 ms more per poster.
 _FILTER = Image.Resampling.BILINEAR
 
 
 @dataclass(frozen=True)
 class ImageRule:
-    """The height and width (in pixels) and the way of resizing that a model needs. The model's bundle stores the rule.
+    """The height and width (in pixels) of a model's input, and the way of resizing. The model's bundle stores the rule.
 
     Raises ValueError if the height or width is below 1, or if `resize` is not in RESIZES.
     """
@@ -37,14 +38,14 @@ class ImageRule:
             raise ValueError(f"unknown resize {self.resize!r}; known: {', '.join(RESIZES)}")
 
     def turned(self) -> "ImageRule":
-        """Return the rule with height and width exchanged, for a picture that is stored on its side."""
+        """Return the rule with height and width exchanged, for a picture that is turned by 90 degrees later."""
         return replace(self, height=self.width, width=self.height)
 
     def scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (width, height) to which a whole picture of `size` (width, height) is scaled, at least 1 x 1.
 
-        For `crop`, that is the size before parts are cut off. A decoder must not reduce the picture below this width
-        or this height.
+        If `resize` is `crop`, this is the size before parts are cut off. A decoder must not reduce the picture below
+        this width or this height.
         """
         if self.resize == "squash":
             return self.width, self.height
@@ -52,18 +53,18 @@ class ImageRule:
         if self.resize == "letterbox":
             inside = min(scales)
             return max(1, round(size[0] * inside)), max(1, round(size[1] * inside))
-        beyond = max(scales)  # times the size, it is a whole number on one side, except for the last bits of a float
+        beyond = max(scales)  # one product below is a whole number, apart from the error of floats that `round` removes
         return ceil(round(size[0] * beyond, 6)), ceil(round(size[1] * beyond, 6))
 
     def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        """Return `image` resized by the rule: in the rule's size, or smaller for `letterbox`, because bars are missing.
+        """Return `image` resized to the rule's size. A `letterbox` result may be smaller, because it has no bars yet.
 
-        The values of the image's mode must allow averaging, so palettes are not allowed. `size` is the (width, height)
-        of the picture before a decoder reduced it.
+        `image` must not have a palette, because the resize averages its values. `size` is the (width, height) of the
+        picture before a decoder reduced it.
         """
         if self.resize != "crop":
             return image.resize(self.scaled_size(size), _FILTER)
-        kept = size[1] * self.width / (size[0] * self.height)  # share of the width; above 1, 1 / kept of the height
+        kept = size[1] * self.width / (size[0] * self.height)  # share of the width to use; above 1, 1 / kept of height
         across, down = (image.width * (1 - min(1, kept)) / 2, image.height * (1 - min(1, 1 / kept)) / 2)
         box = (across, down, image.width - across, image.height - down)
         return image.resize((self.width, self.height), _FILTER, box=box)

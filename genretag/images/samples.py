@@ -1,10 +1,10 @@
-"""Corrections between opening and resizing, where Pillow reads a file differently from what its format says.
+"""Correct Pillow where it reads the samples of a file differently from what the file's format says.
 
-Seen with Pillow 13. Without a correction, each of these files gives a picture of nonsense without an error. If another
-of Pillow's raw modes reads a file correctly, that mode is used. Otherwise the file is refused.
+The cases were found with Pillow 13. Without a correction, Pillow returns wrong pixels and raises no error. If another
+of Pillow's raw modes reads the file correctly, that raw mode is used. Otherwise the file is refused (`Unreadable`).
 
-Some chunks of a PNG need special handling, because Pillow refuses, ignores or reorders them: swollen texts, cICP, and
-the first frame of an APNG.
+Three features of PNG need special handling too. Pillow refuses texts that unpack to very many bytes. It ignores the
+colour chunk cICP. It takes the default image of an APNG for the first frame even if the animation does not include it.
 """
 
 import io
@@ -25,7 +25,7 @@ Chunk = tuple[bytes, bytes]  # (type, content)
 
 
 def png_chunks(encoded: bytes) -> Iterator[Chunk]:
-    """Yield the chunks of a PNG in the order of the file. Stop at a chunk that is cut. Checksums are not checked."""
+    """Yield the chunks of a PNG in file order. Stop at a chunk that the file's end cuts off. Do not check checksums."""
     at = len(_SIGNATURE)
     while at + 12 <= len(encoded):
         end = at + 12 + int.from_bytes(encoded[at : at + 4])
@@ -36,18 +36,19 @@ def png_chunks(encoded: bytes) -> Iterator[Chunk]:
 
 
 def has_swollen_texts(error: ValueError) -> bool:
-    """Return whether `error` means that Pillow refused a PNG for the size of its texts.
+    """Return whether `error` means that Pillow refused a PNG because its texts or its profile unpack to too many bytes.
 
-    Pillow has no exception type for that, so the message decides.
+    Pillow has no exception type for this case, so the function looks at the message.
     """
     return "MAX_TEXT_" in str(error)
 
 
 def without_texts(encoded: bytes) -> bytes:
-    """Return the same PNG without texts and colour profile. An orientation that is in a text is lost too.
+    """Return a PNG without its text chunks and its colour profile. An orientation in a text chunk is lost too.
 
-    If texts unpack to more than Pillow accepts, they are a bomb or the profile of a good scanner. Texts say nothing
-    about the pixels. The profile is then ignored, as by a browser that cannot read the profile.
+    `decode` calls this if these chunks unpack to more bytes than Pillow accepts. Such chunks are a decompression
+    bomb, or the large profile of a good scanner. Without the profile, the colours count as sRGB. Texts do not affect
+    the pixels.
     """
     kept, at = [encoded[:8]], 8
     while at + 8 <= len(encoded):
@@ -59,9 +60,9 @@ def without_texts(encoded: bytes) -> bytes:
 
 
 def png_code_points(encoded: bytes) -> tuple[int, int, int, int] | None:
-    """Return the (primaries, transfer, matrix, full range) of a PNG's cICP chunk, or None if there is none before IDAT.
+    """Return (primaries, transfer, matrix, full range) from a PNG's cICP chunk, or None if no cICP precedes the pixels.
 
-    The first three are code points of H.273. Full range is 0 if black is stored as 16 of 255.
+    The first three are code points of H.273. Full range is 1, or 0 if black is stored as 16 and white as 235 of 255.
     """
     for kind, content in png_chunks(encoded):
         if kind == b"IDAT":
@@ -72,11 +73,11 @@ def png_code_points(encoded: bytes) -> tuple[int, int, int, int] | None:
 
 
 def hidden_first_frame(encoded: bytes) -> tuple[bytes, tuple[int, int, int, int]] | None:
-    """Return the first frame of an APNG as a PNG, and its (left, top, right, bottom) on the canvas.
+    """Return an APNG's first frame as a PNG, and its (left, top, right, bottom) on the canvas, if the frame is hidden.
 
-    The frame is returned only if the default image is not part of the animation. Such an image is for programs that
-    cannot show animations, and often says so. If the default image is the first frame, or if the PNG has no
-    animation, return None. Return None also if the first frame has no data or reaches beyond the canvas.
+    The frame is hidden if the APNG's default image is not part of the animation, but a placeholder for programs that
+    cannot show animations. If the default image is the first frame, or if the PNG has no animation, return None. Return
+    None also if the first frame has no data or reaches beyond the canvas.
     """
     header, colours, frame, data = b"", [], None, []
     is_animated = False
@@ -111,30 +112,36 @@ def _stored(chunk: Chunk) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+# Numbers of TIFF tags, and two values of the tag PhotometricInterpretation
 _BITS, _PHOTOMETRIC, _SAMPLES, _PALETTE, _PLANAR, _EXTRA, _FORMAT = 258, 262, 277, 320, 284, 338, 339
 _WHITE_IS_ZERO, _YCBCR = 0, 6
 _INKS, _SUBSAMPLING = 332, 530
 DEEP_GREY = ("I;16", "I", "F")  # Pillow's grey modes of more than 8 bits, after `set_right`
-# libtiff returns samples in the byte order of this machine, but these raw modes name the order of the file.
+# libtiff returns samples in the byte order of this machine, but Pillow gives libtiff's output the raw mode for the byte
+# order of the file. Here is the right raw mode for each wrong one.
 _NATIVE = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32": "F;32N", "F;32B": "F;32N"}
-_OTHER_BYTE = str.maketrans("LBN", "BLB")  # in a raw mode of 16 bits: reads the low byte instead of the high byte
+_OTHER_BYTE = str.maketrans("LBN", "BLB")  # changes a 16-bit raw mode to read low bytes, not high bytes
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Facts about an opened file that Pillow does not keep, and that are needed after its pixels are loaded."""
+    """What a loaded picture needs to be corrected, but Pillow does not say: its frame, transparent colour and white.
 
-    frame: tuple[int, int, int, int] | None = None  # (left, top, right, bottom): outside it, the picture is transparent
-    canvas: tuple[int, int] | None = None  # (width, height), if the opened file holds only the frame
+    With the default values, a loaded picture needs no correction. Deep grey means grey of more than 8 bits.
+    """
+
+    frame: tuple[int, int, int, int] | None = None  # (left, top, right, bottom); the picture is transparent outside
+    canvas: tuple[int, int] | None = None  # (width, height) of the picture, if the opened file is only its `frame`
     key: tuple[int, ...] | None = None  # the transparent colour, with 16 bits per channel
-    white: int | None = 65535  # of deep grey; None: the brightest value in the picture
-    is_negative: bool = False  # True: deep grey in which 0 is white
+    white: int | None = 65535  # white level of deep grey; None: the brightest value in the picture
+    is_negative: bool = False  # True: in deep grey, 0 is white
 
 
 def set_right(image: Image.Image, encoded: bytes) -> Reading:
     """Change `image`, a file that Pillow has opened, so that Pillow will load its pixels correctly.
 
-    Return the facts that are needed after loading. `encoded` is the content of the file.
+    Return what `as_meant`, `to_8_bits` and `deep_bytes` must know to correct the loaded picture. `encoded` is the
+    content of the file.
     Raises Unreadable if Pillow would load wrong pixels and no correction helps.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -151,11 +158,14 @@ def set_right(image: Image.Image, encoded: bytes) -> Reading:
 
 
 class Unreadable(ValueError):
-    """A valid file that cannot be decoded here. The message says why, in words."""
+    """Error for a valid file whose samples or colours genretag cannot decode. The message says why, in words."""
 
 
 def _tiff(image: TiffImagePlugin.TiffImageFile) -> Reading:
-    """Correct how an opened TIFF will be loaded, and return the facts that are needed after loading."""
+    """Correct how Pillow will load an opened TIFF, and return what corrections after the loading must know.
+
+    Raises Unreadable if Pillow would load wrong pixels and no correction helps.
+    """
     tags = image.tag_v2
     photometric, bits = tags.get(_PHOTOMETRIC, 0), tags.get(_BITS, (1,))[0]
     if image.mode == "L" and max(tags.get(_FORMAT, (1,))) > 1:
@@ -165,7 +175,7 @@ def _tiff(image: TiffImagePlugin.TiffImageFile) -> Reading:
     if tags.get(_PLANAR, 1) == 2 and tags.get(_SAMPLES, 1) > 1:
         _planes(image)
     if photometric == _YCBCR and not image.use_load_libtiff and tags.get(_SUBSAMPLING, (2, 2)) != (1, 1):
-        raise Unreadable("uncompressed YCbCr with colours for several pixels at once")
+        raise Unreadable("uncompressed YCbCr with chroma subsampling")
     raw_mode = _raw_mode(image)
     if image.use_load_libtiff and raw_mode in _NATIVE:
         _read_as(image, lambda _: _NATIVE[raw_mode])
@@ -178,7 +188,7 @@ def _tiff(image: TiffImagePlugin.TiffImageFile) -> Reading:
 
 
 def _planes(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Correct how a TIFF with a separate plane for each sample will be loaded.
+    """Correct how Pillow will load a TIFF that stores each sample (red, green, blue) in a separate plane.
 
     Raises Unreadable if Pillow cannot load the planes correctly.
     """
@@ -187,7 +197,7 @@ def _planes(image: TiffImagePlugin.TiffImageFile) -> None:
         raise Unreadable(f"a plane for each sample of {image.mode}")
     if image.use_load_libtiff:
         if image.mode == "RGBA" and not tags.get(_EXTRA):
-            raise Unreadable("compressed planes, the fourth of which is not said to be alpha")
+            raise Unreadable("compressed planes, and the fourth plane is not declared as alpha")
     elif max(tags.get(_BITS, (1,))) == 16:
         if image.mode == "CMYK":
             raise Unreadable("a plane for each of four inks of 16 bits")
@@ -200,7 +210,8 @@ def _planes(image: TiffImagePlugin.TiffImageFile) -> None:
 def _png(image: PngImagePlugin.PngImageFile, encoded: bytes) -> Reading:
     """Correct the transparent colour of an opened PNG.
 
-    If the colour has 16 bits per channel, which Pillow does not support, remove it and return it as `key`.
+    If the colour has 16 bits per channel, which Pillow does not support, remove the colour from `image` and return it
+    as `Reading.key`. If the colour has fewer than 8 bits, scale it to 8 bits, as Pillow scales the pixels.
     """
     key = image.info.get("transparency")
     if key is None or image.mode == "P":
@@ -217,15 +228,16 @@ def _png(image: PngImagePlugin.PngImageFile, encoded: bytes) -> Reading:
 
 
 def _bmp(image: BmpImagePlugin.BmpImageFile, encoded: bytes) -> None:
-    """Restore the grey palette of an opened BMP with pixels of 4 or 8 bits.
+    """Restore the palette of an opened BMP with pixels of 4 or 8 bits, if the palette is grey or black and white.
 
-    Without the correction, Pillow reads such pixels as samples of 1 bit or of 8 bits.
+    Pillow drops such a palette. It would then read pixels of 4 bits as samples of 1 or 8 bits. If the palette is black
+    and white, it would also read pixels of 8 bits as samples of 1 bit.
     """
-    bits = encoded[24] if encoded[14] == 12 else encoded[28]  # in the oldest header, and in all others
+    bits = encoded[24] if encoded[14] == 12 else encoded[28]  # the oldest header has another layout than all others
     if image.mode not in ("1", "L") or bits not in (4, 8) or (image.mode == "L" and bits == 8):
         return
     greys = bytes([0, 255]) if image.mode == "1" else bytes(range(16))
-    image._mode = "P"  # as Pillow's plugins set it
+    image._mode = "P"  # Pillow has no public setter; its plugins set `_mode` too
     image.palette = ImagePalette.raw("RGB", b"".join(bytes([grey] * 3) for grey in greys))
     if image.tile[0].codec_name != "bmp_rle":
         _read_as(image, lambda _: "P;4" if bits == 4 else "P")
@@ -238,7 +250,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _read_as(image: ImageFile.ImageFile, other: Callable[[str], str]) -> None:
-    """Change the raw mode of each part of an opened file. `other` returns the new raw mode for the old one."""
+    """Change the raw mode in which Pillow will read each tile of a file. `other` maps the old raw mode to the new."""
     tiles = []
     for tile in image.tile:
         raw_mode, others = _split(tile.args)
@@ -253,12 +265,12 @@ def _split(args: tuple[Any, ...] | str | None) -> tuple[str, tuple[Any, ...]]:
 
 
 def has_low_bytes(image: Image.Image) -> bool:
-    """Return whether an opened file has colours of 16 bits, of which Pillow drops the low 8 bits."""
+    """Return whether an opened file has colours of 16 bits per channel, of which Pillow drops the low 8 bits."""
     return image.mode in ("RGB", "RGBA") and "a" not in _raw_mode(image) and _raw_mode(image)[-4:-1] == ";16"
 
 
 def low_bytes(encoded: bytes) -> Image.Image:
-    """Load a PNG or TIFF with 16-bit colours again, and return a picture of the low bytes instead of the high bytes."""
+    """Load a PNG or TIFF with 16 bits per channel, and return a picture of the low bytes instead of the high bytes."""
     opener = PngImagePlugin.PngImageFile if encoded.startswith(b"\x89PNG") else TiffImagePlugin.TiffImageFile
     image = opener(io.BytesIO(encoded))
     set_right(image, encoded)
@@ -268,7 +280,10 @@ def low_bytes(encoded: bytes) -> Image.Image:
 
 
 def as_meant(image: Image.Image, reading: Reading, encoded: bytes) -> Image.Image:
-    """Return a loaded picture with the transparency that its file declares. `reading` is the result of `set_right`."""
+    """Return a loaded picture with the transparency that its file declares.
+
+    `reading` is the result of `set_right`, and `encoded` is the content of the file.
+    """
     if reading.key:
         image = _keyed(image, reading.key, encoded)
     if image.mode == "La":  # premultiplied grey, which Pillow can convert only to LA
@@ -302,9 +317,9 @@ def _keyed(image: Image.Image, key: tuple[int, ...], encoded: bytes) -> Image.Im
 def to_8_bits(grey: np.ndarray, reading: Reading) -> np.ndarray:
     """Scale grey values of more than 8 bits, of any shape, to uint8 of the same shape.
 
-    `reading.white` becomes 255. Programs do not agree on the white of signed and floating-point grey. So if
-    `reading.white` is None, the darkest and the brightest value become 0 and 255. If `reading.is_negative`, the result
-    is inverted.
+    `reading.white` and larger values become 255. If `reading.white` is None, the darkest and the brightest value become
+    0 and 255, and NaN and infinity count as 0. Signed and floating-point grey has no `reading.white`, because programs
+    do not agree on its white. If `reading.is_negative`, the result is inverted.
     """
     if reading.white:
         scaled = grey / (reading.white / 255)
@@ -316,9 +331,9 @@ def to_8_bits(grey: np.ndarray, reading: Reading) -> np.ndarray:
 
 
 def deep_bytes(image: Image.Image, reading: Reading) -> tuple[Image.Image, Image.Image]:
-    """Return the high bytes and the low bytes of 16-bit grey, as two pictures of 8 bits.
+    """Scale 16-bit grey so that white is 65,535. Return the high and the low bytes as two pictures of 8 bits.
 
-    The grey values are first scaled so that white is 65,535.
+    If `reading.is_negative`, the grey values are inverted too.
     """
     grey = np.asarray(image)
     if reading.white != 65535:

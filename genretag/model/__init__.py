@@ -1,1 +1,1 @@
-"""Model: the bundle, its networks and engines, and measures of how good its probabilities are."""
+"""Model bundle (a trained model's files), its networks, the engines that run them, calibration, thresholds, metrics."""

@@ -1,16 +1,16 @@
-"""Model bundle: the folder that training writes, and all that scoring needs.
+"""Model bundle: a folder that training writes, with all files that scoring needs.
 
-    bundle.json     labels in order, thresholds by profile, image rule, backbone, metrics, sha256 of each file
-    model.keras     the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
-    openvino.xml    the same network for CPU scoring, with its weights in
-    openvino.bin
-    openvino-int8.* the same network in 8-bit integers, if that is as good, and the same on every CPU
+    bundle.json      labels in order, thresholds, image size and resizing, backbone, metrics, sha256 of each file
+    model.keras      the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
+    openvino.xml     the same network, for scoring on CPUs
+    openvino.bin     the weights of openvino.xml
+    openvino-int8.*  the same network in 8-bit integers; only if it is as good, and gives the same answers on every CPU
 
-The file `training_ids.bin` lies next to these, for `genretag evaluate` only. It does not belong to the bundle, so
-scoring never reads it.
+`genretag evaluate` also reads `training_ids.bin` in this folder: hashes of the ids of the training posters. That file
+does not belong to the bundle, and scoring never reads it.
 
-`model_version` is a hash over everything that decides a prediction. So an altered bundle never has the version of the
-bundle that it was made from.
+`model_version` is a hash of everything that decides a prediction. So every change to the network, the labels or the
+thresholds gives another `model_version`.
 """
 
 import hashlib
@@ -36,33 +36,33 @@ DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model bundle in memory. It includes the bytes of its files, so a driver can send it to any actor."""
+    """A model bundle in memory, with the bytes of its files. So a driver can send it to a Ray actor on any node."""
 
     labels: tuple[str, ...]
-    thresholds: Mapping[str, tuple[float, ...]]  # by profile, in the order of the labels
-    rule: ImageRule
+    thresholds: Mapping[str, tuple[float, ...]]  # by the profile's name, in the order of the labels
+    rule: ImageRule  # size and resizing of the images
     backbone: str
-    files: Mapping[str, bytes] = field(repr=False)
-    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # metrics, data, training: for people
+    files: Mapping[str, bytes] = field(repr=False)  # by file name, without `bundle.json`
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # `FACTS`; no effect on predictions
 
     @property
     def model_version(self) -> str:
         """Twelve hexadecimal digits derived from everything that decides a prediction.
 
-        These are the labels, the thresholds, the image rule, the backbone and the files.
+        Labels, thresholds, image size and resizing, backbone, format version and files decide a prediction.
         """
         decisive = self._decisive() | {"files": {name: _sha256(data) for name, data in self.files.items()}}
         return _sha256(json.dumps(decisive, sort_keys=True).encode())[:12]
 
     def profile(self, name: str = DEFAULT_PROFILE) -> Profile:
-        """Return the threshold profile of this name: one that the bundle has, or `top-K` for any K.
+        """Return a threshold profile (a threshold for each label): one of the bundle's, or `top-K` for any number K.
 
-        Raises `UsageError` for another name.
+        `top-K` predicts the K most probable labels. Raises `UsageError` if `name` is neither.
         """
         return profile_named(name, self.thresholds, len(self.labels))
 
     def _decisive(self) -> dict[str, Any]:
-        """Return the entries of `bundle.json` that decide a prediction, without those of the files."""
+        """Return the entries of `bundle.json` that decide a prediction, except the list of files."""
         return {
             "format_version": FORMAT_VERSION,
             "labels": list(self.labels),
@@ -72,7 +72,7 @@ class Bundle:
         }
 
     def manifest(self) -> dict[str, Any]:
-        """Return the content of `bundle.json`, with the model version, the facts, and each file's sha256 and size."""
+        """Return the content of `bundle.json`: model version, all attributes, and the sha256 and size of each file."""
         files = {name: {"sha256": _sha256(data), "size_bytes": len(data)} for name, data in self.files.items()}
         return {"model_version": self.model_version} | self._decisive() | dict(self.facts) | {"files": files}
 
@@ -90,9 +90,10 @@ def write_bundle(bundle: Bundle, location: str, storage: Storage) -> None:
 
 
 def load_bundle(location: str, storage: Storage) -> Bundle:
-    """Read a bundle from `location`, a folder or an s3:// prefix, and check every file of it.
+    """Read a bundle from `location`, a folder or an s3:// prefix, and check the sha256 of every file.
 
-    Raises `UsageError` if there is no bundle, a file is missing or altered, or the format has another version.
+    Raises `UsageError` if there is no bundle, or if its format version is not `FORMAT_VERSION`. Also raises
+    `UsageError` if a file of the bundle is missing or altered.
     """
     base = resolve(location)
     manifest = _read_manifest(base, storage)
@@ -117,9 +118,9 @@ def load_bundle(location: str, storage: Storage) -> Bundle:
 
 
 def _read_manifest(base: str, storage: Storage) -> dict[str, Any]:
-    """Return the content of `bundle.json` below `base`.
+    """Return the content of `bundle.json` in the bundle's folder or prefix `base`.
 
-    Raises `UsageError` if the file is missing, is not JSON, or has another format version.
+    Raises `UsageError` if the file is missing, is not JSON, or has a format version other than `FORMAT_VERSION`.
     """
     try:
         data = storage.get(join(base, MANIFEST)).data
@@ -135,9 +136,10 @@ def _read_manifest(base: str, storage: Storage) -> dict[str, Any]:
 
 
 def _read_checked(base: str, name: str, sha256: str, storage: Storage) -> bytes:
-    """Return the bytes of the bundle's file `name` below `base`.
+    """Return the bytes of the file `name` in the bundle's folder or prefix `base`.
 
-    Raises `UsageError` if the name leaves the folder, the file is missing, or its sha256 is not `sha256`.
+    Raises `UsageError` if `name` points outside the bundle's folder, the file is missing, or its sha256 is not
+    `sha256`.
     """
     if "/" in name or name.startswith("."):
         raise UsageError(f"{base}/{MANIFEST} names a file outside the bundle: {one_line(name)!r}")

@@ -1,9 +1,9 @@
-"""Reader for a legacy PyTorch weights file, without torch and without trusting the file's pickle.
+"""Reader for a legacy PyTorch weights file that needs no torch and runs no code from the file.
 
 The format (torch.serialization, before 1.6) is five pickles, one after the other: magic number, protocol version,
-system info, the state dict, the storage keys. Then follow each storage's element count and raw bytes. Only ordered
-dictionaries and tensors may appear in the file. If a pickle names another class or function, the file is refused, and
-nothing is imported.
+system info, state dict, and storage keys. After the pickles come the element count and the raw bytes of each storage.
+The reader accepts only ordered dictionaries and tensors. If a pickle names another class or function, the reader
+refuses the file and imports nothing.
 """
 
 import pickle
@@ -20,25 +20,29 @@ DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
 @dataclass(frozen=True)
 class _TensorView:
-    """Place of a tensor in the bytes of a storage, which are read after the tensor's description."""
+    """Position of a tensor in a storage, a flat array of numbers. `offset` and `strides` count elements.
+
+    The file has the bytes of the storages after the descriptions of the tensors.
+    """
 
     storage_key: str
     offset: int
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements; not always contiguous
+    strides: tuple[int, ...]  # the tensor is not always contiguous
 
 
 def _tensor_view(
     storage: tuple[str, np.dtype[Any]], offset: int, shape: Any, strides: Any, *_unused: object
 ) -> _TensorView:
-    """Return the place of a tensor in its storage. The pickle calls this in place of torch's `_rebuild_tensor_v2`."""
+    """Return the position of a tensor in its storage. The unpickler calls this for torch's `_rebuild_tensor_v2`."""
     return _TensorView(storage[0], offset, tuple(shape), tuple(strides))
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Unpickler that allows ordered dictionaries and tensors of float32 and int64, and refuses all else.
+    """Unpickler that accepts ordered dictionaries and tensors of float32 and int64, and refuses everything else.
 
-    Tensors become `_TensorView`. `dtypes` has the dtype of each storage, whose bytes are read later.
+    Tensors become `_TensorView`. After a load, `dtypes` has the dtype of each storage, by the storage's key. The bytes
+    of the storages follow later in the file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -46,7 +50,7 @@ class _TensorsOnly(pickle.Unpickler):
         self.dtypes: dict[str, np.dtype[Any]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a class or function that the pickle names.
+        """Return the object to use for a class or function that the pickle names. No module is imported.
 
         Allowed are `OrderedDict`, `_rebuild_tensor_v2`, `FloatStorage` and `LongStorage`. Raises
         `pickle.UnpicklingError` for any other name.
@@ -60,7 +64,7 @@ class _TensorsOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the weights file asks for {module}.{name}, which is not a tensor")
 
     def persistent_load(self, pid: Any) -> tuple[str, np.dtype[Any]]:
-        """Note the dtype of a storage that the pickle refers to, and return the storage's key and dtype.
+        """Return the key and dtype of a storage that the pickle refers to, and record the dtype in `dtypes`.
 
         Raises `pickle.UnpicklingError` if the reference is not to a storage.
         """
@@ -96,9 +100,9 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _materialise(storage: np.ndarray, view: _TensorView) -> np.ndarray:
-    """Return a copy of a tensor from the numbers of its storage.
+    """Return a tensor as an array of its own, copied from the numbers of its storage.
 
-    Raises `pickle.UnpicklingError` if the tensor is empty, runs backwards or reaches outside the storage.
+    Raises `pickle.UnpicklingError` if the tensor is empty, has a negative stride or reaches outside the storage.
     """
     reach = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True)) + 1
     if min(view.shape, default=1) < 1 or min(view.strides, default=0) < 0 or reach > storage.size:

@@ -1,9 +1,9 @@
-"""Losses for training, and more weight for rare labels: in the loss, or by showing their posters more often.
+"""Losses for training, and two ways to give rare labels more weight.
 
-Training minimises cross-entropy, or one of its forms for labels of which most are absent.
+The losses are cross-entropy, and its focal and asymmetric forms, which reduce the weight of easy cases.
 
-Both kinds of weight use the square root of a label's inverse frequency. The full inverse made models worse on the
-posters that the defaults were chosen on.
+Rare labels get a larger factor in the loss, or their posters are drawn more often. Both use the square root of a
+label's inverse frequency. In experiments, the full inverse frequency made models worse.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ WEIGHTINGS = ("none", "sqrt")
 
 
 def label_weights(prevalence: np.ndarray, posters: int) -> np.ndarray:
-    """Return the weight of each label in the loss, float (L,) with mean 1: rare labels weigh more.
+    """Return the factor of each label in the loss, float (L,) with mean 1. Rare labels get larger factors.
 
-    `prevalence` is each label's share of the training posters, float (L,), and `posters` is their number. A label that
-    no poster has counts as if one poster had it.
+    `prevalence` is each label's share of the training posters, float (L,). `posters` is the number of training posters.
+    A label without posters counts as if one poster had it.
     """
     weights = _inverse_root(prevalence, posters)
     return weights / weights.mean()
 
 
 def balanced_rows(multi_hot: np.ndarray, seed: int) -> np.ndarray:
-    """Draw N row numbers with replacement so that posters of rare labels come more often; return int (N,).
+    """Draw N row indices with replacement, so that posters with rare labels come more often. Return int (N,).
 
-    `multi_hot` is uint8 (N, L); each row must have a label. A poster's chance is proportional to the inverse root of
-    its rarest label's frequency. Draw after the split, and from training posters only. A copy on the other side of the
-    split would give away the answer.
+    `multi_hot` is uint8 (N, L). The chance of a row is proportional to 1 / sqrt(frequency) of its rarest label, and 0
+    for a row without labels. The same seed gives the same rows. Call this only with the training part of a split.
+    Otherwise copies of a poster could be in training and test.
     """
     weights = _inverse_root(multi_hot.mean(axis=0), len(multi_hot))
     chances = (multi_hot * weights).max(axis=1)
@@ -37,10 +37,10 @@ def balanced_rows(multi_hot: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _inverse_root(prevalence: np.ndarray, posters: int) -> np.ndarray:
-    """Return 1 / sqrt(frequency) of each label, float (L,).
+    """Return 1 / sqrt(prevalence) of each label, float (L,).
 
-    `prevalence` is the share of the `posters` that have the label; a smaller share than one poster counts as one
-    poster.
+    `prevalence` is the share of the `posters` posters that have the label. A label without posters counts as if one
+    poster had it.
     """
     return 1 / np.sqrt(np.maximum(prevalence, 1 / posters))
 
@@ -48,7 +48,7 @@ def _inverse_root(prevalence: np.ndarray, posters: int) -> np.ndarray:
 LOSSES = ("bce", "asymmetric", "focal")
 FOCAL_GAMMA = 2.0  # the value of Lin et al. 2017, arXiv:1708.02002
 
-LabelLoss = Callable[[Any, Any], Any]  # targets, logits (N, L) -> the loss of each label of each poster, (N, L)
+LabelLoss = Callable[[Any, Any], Any]  # targets (N, L), logits (N, L) -> loss of each poster and label (N, L)
 
 
 def build_loss(
@@ -60,11 +60,11 @@ def build_loss(
     gamma_negative: float = 4.0,
     margin: float = 0.05,
 ) -> LabelLoss:
-    """Return a loss for `compile`: targets, logits, both float (N, L) -> float (N,), the mean over labels.
+    """Return a loss function for Keras's `compile`: targets float (N, L), logits float (N, L) -> float (N,).
 
-    `name` is one of `LOSSES`. `label_weights` is float (L,), one factor per label; None means 1 for all.
-    `label_smoothing` moves targets that much towards one half, as Keras does; 0 moves nothing. The gammas and the
-    margin are those of `asymmetric`. Raises `KeyError` for another name.
+    The result is the mean over labels. `name` is one of `LOSSES`. `label_weights` has a factor for each label, float
+    (L,); None means 1 for all. As in Keras, `label_smoothing` s turns targets y into y * (1 - s) + s / 2; 0 changes
+    nothing. Only the loss `asymmetric` uses the gammas and the margin. Raises `KeyError` if `name` is not in `LOSSES`.
     """
     import keras
 
@@ -84,14 +84,14 @@ def build_loss(
 
 
 def _cross_entropy(targets: Any, logits: Any) -> Any:
-    """Return the binary cross-entropy of each label of each poster: targets, logits (N, L) -> (N, L)."""
+    """Return the binary cross-entropy of each poster and label: targets (N, L), logits (N, L) -> (N, L)."""
     import keras
 
     return keras.losses.binary_crossentropy(targets[..., None], logits[..., None], from_logits=True)
 
 
 def _focal(targets: Any, logits: Any) -> Any:
-    """Return the focal loss of each label of each poster, with `FOCAL_GAMMA`: targets, logits (N, L) -> (N, L)."""
+    """Return the focal loss, with `FOCAL_GAMMA`, of each poster and label: targets (N, L), logits (N, L) -> (N, L)."""
     import keras
 
     return keras.losses.binary_focal_crossentropy(
@@ -100,10 +100,10 @@ def _focal(targets: Any, logits: Any) -> Any:
 
 
 def _asymmetric(gamma_positive: float, gamma_negative: float, margin: float) -> LabelLoss:
-    """Return the asymmetric loss (Ben-Baruch et al. 2020, arXiv:2009.14119), in which easy absent labels hardly count.
+    """Return the asymmetric loss (Ben-Baruch et al. 2020, arXiv:2009.14119). Absent labels that are easy hardly count.
 
-    L = -y (1 - p)^gamma_positive log(p) - (1 - y) q^gamma_negative log(1 - q), with q = max(p - margin, 0). Its
-    probabilities are not calibrated: they come out too high, and for rare labels more so.
+    L = -y (1 - p)^gamma_positive log(p) - (1 - y) q^gamma_negative log(1 - q), with q = max(p - margin, 0). A network
+    trained with this loss gives probabilities that are too high, most of all for rare labels.
     """
 
     def loss(targets: Any, logits: Any) -> Any:

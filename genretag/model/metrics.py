@@ -1,13 +1,13 @@
-"""Figures of multi-label predictions, and of the null model that predicts the prior for every poster.
+"""Metrics of multi-label predictions, and the null model, which predicts the labels' prevalence for every poster.
 
-If scikit-learn has a figure, it comes from there. Figures that are means over posters are computed poster by poster, so
-that `genretag.model.bootstrap` can take the mean over any draw of posters.
+If scikit-learn has a metric, scikit-learn computes it. Metrics that are means over posters have a function that returns
+a value for each poster. `genretag.model.bootstrap` takes the mean of these values over any draw of posters.
 
-Average precision and calibration error are too large on a small sample. From a few hundred posters,
-`population_average_precision` and `without_folding` estimate their values in the population without this bias.
-`docs/evaluation.md` has the derivation, the sources and a simulation that compares these estimates with others.
+On a small sample, average precision and calibration error are too large on average. For values without this bias, use
+`population_average_precision` and `without_folding`. They need at least a few hundred posters. `docs/evaluation.md` has
+the derivation, the sources, and a simulation that compares them with other methods.
 
-Unless a function says otherwise, `truth` is uint8 (N, L) and `probabilities` are float (N, L), for N posters and L
+Unless a function says otherwise, `truth` is uint8 (N, L) and `probabilities` is float (N, L), for N posters and L
 labels.
 """
 
@@ -22,32 +22,36 @@ from genretag.model.thresholds import DEFAULT_PROFILE, Profile, most_probable
 def population_average_precisions(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Estimate each label's average precision in the population: uint8 (N, L), float (N, L) -> float64 (L,).
 
-    The estimate is that of `population_average_precision`, and NaN for a label without positives.
+    `population_average_precision` explains the estimate. The result is NaN for a label without positives.
     """
     return np.array([population_average_precision(truth[:, i], scores[:, i]) for i in range(truth.shape[1])])
 
 
 def population_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Estimate average precision in the population that the posters were drawn from: uint8 (N,), float (N,) -> 0 to 1.
+    """Estimate one label's average precision in the population that the posters are a sample of. Return 0 to 1.
 
-    Average precision is the mean, over the positives, of the share of positives among the posters at that score or
-    above. The estimate removes two biases. First, a positive counts itself in its own share, which is then too large.
-    Here each share is that of the *other* posters, whose expectation is the population's precision (leave one out, as
-    in a U-statistic; Hoeffding 1948). Second, samples that happen to hold more positives have more precision but the
-    same weight, as in every mean over a random number of things. The first-order bias of a ratio is added back (Cochran
-    1977, chapter 6). Returns NaN if there are no positives, and 1 if there is only one poster and it is positive.
+    `truth` is uint8 (N,) and `scores` is float (N,). Average precision is the mean of a precision over the positives.
+    The precision at a positive is the share of positives among the posters with that score or a higher score.
+
+    The estimate removes two biases. First, a positive counts itself in its own precision, which is then too large. Here
+    the precision counts only the *other* posters (leave one out, as in a U-statistic; Hoeffding 1948). Second, the mean
+    is a ratio: a sum over the positives, divided by their number, which is random. Such a ratio is too small here,
+    because samples with more positives have higher precisions. The ratio's first-order bias is added back (Cochran
+    1977, chapter 6).
+
+    Returns NaN without positives, and 1 for a single poster that is positive.
     """
     order = np.argsort(-scores, kind="stable")
     true, ordered = truth[order].astype(np.float64), scores[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # last of each place; equal scores share one
-    place = np.searchsorted(ends, np.flatnonzero(true))  # of each positive
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # last of each place; equal scores share it
+    place = np.searchsorted(ends, np.flatnonzero(true))  # the place of each positive
     positives = len(place)
     if positives == 0:
         return float("nan")
     if len(true) == 1:
         return 1.0
     seen, hits = (ends + 1.0), np.cumsum(true)[ends]
-    alone = seen[place] == 1  # no poster is above the first: use the next place for the precision at the top
+    alone = seen[place] == 1  # the first poster has no others at its score or above: use the next place
     place = place + alone
     shares = (hits[place] - 1) / (seen[place] - 1)
     ratio = (shares * (1 - shares)).mean() * (1 - positives / len(true)) / positives
@@ -55,11 +59,11 @@ def population_average_precision(truth: np.ndarray, scores: np.ndarray) -> float
 
 
 def without_folding(gaps: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    """Return |gap| less the bias that the absolute value gives to a noisy gap; the result may be below 0.
+    """Return |gap| minus the bias that noise gives to the absolute value of a gap. The result may be below 0.
 
-    `gaps` are mean differences of probability and truth, and `deviations` are the standard errors of these means. Both
-    are float64 of shapes that broadcast. The expected |gap| is the mean of a folded normal distribution (Leone, Nelson
-    and Nottingham 1961). Bröcker 2012 and Roelofs et al. 2022 correct calibration errors in this way.
+    `gaps` are mean differences of probability and truth. `deviations` are the standard errors of these means. Both are
+    float64, of shapes that broadcast. The expected |gap| is the mean of a folded normal distribution (Leone, Nelson and
+    Nottingham 1961). Bröcker (2012) and Roelofs et al. (2022) correct calibration errors in this way.
     """
     from scipy.special import ndtr
 
@@ -70,16 +74,18 @@ def without_folding(gaps: np.ndarray, deviations: np.ndarray) -> np.ndarray:
 
 
 CLIP = 1e-7  # keeps the logarithm of a probability of exactly 0 or 1 finite, as Keras does
-FREQUENT = 10  # least positives of a label in the macro mAP of frequent labels
+FREQUENT = 10  # a label with at least this number of positives counts as frequent
 ECE_BINS = 15  # of equal width, over all pairs of poster and label (Guo et al. 2017)
 LOWER_IS_BETTER = frozenset(("ranking_loss", "coverage_error", "bce", "ece"))
 
 
 def figures(truth: np.ndarray, probabilities: np.ndarray, profiles: Mapping[str, Profile]) -> dict[str, float]:
-    """Return every figure by its name. Figures of a threshold profile are called `micro_f1:balanced` and the like.
+    """Compute every metric. Return metric name -> value.
 
-    `truth` is uint8 (N, L), `probabilities` float (N, L), N at least 1. `profiles` are by name. A label with no
-    positives counts in no mean of average precisions or areas.
+    `truth` is uint8 (N, L) and `probabilities` is float (N, L), with N at least 1. `profiles` maps names to profiles (a
+    threshold for each label). Metrics that depend on thresholds have an entry for each profile. The entry's name ends
+    with the profile's name, such as `micro_f1:balanced`. Means of average precisions and ROC areas leave out labels
+    without positives. The mean of ROC areas also leaves out labels without negatives.
     """
     from sklearn.metrics import average_precision_score, coverage_error, label_ranking_loss
 
@@ -104,10 +110,10 @@ def figures(truth: np.ndarray, probabilities: np.ndarray, profiles: Mapping[str,
 
 
 def summary(truth: np.ndarray, probabilities: np.ndarray, profile: Profile) -> dict[str, Any]:
-    """Return the figures that a bundle stores, rounded, with the number of posters.
+    """Return the metrics that a bundle stores: metric name -> rounded value, and `posters`, the number of posters.
 
-    `truth` is uint8 (N, L), `probabilities` float (N, L). `profile` decides the predicted labels; its figures have
-    names without a profile, such as `micro_f1`. Figures that are not finite are left out.
+    `truth` is uint8 (N, L) and `probabilities` is float (N, L). `profile` has the threshold of each label. Its name is
+    not part of metric names such as `micro_f1`. Metrics that are not finite are left out.
     """
     found = figures(truth, probabilities, {DEFAULT_PROFILE: profile})
     known = {name.partition(":")[0]: round(value, 4) for name, value in found.items() if np.isfinite(value)}
@@ -127,7 +133,7 @@ def average_precisions(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarr
 
 
 def macro_map(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean of the labels' average precisions, without labels that have no positives; 0 if none is left."""
+    """Return the mean average precision over the labels with positives; 0 if no label has positives."""
     precisions = average_precisions(truth, probabilities)
     return float(np.nanmean(precisions)) if np.isfinite(precisions).any() else 0.0
 
@@ -169,10 +175,10 @@ def hits_at(k: int, truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def ranking_losses(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return each poster's share of (true, false) label pairs in which the false label is at least as probable.
+    """Return each poster's share of wrongly ordered pairs of a true and a false label: float64 (N,).
 
-    The result is float64 (N,). As in scikit-learn, it is 0 for a poster with no true or no false label. Scikit-learn
-    returns only the mean.
+    A pair is wrongly ordered if the false label is at least as probable as the true one. As in scikit-learn, the result
+    is 0 for a poster without true or without false labels. scikit-learn itself returns only the mean over posters.
     """
     true = truth.astype(bool)
     pairs = true.sum(axis=1) * (~true).sum(axis=1)
@@ -184,26 +190,27 @@ def ranking_losses(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def coverages(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return how many of its most probable labels each poster needs to include all its true labels: float64 (N,).
+    """Return, for each poster, the number of labels at least as probable as its least probable true label.
 
-    Labels as probable as the last true label count too. The result is 0 for a poster without true labels.
+    The result is float64 (N,), and 0 for a poster without true labels. The least probable true label counts too.
     """
     least = np.where(truth.astype(bool), probabilities, np.inf).min(axis=1, keepdims=True)
     return (probabilities >= least).sum(axis=1).astype(np.float64)
 
 
 def expected_calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean distance between mean probability and share of true labels, over `ECE_BINS` bins of probability.
+    """Return the expected calibration error (ECE) over `ECE_BINS` bins of probability.
 
-    The bins hold all pairs of poster and label. Each bin counts by its number of pairs.
+    The bins have equal width, and hold all pairs of poster and label. A bin's gap is |mean probability - share of true
+    labels|. The result is the mean gap, weighted by the number of pairs.
     """
     return float(np.abs(calibration_gaps(truth, probabilities).sum(axis=0)).sum() / truth.size)
 
 
 def calibration_gaps(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the sum of probability minus truth over each poster's labels in each bin: float64 (N, ECE_BINS).
+    """Return, for each poster, the sum of probability minus truth over its labels in each bin: float64 (N, ECE_BINS).
 
-    `ECE_BINS` bins of equal width divide the probabilities.
+    The bins divide the probabilities from 0 to 1 into `ECE_BINS` parts of equal width.
     """
     p = probabilities.astype(np.float64)
     bins = np.minimum((p * ECE_BINS).astype(np.int64), ECE_BINS - 1)
@@ -213,9 +220,9 @@ def calibration_gaps(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def f1_scores(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Return micro and macro F1 of predicted labels. `truth` and `predicted` are uint8 or bool (N, L).
+    """Return the micro F1 and the macro F1 of predicted labels. `truth` and `predicted` are uint8 or bool (N, L).
 
-    A label without a correct prediction counts as 0 in the macro F1.
+    The macro F1 is the mean over all labels. A label without a correct prediction counts as 0.
     """
     from sklearn.metrics import f1_score
 
@@ -224,8 +231,8 @@ def f1_scores(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
 
 
 def null_probabilities(prevalence: np.ndarray, posters: int) -> np.ndarray:
-    """Return what a model predicts that never looks at a poster: the prevalence for every poster, float32 (N, L).
+    """Return the predictions of the null model: the prevalence of each label, for every poster. float32 (N, L).
 
-    `prevalence` is each label's share of the training posters, float (L,), and `posters` is N.
+    `prevalence` is each label's share of the training posters, float (L,). `posters` is N.
     """
     return np.tile(np.asarray(prevalence, dtype=np.float32), (posters, 1))

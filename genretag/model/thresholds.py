@@ -1,14 +1,14 @@
-"""Threshold profiles: the probability from which each label is predicted.
+"""Threshold profiles. A profile has a name and, for each label, the least probability at which the label is predicted.
 
-The thresholds balance rare labels and common ones. One threshold for all labels gives the best micro F1, and hardly
-ever predicts a rare label. Each label's own F1 threshold predicts rare labels, but too many of them. The shrunk
-thresholds are halfway between the two. A label's own threshold is computed from calibrated probabilities alone, not
-from the label's few positives, so it is not noisy. It gives the best F1 that the probabilities themselves expect
-(Lipton, Elkan and Naryanaswamy 2014, arXiv:1402.1892).
+The thresholds are a compromise for rare and common labels. One global threshold for all labels gives the best micro F1,
+but hardly ever predicts a rare label. A threshold for each label, with the best F1 of that label, predicts too many
+rare labels. Profiles use thresholds halfway between these two.
 
-Each profile is best at another F-beta, in which recall counts beta times as much as precision (van Rijsbergen 1979). A
-larger beta never predicts fewer labels. So `precise` predicts no more than `balanced`, and `balanced` no more than
-`generous`.
+A label's own threshold has the best expected F1, computed from the calibrated probabilities (Lipton, Elkan and
+Naryanaswamy 2014, arXiv:1402.1892). The truth is not used, so a rare label's few positives add no noise.
+
+The profiles `precise`, `balanced` and `generous` use F-beta instead of F1, with beta 0.5, 1 and 2. In F-beta, recall
+counts beta times as much as precision (van Rijsbergen 1979). A profile with a larger beta never predicts fewer labels.
 """
 
 import re
@@ -20,7 +20,7 @@ import numpy as np
 from genretag.errors import UsageError
 
 DEFAULT_PROFILE = "balanced"
-TOP = "top-3"  # an example of the `top-K` profiles that every model has
+TOP = "top-3"  # an example of `top-K`, for messages: every model has these profiles
 TOP_K = re.compile(r"top-([1-9][0-9]{0,5})")
 
 
@@ -28,7 +28,7 @@ TOP_K = re.compile(r"top-([1-9][0-9]{0,5})")
 class Profile:
     """A threshold for each label.
 
-    With `at_most`, only that number of a poster's most probable labels can be predicted.
+    If `at_most` is not None, only the `at_most` most probable labels of a poster can be predicted.
     """
 
     thresholds: tuple[float, ...]  # in the order of the labels
@@ -37,8 +37,9 @@ class Profile:
     def predicted(self, probabilities: np.ndarray) -> np.ndarray:
         """Return which labels are predicted: float (N, L) -> bool (N, L).
 
-        A label is predicted if its probability reaches its threshold. With `at_most`, equally probable labels keep the
-        order of the labels, as in `genres`.
+        A label is predicted if its probability is at least its threshold. If the profile's `at_most` is not None, the
+        label must also be among the poster's `at_most` most probable labels. Of equally probable labels, the first in
+        the order of the labels wins.
         """
         reached: np.ndarray = probabilities >= np.array(self.thresholds, dtype=np.float32)
         if self.at_most is None:
@@ -48,7 +49,7 @@ class Profile:
         return reached & among
 
     def among(self, labels: Sequence[int]) -> "Profile":
-        """Return the profile for some of the labels, given by their indices. `at_most` stays."""
+        """Return this profile for the labels at the indices `labels` only. `at_most` stays the same."""
         return Profile(tuple(self.thresholds[label] for label in labels), self.at_most)
 
 
@@ -61,10 +62,10 @@ def most_probable(count: int, probabilities: np.ndarray) -> np.ndarray:
 
 
 def profile_named(name: str, thresholds: Mapping[str, Sequence[float]], labels: int) -> Profile:
-    """Return the profile `name` of `thresholds`, or `top-K`: the K most probable labels, with no threshold.
+    """Return the profile called `name`: one of `thresholds`, or `top-K`, which predicts the K most probable labels.
 
-    `thresholds` has a threshold per label, by profile, and `labels` is the number of labels. Raises `UsageError` for
-    any other name.
+    `thresholds` maps each profile's name to a threshold per label. `labels` is the number of labels. Raises
+    `UsageError` for any other name.
     """
     if name in thresholds:
         return Profile(tuple(thresholds[name]))
@@ -74,13 +75,14 @@ def profile_named(name: str, thresholds: Mapping[str, Sequence[float]], labels: 
 
 
 BETAS: Mapping[str, float] = {"balanced": 1.0, "precise": 0.5, "generous": 2.0}  # by profile
-DECIMALS = 4  # of a threshold in a bundle
+DECIMALS = 4  # thresholds in a bundle are rounded to this number of decimals
 
 
 def threshold_profiles(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, tuple[float, ...]]:
-    """Return the thresholds of each profile in `BETAS`, in the order of the labels, by the profile's name.
+    """Choose the thresholds of all profiles. Return profile name -> thresholds in the order of the labels.
 
-    `truth` is uint8 (N, L), `probabilities` calibrated float (N, L).
+    `BETAS` has the name of each profile, and the beta of the F-beta that its thresholds aim at. `truth` is uint8
+    (N, L). `probabilities` is float (N, L) and calibrated.
     """
     return {
         name: tuple(round(float(value), DECIMALS) for value in shrunk_thresholds(truth, probabilities, beta))
@@ -89,10 +91,10 @@ def threshold_profiles(truth: np.ndarray, probabilities: np.ndarray) -> dict[str
 
 
 def shrunk_thresholds(truth: np.ndarray, probabilities: np.ndarray, beta: float = 1.0) -> np.ndarray:
-    """Return thresholds halfway between each label's own and the global one: truth and probabilities (N, L) -> (L,).
+    """Return thresholds halfway between each label's own threshold and the global threshold: float32 (L,).
 
-    `truth` is uint8 and `probabilities` are float; the result is float32. `expected_threshold` gives a label's own
-    threshold, and `global_threshold` the global one.
+    `truth` is uint8 (N, L) and `probabilities` is float (N, L). `expected_threshold` gives a label's own threshold.
+    `global_threshold` gives the threshold for all labels. A `beta` above 1 prefers recall, and below 1 precision.
     """
     common = global_threshold(truth, probabilities, beta)
     own = np.array([expected_threshold(column, beta) for column in probabilities.T])
@@ -100,24 +102,25 @@ def shrunk_thresholds(truth: np.ndarray, probabilities: np.ndarray, beta: float 
 
 
 def global_threshold(truth: np.ndarray, probabilities: np.ndarray, beta: float = 1.0) -> float:
-    """Return the threshold for all labels with the best micro F-beta: uint8 (N, L), float (N, L) -> float."""
+    """Return the single threshold for all labels with the best micro F-beta: uint8 (N, L), float (N, L) -> float."""
     order = np.argsort(-probabilities, axis=None, kind="stable")
     return _best(probabilities.ravel()[order], truth.ravel()[order], beta)
 
 
 def expected_threshold(probabilities: np.ndarray, beta: float = 1.0) -> float:
-    """Return the threshold with the best expected F-beta for one label: calibrated probabilities, float (N,) -> float.
+    """Return the threshold with the best expected F-beta of one label: calibrated probabilities, float (N,) -> float.
 
-    The expectation uses the probabilities in place of the truth.
+    The truth is not needed: each probability counts as that fraction of a positive.
     """
     scores = -np.sort(-probabilities)
     return _best(scores, scores, beta)
 
 
 def _best(scores: np.ndarray, positives: np.ndarray, beta: float) -> float:
-    """Return the midpoint between the two of the falling `scores` around the cut with the best F-beta.
+    """Return the threshold with the best F-beta: the midpoint between the scores above and below the best cut.
 
-    `positives` says how much of a positive each score is, from 0 to 1. Below the last score, the next score is 0.
+    `scores` fall from first to last. `positives` has a value from 0 to 1 for each score: the truth, or the probability
+    of a positive. If the best cut is after the last score, the score below is 0.
     """
     hits = np.cumsum(positives, dtype=np.float64)
     f = (1 + beta**2) * hits / (np.arange(1, len(scores) + 1) + beta**2 * hits[-1])

@@ -1,7 +1,11 @@
-"""Format on disk: part files, the lock, run records, compaction, Iceberg tables. Only this folder knows their names.
+"""Format of an output on disk: part files, the lock, run records, compaction, Iceberg tables.
 
-OUTPUT/predictions/dt=.../part-<run>-00000.parquet   also failures/ and versions/
-OUTPUT/runs/<run_id>/run.json                        written last
+OUTPUT is the folder or the s3:// prefix that `genretag tag` writes to:
+
+OUTPUT/predictions/dt=.../part-<run>-00000.parquet   scored posters
+OUTPUT/failures/dt=.../part-<run>-00000.parquet      posters that could not be scored
+OUTPUT/versions/dt=.../part-<run>-00000.parquet      listed etags that differ from the etag that was read
+OUTPUT/runs/<run_id>/run.json                        counts of the run, written last
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,23 +18,32 @@ KINDS = ("predictions", "failures", "versions")
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """Part files that an output held when it was listed. `by_kind` has them under each name in `KINDS`."""
+    """Part files found by one listing of an output.
+
+    `by_kind` maps `predictions`, `failures` and `versions` to the part files in these folders.
+    """
 
     by_kind: Mapping[str, tuple[ObjectInfo, ...]]
 
     @property
     def uris(self) -> frozenset[str]:
-        """URIs of the files of all kinds."""
+        """URIs of the part files of all kinds."""
         return frozenset(info.uri for files in self.by_kind.values() for info in files)
 
 
 def list_output(output: str, storage: Storage) -> OutputFiles:
-    """Return the part files of every kind. If there is no output, each kind is empty. Raises `StorageError`."""
+    """List the part files of an output by kind: predictions, failures and versions.
+
+    If the output does not exist, no kind has files. Raises `StorageError` if the listing fails.
+    """
     return OutputFiles({kind: tuple(parquet_files(join(output, kind), storage)) for kind in KINDS})
 
 
 def parquet_files(location: str, storage: Storage) -> Iterator[ObjectInfo]:
-    """Yield the Parquet files below a location. If there is no such folder, yield nothing. Raises `StorageError`."""
+    """Yield the Parquet files below a location. If there is no such folder, yield nothing.
+
+    Raises `StorageError` if the listing fails.
+    """
     try:
         yield from (info for page in storage.list(location) for info in page if info.uri.endswith(".parquet"))
     except StorageError as error:

@@ -1,6 +1,6 @@
 """Merging of small part files into large ones: same rows, same order, same columns, same key-value metadata.
 
-Merged files are first written whole. The journal (`compaction_journal`) then exchanges them for the old files.
+The merged files are first written completely. Then `compaction_journal` replaces the old files by the merged files.
 """
 
 import logging
@@ -32,7 +32,10 @@ ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, before compression: bounds the 
 
 @dataclass(frozen=True)
 class PartFile:
-    """A part file and its row count. Files of the same schema (columns, key-value metadata) can be merged."""
+    """A Parquet file of an output, its size, row count and schema (columns and key-value metadata).
+
+    Part files with the same schema can be merged.
+    """
 
     uri: str
     size_bytes: int
@@ -41,9 +44,9 @@ class PartFile:
 
 
 def read_footer(info: ObjectInfo, filesystem: Any) -> PartFile:
-    """Return a part file with what its footer says; `filesystem` is that of the output.
+    """Read a part file's footer, and return its row count and schema as a `PartFile`.
 
-    Raises `UsageError` if the file is no Parquet file.
+    `filesystem` is the fsspec filesystem of the output. Raises `UsageError` if the file is not a Parquet file.
     """
     try:
         with filesystem.open(info.uri.removeprefix(S3), "rb") as file:
@@ -54,10 +57,9 @@ def read_footer(info: ObjectInfo, filesystem: Any) -> PartFile:
 
 
 def groups_of(parts: Sequence[PartFile], target_bytes: int) -> list[list[PartFile]]:
-    """Return groups of files to merge, each group into one file of at most `target_bytes`.
+    """Return groups of at least two files. Each group can be merged into one file of at most `target_bytes`.
 
-    Files of a group have the same columns and key-value metadata, so they are of one model. A file that has no partner
-    is left out.
+    Files of a group have the same columns and key-value metadata. A file that fits into no group is left out.
     """
     alike: dict[bytes, list[PartFile]] = defaultdict(list)
     for part in sorted(parts, key=lambda part: part.uri):
@@ -75,10 +77,10 @@ def groups_of(parts: Sequence[PartFile], target_bytes: int) -> list[list[PartFil
 
 
 def concatenate(group: Sequence[PartFile], target: str, storage: Storage, filesystem: Any) -> None:
-    """Write the rows of a group into the new file `target`; `filesystem` is that of the target.
+    """Write the rows of a group into the new file `target`. `filesystem` is the fsspec filesystem of the target.
 
-    Memory holds one small file and one row group. Raises `StorageError` if a file cannot be read, `OSError` if the
-    target cannot be written, and `JobError` if rows are missing in it.
+    At most one small file and one row group are in memory. Raises `StorageError` if a file cannot be read, `OSError` if
+    the target cannot be written, and `JobError` if the target lacks rows.
     """
     rows = sum(part.rows for part in group)
     write_whole(_large_row_groups(group, storage), group[0].schema, rows, target, filesystem)
@@ -87,8 +89,8 @@ def concatenate(group: Sequence[PartFile], target: str, storage: Storage, filesy
 def write_whole(tables: Iterable[pa.Table], schema: pa.Schema, rows: int, target: str, filesystem: Any) -> None:
     """Write tables into the new part file `target`, one row group per table, and check that it has `rows` rows.
 
-    When this returns, a local file is on the disk. `filesystem` is that of the target. Raises `OSError` if the file
-    cannot be written, and `JobError` if the number of rows differs.
+    A local file is synced to the disk. `filesystem` is the fsspec filesystem of the target. Raises `OSError` if the
+    file cannot be written, and `JobError` if the number of rows differs.
     """
     path = target.removeprefix(S3)
     with (
@@ -105,9 +107,9 @@ def write_whole(tables: Iterable[pa.Table], schema: pa.Schema, rows: int, target
 
 @contextmanager
 def _durable(filesystem: Any, path: str, *, local: bool) -> Iterator[Any]:
-    """Open a new file for the block. When the block ends, a local file is on the disk, not only in memory.
+    """Open a new file for the block. After the block, sync a local file to the disk.
 
-    This matters because the old files will be deleted.
+    Without the sync, a crash of the machine could lose the new file after the old files were deleted.
     """
     if local:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -136,20 +138,20 @@ def _large_row_groups(group: Sequence[PartFile], storage: Storage) -> Iterator[p
 
 
 FILES_PER_PLAN = 2_000  # if the run dies, it loses at most the merge of this many files
-BYTES_PER_PLAN = 8 << 30  # or of this many bytes, which exist twice for a while
+BYTES_PER_PLAN = 8 << 30  # or of this many bytes; old and new files exist together for a while
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """Files of one `dt` folder that are replaced together, each group by one file."""
+    """Groups of part files in one `dt=` folder (one date) that are replaced together, each group by one new file."""
 
     folder: str  # below the output
     groups: list[list[PartFile]]
-    since: int | None  # the table's first commit that reads one of the files; None if no table reads them
+    since: int | None  # sequence number of the table's first commit with one of the files; None if no table reads them
 
     @property
     def files(self) -> list[PartFile]:
-        """Files that are replaced, those of all groups."""
+        """All part files to replace, from all groups."""
         return [part for group in self.groups for part in group]
 
     @property
@@ -167,11 +169,13 @@ def replace_files(
     table: TableSettings,
     at_once: int = 1,
 ) -> Iterator[Replacement]:
-    """Carry out replacements, some thousand files at a time, and yield each replacement that is done.
+    """Replace part files by new files, some thousand files at a time. Yield each replacement after it is done.
 
-    `write` puts the rows of a group into one new file, whose location is its second argument; it runs in `at_once`
-    threads. Only the run that holds the output may call this. Raises what `write` raises. Also raises `StorageError`,
-    `OutputHeldError` if another run took the output over, and the errors of `carry_out`.
+    `write(group, location)` writes the rows of a group into one new file at that location. It runs in `at_once`
+    threads. Only the run that holds the output's lock may call this.
+
+    Raises `OutputHeldError` if another run took the output over. Also raises `StorageError` and the exceptions of
+    `write` and `carry_out`.
     """
     filesystem, _ = storage.filesystem(output)
     journal = journal_of(output, run_id)
@@ -186,7 +190,7 @@ def replace_files(
                 steps.append(Step(old, new, sum(part.rows for part in one.files)))
             since = min((one.since for one in together if one.since is not None), default=None)
             plan = Plan(run_id, tuple(steps), None if since is None else table.table, since)
-            require_held(output, run_id, storage)  # otherwise a plan could name files that another run has removed
+            require_held(output, run_id, storage)  # otherwise the plan could name files that another run has removed
             begin(plan, output, storage)
             carry_out(plan, output, storage, filesystem, table)
             logger.info("up to %s: %d files became %d", together[-1].folder, len(plan.old), len(plan.new))
@@ -194,9 +198,10 @@ def replace_files(
 
 
 def _in_plans(replacements: Iterable[Replacement]) -> Iterator[list[Replacement]]:
-    """Yield lists of replacements that are carried out together: a table reads either all of a list's files or none.
+    """Divide replacements of part files into lists. The replacements of a list are carried out together.
 
-    A list is closed at `FILES_PER_PLAN` files or `BYTES_PER_PLAN` bytes.
+    Files that an Iceberg table reads and files that it does not read are never in the same list. A list is full when it
+    has `FILES_PER_PLAN` files or `BYTES_PER_PLAN` bytes.
     """
     waiting: list[Replacement] = []
     for one in replacements:

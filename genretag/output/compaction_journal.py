@@ -1,15 +1,16 @@
-"""Exchange of merged files for the files that they were made from, in a way that the next run can finish.
+"""Replacement of old part files by merged files, in steps that the next run can finish if this run dies.
 
-Merged files are first written whole to `OUTPUT/_compaction/<id>/`, then `plan.json` next to them. From then on the
-merge is certain: this run carries it out, or the next run that holds the output does. For one `dt` folder after the
-other, the run deletes the old files and moves the merged files into place. Then it removes the journal.
+The merged files are first written completely to a journal, the folder `OUTPUT/_compaction/<id>/`. Then `plan.json`,
+the list of old and merged files, is written next to them. After that, the merge is certain: this run carries it out, or
+the next run that holds the output's lock does. The run deletes the old files of one `dt` folder and moves the merged
+files of that folder into place. It repeats this for each `dt` folder. Then it removes the journal.
 
-Readers of the files never see a row twice. Between deleting and moving they miss rows of one `dt` folder, and a reader
-may find that a file is gone.
+Readers of the files never see a row twice. Between the deletion and the move they miss rows of one `dt` folder, and a
+reader may find that a file is gone.
 
-If an Iceberg table reads the files, the table switches twice, each time to files that exist. Before anything is
-deleted, it switches from the old files to those in the journal. Before the journal is removed, it switches to the files
-in their final place.
+If an Iceberg table reads the files, the table switches twice, each time to files that exist. Before the run deletes
+anything, the table switches from the old files to the merged files in the journal. Before the run removes the journal,
+the table switches to the merged files in their final place.
 """
 
 import json
@@ -35,7 +36,10 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Step:
-    """Old and new files of one `dt` folder, as names below the output. `rows` is for people who read the plan."""
+    """Old files of one `dt` folder, and the new files that take their place. Names are relative to the output.
+
+    `rows` is the number of rows in these files, for people who read `plan.json`.
+    """
 
     old: tuple[str, ...]
     new: tuple[str, ...]
@@ -44,27 +48,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps that one merge carries out together.
+    """Content of `plan.json`: the steps of one merge. Each step replaces files of one `dt` folder.
 
-    An Iceberg table that reads the files switches from all old files to all new files in one commit. A commit for each
-    step would make the history of the table long.
-
-    `table` is the Iceberg table that reads the old files; None if no table does.
+    `table` is the Iceberg table that reads the old files; None if no table does. The table switches from all old files
+    to all new files in one commit. A commit for each step would make the history of the table long.
     """
 
     id: str
     steps: tuple[Step, ...]
     table: str | None = None
-    since: int | None = None  # the table's first commit that reads an old file
+    since: int | None = None  # sequence number of the table's first commit with an old file
 
     @property
     def old(self) -> list[str]:
-        """Names of the files to delete."""
+        """Names of the old part files, which the merge deletes."""
         return [name for step in self.steps for name in step.old]
 
     @property
     def new(self) -> list[str]:
-        """Names of the files that take the place of the old files."""
+        """Names of the merged files, which take the place of the old part files."""
         return [name for step in self.steps for name in step.new]
 
     @staticmethod
@@ -79,15 +81,15 @@ class Plan:
 
 
 def journal_of(output: str, plan_id: str) -> str:
-    """Return the folder that holds the plan and the merged files of one merge."""
+    """Return the location of a merge's journal, the folder with its `plan.json` and its merged files."""
     return join(output, JOURNAL, plan_id)
 
 
 def finish_compaction(output: str, storage: Storage, table: TableSettings = NO_TABLE) -> None:
-    """Finish each merge whose run died after it wrote a plan, and remove files that were written before a plan.
+    """Finish each merge whose run died after it wrote `plan.json`. Delete merged files that have no `plan.json`.
 
-    Only the run that holds the output may call this, before that run looks at the files. Raises the errors of
-    `carry_out`, and `UsageError` if the merge concerns another table than `table`.
+    Only the run that holds the output's lock may call this, before it lists the output's files. Raises the errors of
+    `carry_out`, and `UsageError` if another Iceberg table than `table` reads the files of a merge.
     """
     journals: dict[str, set[str]] = defaultdict(set)
     for name in _names(join(output, JOURNAL), storage):
@@ -110,15 +112,19 @@ def finish_compaction(output: str, storage: Storage, table: TableSettings = NO_T
 
 
 def begin(plan: Plan, output: str, storage: Storage) -> None:
-    """Write the plan into its journal. From now on the merge will be carried out, by this run or the next."""
+    """Write `plan.json` into the merge's journal folder. Once it exists, this run or the next carries out the merge.
+
+    Raises `StorageError`.
+    """
     storage.put(join(journal_of(output, plan.id), PLAN), json.dumps(asdict(plan), indent=1).encode())
 
 
 def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table: TableSettings) -> None:
-    """Do the steps of the plan that are not done yet, and remove the journal; `filesystem` is that of the output.
+    """Do the steps of a merge's plan that are not done yet, and remove the merge's journal folder.
 
-    If the table no longer reads all of the old files, only the journal is removed. Raises `StorageError`, `UsageError`
-    if the journal lacks a file of the plan, and `JobError` if the table cannot be reached.
+    `filesystem` is the fsspec filesystem of the output. If another program has rewritten files of the Iceberg table
+    before the merge, replace nothing and only remove the journal. Raises `StorageError`, `UsageError` if the journal
+    lacks a file of the plan, and `JobError` if the table cannot be reached.
     """
     journal = journal_of(output, plan.id)
     old = [join(output, name) for name in plan.old]
@@ -126,7 +132,7 @@ def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table:
     new = [join(output, name) for name in plan.new]
     present = set(_names(output, storage, below=sorted({name.rpartition("/")[0] for name in plan.new})))
     _require_whole(plan, present, set(_names(journal, storage)), journal)
-    untouched = present.issuperset(plan.old)  # if not, an earlier attempt came further than this line
+    untouched = present.issuperset(plan.old)  # otherwise an earlier attempt has switched the table and deleted files
     if plan.table and untouched and not switch_files(table, output, old, merged, storage):
         logger.warning("another program has rewritten files of the table %s: they are not merged", plan.table)
         _remove(journal, storage)
@@ -143,7 +149,7 @@ def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table:
 
 
 def _require_whole(plan: Plan, present: set[str], journalled: set[str], journal: str) -> None:
-    """Raise `UsageError` if a new file of the plan is neither in its place nor in the journal.
+    """Raise `UsageError` if a new file of the plan is neither in its final place nor in the folder `journal`.
 
     `present` are names of files below the output, and `journalled` are names below the journal.
     """
@@ -160,9 +166,10 @@ def _delete(uri: str, storage: Storage) -> None:
 
 
 def _place(source: str, target: str, filesystem: Any) -> None:
-    """Give the whole file `source` a second name `target` in one step; a target that exists is no error.
+    """Make the complete file `source` appear at `target` in one step. An existing target is no error.
 
-    In a folder, `second_name` does this, and in a bucket, the store's copy. Raises `StorageError` if that fails.
+    On a local file system, make a hard link, or a copy if links are not supported. In a bucket, let the store copy the
+    object. The source stays. Raises `StorageError` if the target cannot be made.
     """
     try:
         if target.startswith(S3):
@@ -176,13 +183,13 @@ def _place(source: str, target: str, filesystem: Any) -> None:
 
 
 def _remove(journal: str, storage: Storage) -> None:
-    """Remove a journal, the plan first."""
+    """Remove the journal folder of a merge: first `plan.json`, then the other files."""
     storage.delete(join(journal, PLAN))  # first: without a plan, any run may remove the files that are left
     storage.delete_below(journal)
 
 
 def _read(uri: str, storage: Storage) -> Plan:
-    """Return the plan at `uri`. Raises `UsageError` if it cannot be read as a plan."""
+    """Read the `plan.json` of a merge at `uri`. Raises `UsageError` if its content is not a plan."""
     try:
         return Plan.decode(bytes(storage.get(uri).data))
     except (ValueError, KeyError, TypeError) as error:
@@ -190,9 +197,9 @@ def _read(uri: str, storage: Storage) -> Plan:
 
 
 def _names(folder: str, storage: Storage, below: Iterable[str] = ("",)) -> list[str]:
-    """Return the names of all files below `folder`, or only below its subfolders `below`.
+    """Return the names of all files below `folder`, or only of those in its subfolders `below`.
 
-    A missing folder has no files. Raises `StorageError`.
+    Names are relative to `folder`. A missing folder counts as empty. Raises `StorageError` if the listing fails.
     """
     found = []
     for part in below:

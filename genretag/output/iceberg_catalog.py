@@ -1,6 +1,6 @@
-"""Catalogue of an Iceberg table: opens it, and tells errors that a person must fix from those that a retry may fix.
+"""Catalogue of an Iceberg table: open it, and tell errors that a person must fix from errors that a retry may fix.
 
-Tables are read and written through fsspec. Credentials come from boto3's chain, as in `storage/`.
+Tables are read and written through fsspec. Credentials come from boto3's chain, as for all other reads and writes.
 """
 
 import os
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 OWN_CATALOG = "_catalog.db"
-NAME = "default"  # `load_catalog(uri=...)`, without a name, then finds our tables
+NAME = "default"  # the name that `load_catalog(uri=...)` uses, so that it finds our tables
 NEW_TABLE = {
-    "commit.manifest-merge.enabled": "true",  # otherwise a reader would open a manifest for every run of a year
+    "commit.manifest-merge.enabled": "true",  # otherwise a reader would open one manifest for each run
     "write.metadata.delete-after-commit.enabled": "true",  # the last hundred metadata files are enough
 }
 
 
 @contextmanager
 def open_catalog(settings: TableSettings, output: str, storage: Storage) -> Iterator["Catalog"]:
-    """Open the table's catalogue for the block.
+    """Open the table's catalogue for the block. `output` is the location of the output.
 
-    Raises `UsageError` if the catalogue is unknown, or is not set for an output in a bucket, or pyiceberg is not
-    installed.
+    Raises `UsageError` if the catalogue is unknown, or if pyiceberg is not installed. Also raises `UsageError` if the
+    output is in a bucket and `settings` names no catalogue.
     """
     with named_if_missing():
         from pyiceberg.catalog import AVAILABLE_CATALOGS, infer_catalog_type, load_catalog
@@ -78,9 +78,10 @@ def named_if_missing() -> Iterator[None]:
 
 @contextmanager
 def errors_of_the_catalog(settings: TableSettings, output: str, *, retry_helps: bool) -> Iterator[None]:
-    """Turn errors of pyiceberg in the block into a `UsageError` or a `JobError` with one line.
+    """Turn errors of pyiceberg in the block into a `UsageError` or a `JobError` with a message of one line.
 
-    The error is a `JobError` if a retry may fix it and `retry_helps` is true.
+    An error that a person must fix becomes a `UsageError`. An error that a retry may fix becomes a `JobError` if
+    `retry_helps` is true, and a `UsageError` otherwise.
     """
     try:
         yield
@@ -101,9 +102,9 @@ def _reason(settings: TableSettings, output: str, error: Exception) -> str:
 
 
 def _errors_of_people() -> tuple[type[Exception], ...]:
-    """Return the error classes that stay until somebody fixes their cause: settings, rights, columns.
+    """Return the classes of errors that a person must fix, such as wrong settings or missing rights.
 
-    The result is empty without pyiceberg.
+    The result is empty if pyiceberg is not installed.
     """
     try:
         from pyiceberg import exceptions
@@ -127,9 +128,9 @@ def _errors_of_people() -> tuple[type[Exception], ...]:
 
 
 def _errors_of_machines() -> tuple[type[Exception], ...]:
-    """Return the error classes that a retry may fix: network, store, database, other writers.
+    """Return the classes of errors that a retry may fix: network, store, database, other writers.
 
-    The result is empty without pyiceberg.
+    The result is empty if pyiceberg is not installed.
     """
     try:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -151,7 +152,7 @@ def _errors_of_machines() -> tuple[type[Exception], ...]:
 
 
 def load_table(catalog: "Catalog", settings: TableSettings) -> "Table | None":
-    """Return the table as the catalogue has it now, None if the catalogue has no table of that name."""
+    """Load the table from the catalogue. Return None if the catalogue has no table of that name."""
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
     try:
@@ -161,9 +162,9 @@ def load_table(catalog: "Catalog", settings: TableSettings) -> "Table | None":
 
 
 def create_table(catalog: "Catalog", settings: TableSettings, output: str, schema: pa.Schema) -> "Table":
-    """Make the table without rows and return it; if it exists already, return the existing one.
+    """Create the table without rows, with the columns of `schema`, and return it. If it exists, only return it.
 
-    If the catalogue has no place for metadata, the metadata goes into `OUTPUT/_iceberg/`.
+    If the catalogue sets no location for metadata, the metadata goes into `OUTPUT/_iceberg/`.
     """
     from pyiceberg.catalog import MetastoreCatalog
 
@@ -177,10 +178,10 @@ def create_table(catalog: "Catalog", settings: TableSettings, output: str, schem
 
 
 def is_new_database(settings: TableSettings, output: str) -> bool:
-    """Return whether the catalogue is a SQLite file that does not exist yet; the first commit will make it.
+    """Return whether the catalogue is a SQLite file that does not exist yet. The first commit will create it.
 
-    Check this before you open the catalogue, because opening it makes the file. Raises `UsageError` if the file of a
-    given `catalog` cannot be made.
+    Call this before you open the catalogue, because opening it creates the file. Raises `UsageError` if
+    `settings.catalog` names a new file whose folder is missing or cannot be written.
     """
     place = _place(settings, output)
     with named_if_missing():
@@ -200,8 +201,8 @@ def shown(settings: TableSettings, output: str) -> str:
 def _place(settings: TableSettings, output: str) -> str:
     """Return the URI of the catalogue, or its name in pyiceberg's configuration.
 
-    If no catalogue is set, return the URI of a SQLite file in the output. Raises `UsageError` if the output is then in
-    a bucket.
+    If no catalogue is set, return the URI of a SQLite file in the output folder. Raises `UsageError` if no catalogue is
+    set and the output is in a bucket.
     """
     if settings.catalog:
         return settings.catalog

@@ -1,14 +1,14 @@
 """Iceberg table of an output: commits a run's part files in one snapshot, and switches a table to merged files.
 
-A commit adds all part files of a finished run or none of them. The table refers to the part files in their place. It is
-not partitioned, because part files have no column `dt`. A run may end on another day than it began, so no transform of
-`scored_at` gives `dt`. The table's statistics prune files by day anyway.
+A commit adds all prediction files of a finished run or none of them. The table refers to the files at their locations,
+without a copy. The table is not partitioned, because `dt` (the date of a run) is in the names of folders and not in a
+column. Readers can still skip files by day, because the table knows the range of `scored_at` in each file.
 
-The table's properties `genretag.runs.YYYY-MM` name the runs that the table has taken. The same commit changes them. So
-no run is committed twice, and the next run commits a dead run's files. Nothing comes back after other programs have
-rewritten the table's files or removed rows.
+The table's properties `genretag.runs.YYYY-MM` list the runs whose files were committed. The commit that adds the files
+also adds their runs. So no run is committed twice, and the next run commits the files of a dead run. If another program
+rewrites the table's files or removes rows, later commits do not add the old files again.
 
-A switch to other files with the same rows is also one commit, so every row is there once at any time.
+A switch to other files with the same rows is also one commit. So readers of the table always see every row once.
 """
 
 import json
@@ -48,16 +48,17 @@ Result = TypeVar("Result")
 
 MARK = "_table.json"
 RUNS = "genretag.runs."
-ATTEMPTS = 5  # at a commit, if other writers of the table commit first
-WAIT_S = 0.1  # after the first attempt; doubles after each further one
+ATTEMPTS = 5  # to commit, if other writers commit first
+WAIT_S = 0.1  # after the first attempt; doubled after each further attempt
 PART = re.compile(r"part-(.+)-\d+\.parquet")
 
 
 def require_table(settings: TableSettings, output: str, schema: pa.Schema, storage: Storage) -> None:
     """Check that the table can take rows of `schema`, before anything is scored or written.
 
-    If no table is set, log a warning if this output feeds one. Raises `UsageError` if the table cannot be reached, has
-    other columns, or is not the table that the output feeds.
+    A table that does not exist yet passes the check. If `settings` name no table, but an Iceberg table has files of
+    this output, log a warning. Raises `UsageError` if the table cannot be reached, has other columns, or is not the
+    table that `OUTPUT/_table.json` names.
     """
     if settings.table is None:
         if marked := marked_table(output, storage):
@@ -79,11 +80,11 @@ def require_table(settings: TableSettings, output: str, schema: pa.Schema, stora
 
 
 def commit_parts(settings: TableSettings, output: str, run_id: str, model_version: str, storage: Storage) -> int | None:
-    """Add all prediction files that the table has not taken yet, in one commit, and return the snapshot's id.
+    """Add all prediction files that were never committed to the table, in one commit. Return the snapshot's id.
 
     Return None if there is nothing to add, or no table is set. The snapshot's properties name the run and the model
-    version. Only the run that holds the output may call this. Raises `UsageError` or `JobError`; the table is then as
-    it was.
+    version. Only the run that holds the output's lock may call this. Raises `UsageError` or `JobError`; the table is
+    then unchanged.
     """
     parts = _part_files(output, storage) if settings.table else []
     if not parts:
@@ -114,11 +115,11 @@ def change_table(
     change: Callable[["Table"], Result],
     schema: pa.Schema | None = None,
 ) -> Result | None:
-    """Return the result of `change`, which commits a change to the table.
+    """Load the table, call `change` on it, which commits a change, and return the result of `change`.
 
-    If another writer committed first, load the table again and call `change` again, up to `ATTEMPTS` times. If there is
-    no table, make it with the columns of `schema`; without `schema` return None. Pyiceberg's own retries are off: they
-    would repeat the change as first decided, and add the same files twice.
+    If another writer committed first, load the table again and call `change` again, up to `ATTEMPTS` times in all. If
+    the table does not exist, create it with the columns of `schema`; without `schema` return None. Pyiceberg's own
+    retries are off: they would repeat the first attempt's change, and add the same files twice.
     """
     from pyiceberg.exceptions import CommitFailedException
 
@@ -141,7 +142,10 @@ def change_table(
 
 
 def entries(table: "Table") -> dict[str, "ManifestEntry"]:
-    """Return the data files of the table's current snapshot, by their URIs; none if the table has no snapshot."""
+    """Return the manifest entries of the table's current data files, by the files' URIs.
+
+    If the table has no snapshot, return an empty dictionary.
+    """
     from pyiceberg.utils.concurrent import ExecutorFactory
 
     snapshot = table.current_snapshot()
@@ -152,14 +156,15 @@ def entries(table: "Table") -> dict[str, "ManifestEntry"]:
 
 
 def runs_taken(table: "Table") -> set[str]:
-    """Return the ids of the runs whose files were committed to the table at some time."""
+    """Return the ids of the runs whose files were ever committed to the table, from the table's properties."""
     return {run for name, runs in table.properties.items() if name.startswith(RUNS) for run in runs.split(",")}
 
 
 def runs_property(table: "Table", uris: Iterable[str]) -> dict[str, str]:
-    """Return new values of the table's properties that name its runs, with the runs of the files `uris` added.
+    """Return the table's properties that list its runs, after adding the runs that wrote the files `uris`.
 
-    There is one property for each month, because some catalogues limit the length of a property.
+    There is one property for each month, because some catalogues limit the length of a property. Months without an
+    added run are left out.
     """
     months: dict[str, set[str]] = defaultdict(set)
     for run in {_run_of(uri) for uri in uris}:
@@ -191,14 +196,17 @@ def _part_files(output: str, storage: Storage) -> list[str]:
 
 
 def _mark(settings: TableSettings, output: str, storage: Storage) -> None:
-    """Write the table's name into `OUTPUT/_table.json`, so that nobody merges files without the table."""
+    """Write the table's name into `OUTPUT/_table.json`, so that `compact` and `retag` refuse to run without `--table`.
+
+    If the file names this table already, do nothing. Raises `UsageError` if the file names another table.
+    """
     _require_mark(settings, output, storage)
     if marked_table(output, storage) is None:
         storage.put(join(output, MARK), json.dumps({"table": settings.table}).encode())
 
 
 def _require_mark(settings: TableSettings, output: str, storage: Storage) -> None:
-    """Raise `UsageError` if the output's mark (`OUTPUT/_table.json`) names another table."""
+    """Raise `UsageError` if `OUTPUT/_table.json` exists and names another table than `settings.table`."""
     marked = marked_table(output, storage)
     if marked not in (None, settings.table):
         raise UsageError(
@@ -240,9 +248,9 @@ def _columns(part: str, storage: Storage) -> pa.Schema:
 
 
 def _run_of(part: str) -> str:
-    """Return the id of the run that wrote or merged a part file, from the file's name.
+    """Return the id of the run that wrote a part file, from the file's name.
 
-    Return the whole name of a file that is not named like a part file.
+    If the file is not named like a part file, return the file's name.
     """
     name = posixpath.basename(part)
     found = PART.fullmatch(name)
@@ -250,11 +258,11 @@ def _run_of(part: str) -> str:
 
 
 def files_of_table(settings: TableSettings, output: str, storage: Storage) -> dict[str, int] | None:
-    """Return the URIs of the files that the table reads, each with its commit's sequence number.
+    """Return the URIs of the files that the table reads, each with the sequence number of its commit.
 
-    Return None if no table is set, and no files if the table does not exist yet. Raises `UsageError` if a merge may not
-    replace the files. This is so if the output feeds a table that is not named, or rows were deleted. It is also so if
-    the table has tags or branches, whose older snapshots a merge would not keep.
+    Return None if no table is set, and no files if the table does not exist yet. Raises `UsageError` if
+    `OUTPUT/_table.json` names another table than `settings`. Also raises `UsageError` if a merge could do harm: the
+    table has delete files, or it has tags or branches. A merge deletes files that tags and branches may need.
     """
     marked = marked_table(output, storage)
     if marked != settings.table and marked is not None:
@@ -275,11 +283,10 @@ def files_of_table(settings: TableSettings, output: str, storage: Storage) -> di
 def switch_files(
     settings: TableSettings, output: str, old: Sequence[str], new: Sequence[str], storage: Storage
 ) -> bool:
-    """Make the table read the files `new` instead of `old`; return whether the table reads `new` afterwards.
+    """Make the table read the files `new` instead of `old`. Return whether the table reads `new` afterwards.
 
-    `old` and `new` are URIs of files with the same rows. If the table does not read all of `old`, another program has
-    rewritten or dropped files, or the switch is done already. The table then stays as it is. Raises `UsageError` or
-    `JobError`.
+    `old` and `new` are URIs of files with the same rows. If the table does not read all of `old`, do not change the
+    table: the switch is done already, or another program has rewritten files. Raises `UsageError` or `JobError`.
     """
 
     def switch(table: "Table") -> bool:
@@ -302,9 +309,9 @@ def switch_files(
 
 
 def forget_snapshots(settings: TableSettings, output: str, since: int, storage: Storage) -> None:
-    """Expire the table's older snapshots from the commit `since` on, because the files that they read are gone.
+    """Expire the table's snapshots whose files a merge deletes: those from the sequence number `since` on.
 
-    `since` is a sequence number. The current snapshot stays. Raises `UsageError` or `JobError`.
+    The current snapshot stays. Raises `UsageError` or `JobError`.
     """
 
     def expire(table: "Table") -> None:
@@ -321,7 +328,10 @@ def forget_snapshots(settings: TableSettings, output: str, since: int, storage: 
 
 
 def _require_replaceable(table: "Table") -> None:
-    """Raise `UsageError` if the table has tags or branches, or deleted rows that its files still hold."""
+    """Raise `UsageError` if the table has tags, branches or delete files.
+
+    Delete files mark rows as deleted that the data files still hold.
+    """
     from pyiceberg.manifest import ManifestContent
 
     name = ".".join(table.name())

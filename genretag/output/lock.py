@@ -1,21 +1,21 @@
 """Lock that allows one writer per output: a lease in the output itself, renewed while the run lives.
 
-The lease is the object `OUTPUT/_lock.json`. A run creates and renews it with conditional writes, so one of several runs
-wins. The run first tests that the store honours the conditions. If another run holds the lease, the run stops, unless
-the holder is dead. A holder is dead if its process ran on this machine and is gone. It is also dead if it has not
-renewed the lease for the time that a lease lasts, by the store's own clock (no other clock is read).
+The lease is the object `OUTPUT/_lock.json`. Runs create and renew it with conditional writes, so only one of several
+runs gets it. Each run first tests that the store supports conditional writes. If another run holds the lease and is
+alive, this run stops. A holder counts as dead if its process ran on this machine and no longer exists. A holder that
+has not renewed the lease for `LEASE_S` seconds also counts as dead, measured by the store's clock.
 
-A run's workers may outlive the run for a moment. So each worker checks the lock before it writes a file. If a
-run takes over an output, it first waits until the writes of the old workers have ended, and then lists the files.
+A run's workers may outlive the run for a moment, so each worker checks the lock before it writes a file. A run that
+takes an output over waits `SETTLE_S` seconds for the last writes of such workers. Then it lists the files.
 
-A run may be suspended (SIGSTOP, a closed laptop, a virtual machine that is moved) and continue after another run took
-its place. So a run checks the lock before each step that others would see. If a step fails after the lock was lost, the
-error says that the lock was lost.
+A run may be suspended (SIGSTOP, a closed laptop, a virtual machine that is moved) and resume after another run took its
+output over. So a run checks the lock before each write that readers of the output can see. If a step fails after the
+lock was lost, the error says that the lock was lost.
 
-`holding_output` holds an output for a command that writes to it. If the command loses the lock, it stops writing.
+`holding_output` holds the lock while a command writes to the output. If the lock is lost, `holding_output` interrupts
+the command.
 """
 
-import _thread
 import getpass
 import json
 import logging
@@ -31,24 +31,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, quoted
-from genretag.runtime.stopping import going_on
+from genretag.runtime.stopping import going_on, interruptible
 from genretag.storage import Storage, StorageError, join
 from genretag.storage.conditional_writes import lock_storage
 
 logger = logging.getLogger(__name__)
 
 LOCK = "_lock.json"
-LEASE_S = 120.0  # a run that is silent for longer loses its place to another
+LEASE_S = 120.0  # after this time without a renewal, another run may take the lock
 RENEWALS_PER_LEASE = 6  # a few failed renewals then do no harm
 SETTLE_S = 3.0  # time for a dead run's last writes to end: Ray ends its workers within a second or two
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Description of the run that holds an output, as the lock file has it.
+    """Description of the run that holds an output's lock: the content of the lock file.
 
-    `place` names the machine since its last boot and the process namespace; it is empty if unknown. `since` is the time
-    when the run took the lock, in UTC. `renewals` counts the renewals of the lease.
+    `place` identifies the machine, its last boot and the process namespace of `pid`. It is empty if unknown. `since` is
+    the time when the run took the lock, in UTC. `renewals` counts the renewals of the lease.
     """
 
     run_id: str
@@ -61,12 +61,12 @@ class Holder:
 
     @staticmethod
     def this_process(run_id: str) -> "Holder":
-        """Return the holder that describes this process, which runs `run_id`."""
+        """Return the holder that describes this process, which executes the run `run_id`."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
         return Holder(run_id, socket.gethostname(), _user(), _place(), os.getpid(), since)
 
     def is_surely_dead(self) -> bool:
-        """Return whether the holder's process ran on this very machine and is gone.
+        """Return True if the lock holder's process ran on this machine since the machine's last boot, and has ended.
 
         For a process on another machine, return False, because this machine cannot know.
         """
@@ -94,11 +94,13 @@ def output_lock(
     break_lock: bool = False,
     lease_s: float = LEASE_S,
 ) -> Iterator[None]:
-    """Hold the output for this run during the block, and release it at the end.
+    """Hold the lock of `output` for the run `run_id` during the block, and release it after the block.
 
-    If the lease is taken away, `on_lost` is called from another thread, with the line to print. `break_lock` takes the
-    output over from any holder. A holder that is silent for `lease_s` seconds is taken for dead. Raises
-    `OutputHeldError` if another run holds the output, and `StorageError` if the output cannot be written.
+    A thread renews the lock. If the lock is lost, that thread calls `on_lost` with the line to print. If `break_lock`
+    is true, take the lock from any holder. A holder that has not renewed its lock for `lease_s` seconds counts as dead.
+
+    Raises `OutputHeldError` if another run holds the lock, and `StorageError` if the lock cannot be written. Raises
+    `UsageError` if the environment variable GENRETAG_STORE_CONDITIONAL_WRITES is neither `on` nor `off`.
     """
     uri = join(output, LOCK)
     me = Holder.this_process(run_id)
@@ -118,10 +120,10 @@ def output_lock(
 
 
 def require_held(output: str, run_id: str, storage: Storage) -> None:
-    """Raise `OutputHeldError` if this run no longer holds the output. The message names the run that took it over.
+    """Raise `OutputHeldError` if the run `run_id` no longer holds the lock of `output`.
 
-    If no such run is known, the message says that the output was let go of. Raises `StorageError` if the lock cannot be
-    read.
+    The message names the run that took the output over, if that run is known. Raises `StorageError` if the lock cannot
+    be read.
     """
     try:
         holder = json.loads(bytes(storage.get(join(output, LOCK)).data))["run_id"]
@@ -138,10 +140,10 @@ def require_held(output: str, run_id: str, storage: Storage) -> None:
 
 
 def age_s(uri: str, storage: Storage, clock: str) -> float:
-    """Return the seconds since an object last changed, by the store's own clock.
+    """Return the seconds since the object `uri` last changed, measured by the store's own clock.
 
-    `clock` is the URI of an empty object that is written, to read the store's time from it, and deleted. Raises
-    `StorageError`.
+    To read that clock, write an empty object at the URI `clock`, read its time, and delete it. Raises `StorageError` if
+    the store fails or `uri` does not exist.
     """
     storage.put(clock, b"")
     age = storage.stat(clock).last_modified - storage.stat(uri).last_modified
@@ -150,9 +152,10 @@ def age_s(uri: str, storage: Storage, clock: str) -> float:
 
 
 def _by_whom_that_ended(output: str, run_id: str, storage: Storage) -> str:
-    """Return who took the output over from this run and has let it go already, as text for a message.
+    """Return text for a message: which run took the output over from `run_id` and has ended since.
 
-    This is the first run that began after this one and has published its record. Run ids sort by time.
+    The text names the first later run that has published its record. Run ids sort by time. If no later run has a
+    record, the text is `and let go of`.
     """
     try:
         listed = [info.uri for page in storage.list(join(output, "runs")) for info in page]
@@ -164,9 +167,10 @@ def _by_whom_that_ended(output: str, run_id: str, storage: Storage) -> str:
 
 
 def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: float) -> tuple[str, bool]:
-    """Take the lock; return its etag, and whether another run held it before.
+    """Take the lock for `me`. Return the lock's etag, and whether another run held the lock before.
 
-    Raises `OutputHeldError` if another run holds it and is not known to be dead, unless `break_lock` is true.
+    Raises `OutputHeldError` if another run holds the lock and may be alive, unless `break_lock` is true. It also raises
+    `OutputHeldError` if another run takes the lock at the same time.
     """
     try:
         return storage.create(uri, _encode(me)), False
@@ -188,9 +192,10 @@ def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: 
 
 
 def _read(uri: str, me: Holder, storage: Storage) -> tuple[Holder | None, str, float]:
-    """Return the holder, the etag of the lock, and the seconds since its last renewal by the store's own clock.
+    """Return the lock's holder, its etag, and the seconds since its last renewal, measured by the store's clock.
 
-    The holder is None if the lock cannot be understood. Raises `OutputHeldError` if the lock was removed meanwhile.
+    The holder is None if the content of the lock cannot be parsed. Raises `OutputHeldError` if the lock was deleted
+    meanwhile.
     """
     try:
         fetched = storage.get(uri)
@@ -208,7 +213,7 @@ def _read(uri: str, me: Holder, storage: Storage) -> tuple[Holder | None, str, f
 
 
 class _Lease:
-    """Lease that a thread renews until it is stopped or another run takes the lock away."""
+    """The lock that this run holds. A thread renews it until `stop` is called or the lock is lost."""
 
     def __init__(
         self, uri: str, me: Holder, etag: str, storage: Storage, on_lost: Callable[[str], None], lease_s: float
@@ -221,7 +226,7 @@ class _Lease:
     def renew_until_stopped(self) -> None:
         """Renew the lock until `stop` is called.
 
-        If the lock was taken away, or could not be renewed in time, call `on_lost` and return.
+        If another run took the lock, or the lock could not be renewed in time, call `on_lost` and return.
         """
         pause_s = self._lease_s / RENEWALS_PER_LEASE
         renewed_at = time.monotonic()
@@ -240,7 +245,7 @@ class _Lease:
                 logger.warning("the output's lock could not be renewed: %s", error)
 
     def _why_lost(self, error: StorageError) -> str:
-        """Return the line to print when the lock is lost; `error` is that of the failed renewal."""
+        """Return the line to print when the lock of the output is lost. `error` is the error of the failed renewal."""
         output = self._uri.removesuffix(f"/{LOCK}")
         try:
             require_held(output, self._me.run_id, self._storage)
@@ -251,13 +256,13 @@ class _Lease:
         return f"{output} was taken over, this run stops: another run may hold the output now ({error})"
 
     def stop(self) -> None:
-        """End the renewals; the lock stays until `release`."""
+        """Stop the renewals. The lock object stays until `release` is called."""
         self._stopped.set()
 
     def release(self) -> None:
-        """Delete the lock if this run still holds it.
+        """Delete the lock object if this run still holds the lock.
 
-        If that fails, only log a warning, because the lease ends by itself.
+        If the deletion fails, only log a warning, because the lock expires by itself.
         """
         if self._lost:
             return
@@ -273,7 +278,7 @@ def _encode(holder: Holder) -> bytes:
 
 
 def _user() -> str:
-    """Return the user's name; for a user without a name, `uid` and the number: a container may run as any number."""
+    """Return the user's name, or `uid` and the user's number if the user has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError: since Python 3.13
@@ -281,7 +286,7 @@ def _user() -> str:
 
 
 def _place() -> str:
-    """Return text for this machine since its last boot, with its process namespace; empty if that is unknown."""
+    """Return text that identifies this machine, its last boot and the process namespace; empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -291,28 +296,28 @@ def _place() -> str:
 
 @contextmanager
 def holding_output(output: str, run_id: str, storage: Storage, *, break_lock: bool = False) -> Iterator[None]:
-    """Hold the output's lock during the block, which must run in the main thread.
+    """Hold the lock of `output` for the run `run_id` during the block, which must run in the main thread.
 
-    If another run takes the output over, the block is interrupted. Raises `OutputHeldError` if another run holds the
-    output or took it over, and `UsageError` if the output cannot be written. Turns a `StorageError` of the block into a
-    `JobError`.
+    If another run takes the output over, interrupt the block and raise `OutputHeldError`. If `break_lock` is true, take
+    the lock from any holder. Raises `OutputHeldError` if another run holds the lock, and `UsageError` if the output
+    cannot be written. A `StorageError` in the block becomes a `JobError`.
     """
     lost: list[str] = []
     held = False
 
     def stop(why: str) -> None:
         lost.append(why)
-        _thread.interrupt_main()
+        interrupt()
 
     try:
-        with output_lock(output, run_id, storage, stop, break_lock=break_lock):
+        with interruptible() as interrupt, output_lock(output, run_id, storage, stop, break_lock=break_lock):
             held = True
             try:
                 with going_on("what was finished is kept, the same command goes on from there"):
                     yield
             except OutputHeldError:
                 raise
-            except Exception as error:  # any error: after the output was lost, another run may have changed its files
+            except Exception as error:  # any error: a run that took the output over may have changed its files
                 _explain_by_loss(output, run_id, storage, error)
                 raise
     except StorageError as error:
@@ -326,9 +331,9 @@ def holding_output(output: str, run_id: str, storage: Storage, *, break_lock: bo
 
 
 def _explain_by_loss(output: str, run_id: str, storage: Storage, error: Exception) -> None:
-    """Raise `OutputHeldError` from `error` if this run has lost the output; else return.
+    """Raise `OutputHeldError` from `error` if the run `run_id` has lost the lock of `output`.
 
-    If the lock cannot be read, return too.
+    If the run holds the lock, or the lock cannot be read, do nothing.
     """
     with suppress(StorageError):
         try:

@@ -1,4 +1,7 @@
-"""Part files of scored and failed rows: each is either whole or missing, and a retry writes it under the same name."""
+"""Part files, the Parquet files of an output: each is complete or absent, and a retry overwrites it.
+
+Ray may run a write task several times. Each attempt writes files with the same names.
+"""
 
 import logging
 import re
@@ -26,9 +29,11 @@ NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # name of a part file, in any 
 
 
 class PartFiles(Datasink[WrittenPart]):
-    """Ray Data sink for `predictions/dt=…/part-<run>-00000.parquet`, and the same in `failures/` and `versions/`.
+    """A Ray Data sink for part files, such as `predictions/dt=…/part-<run>-00000.parquet`.
 
-    `rows_per_file` is the number of posters in one part. After the write, `parts` has what each write task wrote.
+    The sink also writes part files below `failures/` and `versions/`. The files in `versions/` hold listed etags that
+    differ from the etag that was read. `rows_per_file` is the least number of posters for one write task. After the
+    write, `parts` has the `WrittenPart` of each write task.
     """
 
     def __init__(self, output: str, storage: Storage, run: Run, rows_per_file: int) -> None:
@@ -46,15 +51,18 @@ class PartFiles(Datasink[WrittenPart]):
     def write(self, blocks: Iterable[Any], ctx: Any) -> WrittenPart:
         """Write the rows of one write task as part files, and return what was written.
 
-        The number in the file names is that of the task, which Ray gives again to a retry. Blocks without rows write
-        nothing.
+        The number in the file names is the index of the task. A retry of the task has the same index. Without rows,
+        write nothing. Raises `OutputHeldError` if this run no longer holds the output's lock, and `StorageError`.
         """
         with timed("write"):
-            tables = [block for block in blocks if len(block)]  # a job that stops passes on blocks without rows
+            tables = [block for block in blocks if len(block)]  # when a job is stopped, blocks without rows arrive
             return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else WrittenPart(Outcome(), ())
 
     def _write(self, rows: pa.Table, number: int) -> WrittenPart:
-        """Write the rows of predictions, failures and versions, each to a part file if there are any."""
+        """Write up to three part files: predictions, failures, and listed etags that differ from the etag read.
+
+        If there are no rows of one of these kinds, its file is not written. `number` is the number in the file names.
+        """
         scored = rows.filter(pc.is_valid(rows["probabilities"]))
         failed = rows.filter(pc.is_valid(rows["reason"]))
         versions = versions_table(rows, self._run)
@@ -65,7 +73,7 @@ class PartFiles(Datasink[WrittenPart]):
             files.append(self._put("predictions", number, predictions))
         if len(failed):
             files.append(self._put("failures", number, failures_table(failed, self._run)))
-        if len(versions):  # last: these rows are true only once the other rows exist
+        if len(versions):  # last, because these rows refer to the rows of the other files
             files.append(self._put("versions", number, versions))
         return WrittenPart(outcome_of(rows), tuple(files), counts, _other_files(failed))
 
@@ -74,9 +82,9 @@ class PartFiles(Datasink[WrittenPart]):
         self.parts = list(write_result.write_returns)
 
     def _put(self, kind: str, number: int, table: pa.Table) -> str:
-        """Write a table as a part file of a kind, and return the file's name below the output.
+        """Write a table as a part file of the kind `kind`, and return the file's name below the output.
 
-        Raises `OutputHeldError` if this run no longer holds the output.
+        Raises `OutputHeldError` if this run no longer holds the output's lock.
         """
         run = self._run
         name = join(kind, f"dt={run.dt.isoformat()}", f"part-{run.run_id}-{number:05d}.parquet")
@@ -88,10 +96,10 @@ class PartFiles(Datasink[WrittenPart]):
         return name
 
     def _take_back_if_late(self, name: str) -> None:
-        """If the output was lost while this file was written, remove the file and raise `OutputHeldError`.
+        """If the lock was lost while the file `name` was written, delete the file and raise `OutputHeldError`.
 
-        This happens if the run was suspended in the moment of writing. A file that was there before is old by now, and
-        the run that took the output over has seen it. Such a file stays.
+        A run can lose the lock like this if it is suspended during the write. A file that is older than `SETTLE_S`
+        seconds is not deleted, because the run that took the output over has listed it.
         """
         try:
             require_held(self._output, self._run.run_id, self._storage)
@@ -103,16 +111,17 @@ class PartFiles(Datasink[WrittenPart]):
 
 
 def _other_files(failed: pa.Table) -> dict[str, int]:
-    """Return how many of the failed rows are no posters, by kind of file."""
+    """Count the failed rows of files that are not posters, by kind of file, such as video."""
     uris = failed.filter(pc.equal(failed["reason"], OTHER_FILE))["uri"].to_pylist()
     return dict(Counter(kind_by_name(uri) or UNNAMED for uri in uris))
 
 
 def remove_late_parts(output: str, run_id: str, known: frozenset[str], storage: Storage) -> None:
-    """Remove part files that a dead run's last worker wrote after this run had listed the output.
+    """Delete part files that a dead run's last worker wrote after this run had listed the output.
 
-    `known` are the URIs in that list. This run has scored the same posters, so their rows would be there twice. Raises
-    `OutputHeldError` if this run no longer holds the output, and `StorageError`.
+    `known` has the URIs of that listing. This run has scored the same posters again, so the late files would repeat
+    their rows. Raises `OutputHeldError` if this run no longer holds the output's lock, and `StorageError` if the store
+    fails.
     """
     for uri in list_output(output, storage).uris - known:
         if NAME.search(uri) and f"/part-{run_id}-" not in uri:

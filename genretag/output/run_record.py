@@ -1,8 +1,8 @@
-"""Record of a run: what became of its posters, in counts that add up.
+"""Record of a run: how many posters were listed, scored, skipped and failed, in counts that add up.
 
-Each write task counts its own rows, and the record holds the sums. The counts are the scored posters, the failed
-posters by reason, and the predictions by label. So the record shows drift, and the report draws it, without reading the
-rows again.
+Each write task counts its own rows, and the record holds the sums: the scored posters, the failed posters by reason,
+and the predictions by label. So the run's HTML page can show how the genres changed since earlier runs, without reading
+the rows again.
 
 The record is `runs/<run_id>/run.json`. It is written last, so if it exists, the run is complete.
 """
@@ -31,37 +31,39 @@ COUNTS = ("scored", "already_scored", "already_failed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Numbers of posters of a step, a part file or a run: scored, and failed by `stage: reason`.
+    """Counts of posters by outcome, for a step (up to 256 posters), a part file or a run.
 
-    The store may give another version than was listed. If the output already holds a row of that version, the poster
-    counts as already scored or already failed.
+    `failures` maps `stage: reason`, such as `fetch: timeout`, to a number of posters. The store may return another
+    version of an object than was listed. If the output already has a row of the returned version, the poster counts
+    as already scored or already failed.
     """
 
     scored: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
-    already_scored: int = 0  # posters whose version in the store the output holds, though another was listed
+    already_scored: int = 0  # the output has a prediction of the version that was read; another version was listed
     already_failed: int = 0
 
     @property
     def failed(self) -> int:
-        """Number of failures, those of files that are no posters included."""
+        """Number of failed objects, including files that are not posters, such as videos."""
         return sum(self.failures.values())
 
     @property
     def other_files(self) -> int:
-        """Number of failures that are no posters: videos, notes and the like."""
+        """Number of failed objects that are not posters, such as videos and text files."""
         return sum(count for name, count in self.failures.items() if name.endswith(f": {OTHER_FILE}"))
 
     @property
     def against_budget(self) -> int:
-        """Number of failures that count towards the error budget: all but files that are no posters."""
+        """Number of failures that count towards the error budget. Other files than posters do not count."""
         return self.failed - self.other_files
 
 
 def outcome_of(rows: pa.Table) -> Outcome:
-    """Return the outcome of rows that have `stage`, `reason` and, if any poster was not decoded, `already`.
+    """Count the outcomes of rows with the columns `stage`, `reason` and, optionally, `already`.
 
-    If `reason` and `already` are null, the poster was scored.
+    `already` is set if this run did not score the poster, because the output has a row of the version that was read.
+    A row with null in `reason` and `already` counts as scored.
     """
     pairs = zip(rows["stage"].to_pylist(), rows["reason"].to_pylist(), strict=True)
     failures = Counter(f"{stage}: {reason}" for stage, reason in pairs if reason is not None)
@@ -84,7 +86,7 @@ BINS = 20  # of equal width, for the probabilities of one label
 
 @dataclass(frozen=True)
 class PredictionCounts:
-    """Counts of scored posters: by label, without any label, and by bins of each label's probability."""
+    """Counts of scored posters: with each label, without any label, and a histogram of each label's probability."""
 
     posters: tuple[int, ...]  # in the order of the labels
     without_label: int
@@ -92,7 +94,11 @@ class PredictionCounts:
 
 
 def count_predictions(table: pa.Table, labels: Sequence[str]) -> PredictionCounts:
-    """Return the counts of a predictions table: columns `is_*` by label, and `p_*` in `BINS` bins from 0 to 1."""
+    """Count the rows of a table of predictions.
+
+    The columns `is_*` give the number of posters with each label. The columns `p_*` (probabilities) give histograms
+    with `BINS` bins from 0 to 1.
+    """
     names = column_names(labels)
     predicted = [table[f"is_{name}"].to_numpy() for name in names]
     probabilities = [table[f"p_{name}"].to_numpy() for name in names]
@@ -104,7 +110,7 @@ def count_predictions(table: pa.Table, labels: Sequence[str]) -> PredictionCount
 
 
 def sum_counts(counts: Sequence[PredictionCounts], labels: int) -> PredictionCounts:
-    """Return the sum of several counts; all 0 for no counts. `labels` is the number of labels."""
+    """Return the sum of several counts. If `counts` is empty, every number is 0. `labels` is the number of labels."""
     posters, histograms = np.zeros(labels, np.int64), np.zeros((labels, BINS), np.int64)
     for one in counts:
         posters += np.array(one.posters)
@@ -116,12 +122,12 @@ def sum_counts(counts: Sequence[PredictionCounts], labels: int) -> PredictionCou
 
 @dataclass(frozen=True)
 class WrittenPart:
-    """Result of one write task: the outcome of its posters, the names of its files below the output, and its counts."""
+    """Result of one write task: outcomes of posters, names of the written files below the output, and label counts."""
 
     outcome: Outcome
     files: tuple[str, ...]
     counts: PredictionCounts | None = None  # of the scored posters; None if no poster was scored
-    other_files: dict[str, int] = field(default_factory=dict)  # failures that are no posters, by kind
+    other_files: dict[str, int] = field(default_factory=dict)  # files that are not posters, by kind of file
 
 
 VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
@@ -129,7 +135,7 @@ VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Facts of one run, as `run.json` has them. All counts but `duplicates` are of distinct objects."""
+    """Content of a run's `run.json`. All counts except `duplicates` are of distinct objects."""
 
     run_id: str
     dt: str
@@ -137,7 +143,7 @@ class RunRecord:
     output: str
     model_version: str
     profile: str
-    actors: dict[str, Any] | None  # the plan; None if there was nothing to score
+    actors: dict[str, Any] | None  # the actor plan; None if there was nothing to score
     started_at: str
     finished_at: str
     seconds: dict[str, float]
@@ -151,39 +157,39 @@ class RunRecord:
     files: list[str]
     settings: dict[str, Any]
     versions: dict[str, str]
-    table: str | None = None  # the Iceberg table, and the snapshot that holds this run; None if nothing was new
-    snapshot_id: int | None = None
-    peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the driver, and of the largest actor by stage
-    genres: dict[str, int] = field(default_factory=dict)  # scored posters by label; `without_genre`: with no label
-    without_genre: int = 0
+    table: str | None = None  # the Iceberg table; None if none is set
+    snapshot_id: int | None = None  # the table's snapshot with this run's files; None if nothing was committed
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)  # of the driver, and of each stage's largest actor
+    genres: dict[str, int] = field(default_factory=dict)  # number of scored posters, by label
+    without_genre: int = 0  # scored posters without any label
     histograms: dict[str, list[int]] = field(default_factory=dict)  # each label's probabilities in bins of equal width
     thresholds: dict[str, float] = field(default_factory=dict)
-    busy_s: dict[str, float] = field(default_factory=dict)  # by stage, all threads of all actors together
-    processors: list[dict[str, Any]] = field(default_factory=list)  # engines by kind: CPU, precision, how many
-    other_files: dict[str, int] = field(default_factory=dict)  # failures that are no posters, by kind
+    busy_s: dict[str, float] = field(default_factory=dict)  # by stage, summed over all threads of all actors
+    processors: list[dict[str, Any]] = field(default_factory=list)  # kinds of engines, each with a count
+    other_files: dict[str, int] = field(default_factory=dict)  # files that are not posters, by kind of file
 
     @property
     def failed_posters(self) -> int:
-        """Number of failures, without those of files that are no posters."""
+        """Number of failed posters. Files that are not posters, such as videos, do not count."""
         return Outcome(self.scored, self.failures).against_budget
 
 
 @dataclass(frozen=True)
 class ListedCounts:
-    """Numbers of objects that the inventory lists, and of those among them that the output already holds."""
+    """Counts of the objects in the inventory, in total and of those that already have rows in the output."""
 
     listed: int  # distinct objects
-    duplicates: int  # inventory rows that named an object again
+    duplicates: int  # further rows of the inventory for the same objects
     already_scored: int
     already_failed: int
-    already_other: int  # those of `already_failed` that are no posters
+    already_other: int  # the part of `already_failed` that are not posters
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts of a run for its record: the places that it reads and writes, its settings, its actors and its start.
+    """Inputs of a run for its record: the locations that it reads and writes, its settings, actors and start time.
 
-    `actors` is None if there was nothing to score.
+    `actors` has the numbers of actors and their resources. It is None if there was nothing to score.
     """
 
     images: str
@@ -196,9 +202,10 @@ class RunFacts:
 def make_record(
     run: Run, facts: RunFacts, listed: ListedCounts, parts: Sequence[WrittenPart], seconds: Mapping[str, float]
 ) -> RunRecord:
-    """Return the record of a run: the sums of the write tasks' counts, checked to account for every listed object.
+    """Return the record of a run, with the sums of the counts of its write tasks (`parts`).
 
-    `seconds` are the durations of the phases, by name. Raises `JobError` if the counts do not add up.
+    `seconds` are the durations of the phases, by name. Raises `JobError` unless listed = already scored + already
+    failed + scored + failed.
     """
     finished = datetime.now(UTC)
     total_s = (finished - facts.started).total_seconds()
@@ -241,6 +248,6 @@ def make_record(
 
 
 def publish(record: RunRecord, storage: Storage) -> None:
-    """Write the record to `runs/<run_id>/run.json`. From now on the run counts as complete. Raises `StorageError`."""
+    """Write the record to `runs/<run_id>/run.json`. After this, the run counts as complete. Raises `StorageError`."""
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
     storage.put(join(record.output, "runs", record.run_id, "run.json"), text.encode())

@@ -1,9 +1,9 @@
 """Columns of the output: the schemas of the part files, and the tables made from scored and failed rows.
 
-A store gives one version of an object, the newest. The inventory may name another version. It may be older, because the
-listing was taken before an overwrite. A person's manifest may name any version, or several. Predictions and failures
-hold the etag that was read. `versions/` holds the other etags under which the object was listed, so that no later run
-looks for them again.
+An etag identifies a version of an object. A store returns only the newest version, but the inventory (the list of
+objects) may name another. This happens if the object was overwritten after the listing, or if a person wrote other
+versions into a manifest. Predictions and failures hold the etag that was read. `versions/` holds the other etags with
+which the object was listed, so that later runs do not read the object again because of these etags.
 """
 
 import json
@@ -20,18 +20,20 @@ from genretag.data.labels import column_names
 from genretag.errors import UsageError, one_line
 from genretag.model.thresholds import Profile
 
-SCORED, FAILED = "scored", "failed"  # the outcome of a version that the output holds
+SCORED, FAILED = "scored", "failed"  # outcome of an object version that has a row in the output
 HELD = {SCORED: "scored_etags", FAILED: "failed_etags"}  # columns of the worklist: lists of etags, null for none
-LISTED = "listed_etags"  # in the worklist: all listed etags, null if only one; in scored rows: those not read
-CARRIED = "carried"  # a struct of the manifest's columns that the output will have
-ALREADY = "already"  # SCORED or FAILED, for a poster that was not decoded because the output holds this version
+# In the worklist: all listed etags, null if there is only one. In the rows of a step: the listed etags not read.
+LISTED = "listed_etags"
+CARRIED = "carried"  # a struct of the manifest's columns that `--carry` copies to the output
+ALREADY = "already"  # SCORED or FAILED if the poster was not decoded, because the output has a row of this version
 LIST = pa.list_(pa.string())
 
 
 def held_of(posters: pa.Table) -> Mapping[str, Mapping[str, str]]:
-    """Return, by URI, the etags of the versions that the output has rows of, each with `SCORED` or `FAILED`.
+    """Return, for each poster's URI, the etags of its versions that already have a row in the output.
 
-    `posters` are rows of the worklist. Posters without such etags are left out.
+    Each etag maps to `SCORED` or `FAILED`. `posters` are rows of the worklist. Posters without such an etag are left
+    out.
     """
     held: dict[str, dict[str, str]] = {}
     for became, column in HELD.items():
@@ -43,9 +45,10 @@ def held_of(posters: pa.Table) -> Mapping[str, Mapping[str, str]]:
 
 
 def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
-    """Return each poster's listed etags other than the one that was read, as lists; null if there is none.
+    """Return a list for each poster: the etags with which the poster was listed, except the etag that was read.
 
-    `read` has one etag for each row of `posters`. Unknown (empty) etags are left out.
+    Empty lists are null. `read` has one etag for each row of `posters`. An empty etag means that the etag is unknown,
+    and is left out.
     """
     ones = posters["etag"].to_pylist()
     lists = posters[LISTED].to_pylist() if LISTED in posters.column_names else [None] * len(ones)
@@ -56,9 +59,9 @@ def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
     return pa.array([other or None for other in others], LIST)
 
 
-LABELS_KEY = b"genretag.labels"  # in the key-value metadata of a part file
+LABELS_KEY = b"genretag.labels"  # a key in the key-value metadata of a part file
 MODEL_KEY = b"genretag.model_version"
-PROFILE_KEY = b"genretag.profile"  # the name of the thresholds
+PROFILE_KEY = b"genretag.profile"  # the name of the threshold profile
 PROFILE_KEYS = (b"genretag.thresholds", PROFILE_KEY, b"genretag.at_most")
 
 FAILURES = pa.schema(
@@ -90,7 +93,7 @@ VERSIONS = pa.schema(
 
 @dataclass(frozen=True)
 class Run:
-    """The run that writes: its id, the date of its `dt` folders, and the model with its labels and thresholds."""
+    """Identity of a run for the rows that it writes: run id, date of its `dt` folders, model, labels and thresholds."""
 
     run_id: str
     dt: date
@@ -98,14 +101,14 @@ class Run:
     labels: tuple[str, ...]
     profile: str
     thresholds: tuple[float, ...]
-    carried: tuple[pa.Field, ...] = ()  # columns of the manifest that both tables have too
+    carried: tuple[pa.Field, ...] = ()  # columns that predictions and failures copy from the manifest
     at_most: int | None = None  # most labels of one poster; None if the profile sets no limit
 
 
 def predictions_schema(run: Run) -> pa.Schema:
     """Return the schema of predictions: one row per poster and model version.
 
-    The key-value metadata holds the labels, the model version and the threshold profile.
+    The key-value metadata holds the labels, the model version, and the name and thresholds of the threshold profile.
     """
     names = column_names(run.labels)
     metadata = {
@@ -133,7 +136,7 @@ def predictions_schema(run: Run) -> pa.Schema:
 
 
 def profile_metadata(name: str, profile: Profile) -> dict[bytes, bytes]:
-    """Return the key-value metadata for a part file whose genres this profile decided. `name` is the profile's name."""
+    """Return the key-value metadata for a threshold profile in a part file: its name, thresholds and label limit."""
     metadata = {b"genretag.thresholds": json.dumps(profile.thresholds).encode(), PROFILE_KEY: name.encode()}
     if profile.at_most is not None:
         metadata[b"genretag.at_most"] = str(profile.at_most).encode()
@@ -141,21 +144,22 @@ def profile_metadata(name: str, profile: Profile) -> dict[bytes, bytes]:
 
 
 def profile_held(schema: pa.Schema) -> dict[bytes, bytes]:
-    """Return the part of a schema's key-value metadata that `profile_metadata` wrote; empty if there is none."""
+    """Return the entries of a schema's key-value metadata that record a threshold profile; empty if there are none."""
     metadata = schema.metadata or {}
     return {key: metadata[key] for key in PROFILE_KEYS if key in metadata}
 
 
 def is_of_model(schema: pa.Schema, model_version: str) -> bool:
-    """Return whether a part file's schema says that its rows are of this model."""
+    """Return whether a part file's metadata names this model version. Without metadata, return False."""
     return (schema.metadata or {}).get(MODEL_KEY) == model_version.encode()
 
 
 def writer_options(schema: pa.Schema) -> dict[str, Any]:
-    """Return how part files are encoded, as arguments of pyarrow's Parquet writer.
+    """Return the arguments of pyarrow's Parquet writer for part files: compression and dictionaries by column.
 
-    Only columns that repeat their values have a dictionary. For other columns pyarrow builds a dictionary and drops it
-    when it is full, which takes three times as long. Probabilities are not compressed: compression would save only 7 %.
+    Only columns that repeat their values have a dictionary. For other columns, pyarrow would build a dictionary and
+    drop it when it is full, which takes three times as long. Probabilities are not compressed: compression would save
+    only 7 %.
     """
     distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at"}
     names = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
@@ -168,12 +172,12 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def failures_schema(run: Run) -> pa.Schema:
-    """Return the schema of failures: one row per poster that failed and per run that tried it."""
+    """Return the schema of failures: one row for each poster that failed and each run that tried it."""
     return pa.schema([*FAILURES, *run.carried])
 
 
 def require_columns_free(carried: Sequence[str], run: Run) -> None:
-    """Raise `UsageError` if a carried column has the name of a column that the output needs; case does not matter."""
+    """Raise `UsageError` if a name in `carried` (manifest columns to copy) is a column of the output, ignoring case."""
     ours = {name.lower() for name in (*predictions_schema(replace(run, carried=())).names, *FAILURES.names, "dt")}
     for name in carried:
         if name.lower() in ours:
@@ -181,7 +185,7 @@ def require_columns_free(carried: Sequence[str], run: Run) -> None:
 
 
 def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
-    """Return the predictions of scored rows, in the schema of `run`.
+    """Return the predictions of scored posters, with the columns of `predictions_schema(run)`.
 
     In `rows`, `probabilities` is a column of fixed-size lists of float32, with a value per label.
     """
@@ -202,7 +206,10 @@ def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
 
 
 def tag_columns(labels: Sequence[str], probabilities: np.ndarray, profile: Profile) -> dict[str, pa.Array]:
-    """Return the columns `genres` and `is_*` by name, as `profile` decides them from float32 probabilities (N, L)."""
+    """Return the columns `genres` and `is_*`, by name.
+
+    `probabilities` are float32 (posters, labels). The thresholds of `profile` decide which labels a poster gets.
+    """
     predicted = profile.predicted(probabilities)
     columns: dict[str, pa.Array] = {"genres": genre_lists(labels, probabilities, predicted)}
     for index, name in enumerate(column_names(labels)):
@@ -217,7 +224,7 @@ def genre_lists(labels: Sequence[str], probabilities: np.ndarray, predicted: np.
     """
     places = np.flatnonzero(predicted)
     rows, chosen = np.divmod(places, len(labels))
-    # one integer sorts by row, falling probability, label: floats between 0 and 1 sort like their 30 low bits
+    # one integer key sorts by row, falling probability and label: floats from 0 to 1 sort like their low 30 bits
     bits = (np.take(probabilities, places) + np.float32(0)).view(np.uint32)  # + 0 makes -0 a 0
     label_bits = len(labels).bit_length()
     keys = (rows << (30 + label_bits)) | ((0x3FFFFFFF - bits.astype(np.int64)) << label_bits) | chosen
@@ -228,7 +235,7 @@ def genre_lists(labels: Sequence[str], probabilities: np.ndarray, predicted: np.
 
 
 def failures_table(rows: pa.Table, run: Run) -> pa.Table:
-    """Return the failures of failed rows, in the schema of `run`."""
+    """Return the failures of failed posters, with the columns of `failures_schema(run)`."""
     values = {
         "model_version": pa.repeat(run.model_version, len(rows)),
         "run_id": pa.repeat(run.run_id, len(rows)),
@@ -241,7 +248,7 @@ def failures_table(rows: pa.Table, run: Run) -> pa.Table:
 
 
 def versions_table(rows: pa.Table, run: Run) -> pa.Table:
-    """Return a row for each etag under which a poster was listed, if that is not the etag that was read."""
+    """Return the rows of `versions/`: one for each etag that a poster was listed with, except the etag read."""
     listed = rows[LISTED].combine_chunks()
     posters = rows.take(pc.list_parent_indices(listed))
     values = {
@@ -255,7 +262,10 @@ def versions_table(rows: pa.Table, run: Run) -> pa.Table:
 
 
 def _carried(rows: pa.Table, run: Run) -> dict[str, Any]:
-    """Return the carried columns of `rows` by name, cast to the types of the output; empty if none are carried."""
+    """Return the columns that `--carry` copies from the manifest, by name, cast to the types of the output.
+
+    If `run.carried` is empty, return no columns.
+    """
     if not run.carried:
         return {}
     struct = rows[CARRIED].combine_chunks()

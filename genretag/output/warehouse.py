@@ -1,9 +1,8 @@
-"""Differences between the warehouses: types, quoting, three functions, and how each one reaches a bucket.
+"""Differences between SQL warehouses: types, quoting, functions, and how each one reaches a bucket.
 
 All warehouses read the types of the output: flat columns of bool, float, int32, int64, string, timestamp (UTC,
-microseconds), and one list of string.
-The module checks all input that goes into statements: the location, the schema, the access, the labels. `dbt_sources`
-makes dbt's `sources.yml`: the two tables with their columns, tests and freshness.
+microseconds), and one list of string. This module checks all input that goes into statements: location, schema, labels,
+and the role that reaches the bucket. `dbt_sources` makes dbt's `sources.yml`, with columns, tests and freshness.
 """
 
 import difflib
@@ -16,14 +15,14 @@ from genretag.data.labels import column_names
 from genretag.errors import UsageError, quoted
 from genretag.storage import resolve
 
-PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # names that no warehouse folds to another case or needs in quotes
-LIST = "list<item: string>"  # the one list of the output, as pyarrow names its type
+PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # names that need no quotes in any warehouse
+LIST = "list<item: string>"  # pyarrow's name for the type of `genres`, the only list
 
 
 class Sql(str):
-    """Text that may go into a statement as it is: quoted by a dialect, or part of this program.
+    """SQL text that is safe in a statement: a dialect has quoted it, or it is part of this program.
 
-    The templates print nothing else.
+    The templates of SQL files refuse to print a value that is not `Sql`.
     """
 
     __slots__ = ()
@@ -33,7 +32,7 @@ class Sql(str):
 class Dialect:
     """One warehouse: its types, its quoting, and what it allows.
 
-    `days_between`, `array_length`, `array_contains` and `is_nan` are SQL templates for `str.format`. In these, `p` is
+    `days_between`, `array_length`, `array_contains` and `is_nan` are SQL templates for `str.format`. In them, `p` is
     the alias of the predictions table.
     """
 
@@ -41,8 +40,8 @@ class Dialect:
     types: Mapping[str, str]  # by the type's name in pyarrow
     days_between: str  # whole days from {first} to {last}
     array_length: str = ""
-    array_contains: str = ""  # of {label}
-    is_nan: str = "is_nan({column})"  # a comparison may skip files, because file statistics leave NaN out
+    array_contains: str = ""  # condition that the list contains {label}
+    is_nan: str = "is_nan({column})"  # not a comparison: it may skip files, because file statistics lack NaN
     schemes: tuple[str, ...] = ("s3://",)
     schema: str = "genretag"
     name_parts: tuple[int, int] = (1, 2)  # least and most parts of a schema's name
@@ -52,11 +51,11 @@ class Dialect:
     longest_name: int = 255  # characters of a column's name
     takes_access: bool = False
     has_lists: bool = True  # a list can be read like any other column
-    tables_suffix: str = ""  # of the tables' schema, if views cannot be in the same schema
+    tables_suffix: str = ""  # added to the schema of the tables, if views need another schema
     view_end: str = ""
 
     def literal(self, text: str) -> Sql:
-        """Return `text`, which may come from anywhere, as an SQL string literal."""
+        """Return any text as an SQL string literal."""
         return Sql("'" + "".join(self.escapes.get(letter, letter) for letter in text) + "'")
 
     def identifier(self, name: str) -> Sql:
@@ -66,7 +65,7 @@ class Dialect:
         )
 
     def qualified(self, *names: str) -> Sql:
-        """Return names as one SQL identifier with dots between them, each part in quotes if it needs quotes."""
+        """Return names joined by dots as one SQL identifier. Each part between dots is in quotes if it needs quotes."""
         return Sql(".".join(self.identifier(part) for name in names for part in name.split(".")))
 
 
@@ -77,9 +76,10 @@ SPARK = BACKSLASH | {"$": "\\u0024", "{": "\\u007b"}
 
 
 def _types(text: str, texts: str, truth: str, real: str, double: str, ints: tuple[str, str], at: str) -> dict[str, str]:
-    """Return a warehouse's SQL types by the names that pyarrow gives the types.
+    """Return a dict from pyarrow's type names to the SQL types of a warehouse.
 
-    `texts` is a list of strings, `ints` are those of int32 and int64, and `at` is that of a time.
+    Each argument is an SQL type: `texts` is that of a list of strings, `truth` of bool, `ints` of int32 and int64, and
+    `at` of a timestamp.
     """
     integer, bigint = ints
     return {
@@ -100,7 +100,7 @@ _INTS = ("integer", "bigint")
 _ALL = (
     Dialect(
         name="duckdb",
-        is_nan="isnan({column} + 0 * random())",  # DuckDB answers isnan(column) from statistics; a sum has none
+        is_nan="isnan({column} + 0 * random())",  # isnan(column) is answered from statistics; a sum has none
         types=_types("varchar", "varchar[]", "boolean", "float", "double", _INTS, "timestamptz"),
         array_length="len(p.genres)",
         array_contains="list_contains(p.genres, {label})",
@@ -179,7 +179,7 @@ OTHER_NAMES = {"spark": "databricks", "presto": "trino", "spectrum": "redshift",
 
 
 def dialect_named(name: str) -> Dialect:
-    """Return the dialect of this name. If there is none, raise `UsageError`, which suggests the nearest name."""
+    """Return the SQL dialect `name`. If it is unknown, raise `UsageError` with a message that suggests a name."""
     if name in DIALECTS:
         return DIALECTS[name]
     close = difflib.get_close_matches(name.lower(), [*DIALECTS, *OTHER_NAMES], n=1)
@@ -199,8 +199,8 @@ NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # categories of characters that some warehou
 def checked_location(location: str, dialect: Dialect) -> str:
     """Return the location of the output for SQL: without a slash at its end, and absolute if it is a local path.
 
-    Raises `UsageError` if the warehouse cannot read such a location, or if it has a character that SQL takes for
-    something else.
+    Raises `UsageError` if the warehouse cannot read such a location, or if a character has a special meaning in SQL,
+    wildcards or URIs.
     """
     if "://" not in location:
         if LOCAL not in dialect.schemes:
@@ -240,10 +240,10 @@ def checked_schema(schema: str | None, dialect: Dialect) -> str:
 
 
 def checked_access(access: str | None, dialect: Dialect, place: str) -> Sql:
-    """Return the SQL that says how the warehouse reaches the bucket; empty if it needs none.
+    """Return the SQL name of the role, integration or connection by which the warehouse reaches the bucket.
 
-    `access` is the user's option, None if not given, and `place` is the checked location. Raises `UsageError` if the
-    warehouse takes no access, or needs one for this place.
+    `access` is the option `--access`, or None, and `place` is the checked location. If the warehouse needs no such
+    name, the result is empty. Raises `UsageError` if `--access` is missing, or given but not accepted.
     """
     if access is not None and not dialect.takes_access:
         raise UsageError(f"{dialect.name} reaches the bucket by its own configuration: leave out --access")
@@ -254,13 +254,13 @@ def checked_access(access: str | None, dialect: Dialect, place: str) -> Sql:
     if dialect.name == "bigquery" and access is None and place.startswith("s3://"):
         raise UsageError(
             "bigquery reads s3:// through a connection only: add --access aws-us-east-1.NAME, or give the location as "
-            "gs://BUCKET/PREFIX where it is a bucket of Google's"
+            "gs://BUCKET/PREFIX if the bucket is in Google Cloud Storage"
         )
     return dialect.qualified(access) if access else Sql("")
 
 
 def check_labels(labels: Sequence[str], dialect: Dialect) -> None:
-    """Raise `UsageError` if the warehouse cannot have a label as text, or cannot have a column with its name."""
+    """Raise `UsageError` if a label has a control character, or a column name that is too long for the warehouse."""
     for label, name in zip(labels, column_names(labels), strict=True):
         if any(unicodedata.category(letter) in NO_TEXT for letter in label):
             raise UsageError(f"label {quoted(label)} has a control character: rename it and train again")
@@ -272,27 +272,27 @@ def check_labels(labels: Sequence[str], dialect: Dialect) -> None:
 
 
 HEADER = """\
-# Generated by `genretag warehouse`. Freshness looks at the newest row: a night on which nothing was new writes none.
+# Generated by `genretag warehouse`. Freshness is the age of the newest row. A night without new posters writes no row.
 """
 MEANING = {
     "poster_id": "the key's stem, or the manifest's own id",
-    "uri": "the poster",
-    "etag": "the version of the poster",
+    "uri": "the URI of the poster",
+    "etag": "the etag, which identifies the version of the poster",
     "genres": "the predicted labels, most probable first",
-    "width": "of the poster, in pixels",
-    "height": "of the poster, in pixels",
-    "size": "of the object, in bytes",
-    "stage": "where it failed: list, fetch, decode or predict",
-    "reason": "why it failed, a stable name",
-    "message": "why it failed, for people",
-    "model_version": "the model that says so",
-    "run_id": "the run that says so",
-    "scored_at": "when, UTC",
-    "failed_at": "when, UTC",
-    "dt": "the night, from the folder's name",
+    "width": "width of the poster in pixels",
+    "height": "height of the poster in pixels",
+    "size": "size of the object in bytes",
+    "stage": "the stage that failed, fetch or decode",
+    "reason": "the reason of the failure, a stable name",
+    "message": "the reason of the failure in words",
+    "model_version": "the model of the run that wrote the row",
+    "run_id": "the run that wrote the row",
+    "scored_at": "when the poster was scored, UTC",
+    "failed_at": "when the poster failed, UTC",
+    "dt": "the date of the run, from the folder's name",
 }
 TABLES = {
-    "predictions": ("One row per poster, version of it and model version.", "scored_at"),
+    "predictions": ("One row per poster, version of the poster and model version.", "scored_at"),
     "failures": ("Posters that could not be scored, and why.", "failed_at"),
 }
 WARN_HOURS, ERROR_HOURS = 26, 50  # one day and two days of a nightly job, plus two hours for the run
@@ -308,7 +308,7 @@ class Column:
 
 
 def dbt_sources(schema: str, columns: Mapping[Sql, Sequence[Column]], labels: Sequence[str]) -> str:
-    """Return the text of dbt's `sources.yml`. `columns` are those of each table, by the table's name.
+    """Return the text of dbt's `sources.yml`. `columns` has the columns of each table, by the table's name.
 
     `schema` may have a catalogue before a dot, which becomes dbt's `database`.
     """

@@ -1,1 +1,1 @@
-"""Pages for people: the model card, the morning report, the gallery. Each page is one HTML file without network use."""
+"""Pages for people: the model card, the report of a run, the gallery. Each is one self-contained HTML file."""

@@ -1,4 +1,4 @@
-"""Results of a benchmark for people: a table, the bottleneck of the job, and what to do about it."""
+"""Show the results of `genretag bench`: a table, the bottleneck of the tagging job, and what to do about it."""
 
 import json
 import platform
@@ -10,16 +10,16 @@ from typing import Any
 from genretag.output.run_record import RunRecord
 from genretag.scoring.ceiling import Rate
 
-GOOD_RATIO = 0.9  # of the ceiling; the rest goes to Ray
-NEEDS_POSTERS = 2_000  # to reach a steady state
+GOOD_RATIO = 0.9  # share of the ceiling that a healthy job reaches; Ray costs the rest
+NEEDS_POSTERS = 2_000  # fewest posters for a steady state
 
 
 @dataclass(frozen=True)
 class JobRun:
-    """One run of the job: its rates in posters per second, and its run record.
+    """One run of the tagging job: its rates in posters per second, and its run record.
 
-    `steady_per_s` leaves out the start and the end of the run, and is NaN if there are too few posters. `whole_per_s`
-    counts from the command to its end.
+    `steady_per_s` leaves out the start and the end of the run. It is NaN if there are too few posters. `whole_per_s`
+    divides the posters by the seconds of the whole command.
     """
 
     steady_per_s: float
@@ -30,10 +30,10 @@ class JobRun:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Figures of a benchmark: rates of each stage alone, and of ceiling and job in each round.
+    """Results of a benchmark: the rate of each stage alone, and, for each round, the rates of the ceiling and the job.
 
-    Rates are posters per second of all nodes, except `stages`, which are those of one node. The ceiling is the rate of
-    plain threads without Ray.
+    The ceiling is the rate of plain threads that do the job's work without Ray. Rates are in posters per second. The
+    rates in `stages` are those of one node. All other rates are those of all nodes together.
     """
 
     posters: int
@@ -45,27 +45,27 @@ class Benchmark:
 
     @property
     def ceiling(self) -> float:
-        """Return the median of the ceilings of all rounds, in posters per second."""
+        """Return the median, over the rounds, of the ceiling: posters per second of plain threads without Ray."""
         return median(self.ceilings)
 
     @property
     def job(self) -> float:
-        """Return the median of the job's steady rates of all rounds, in posters per second."""
+        """Return the median, over the rounds, of the job's posters per second. The job's start and end are left out."""
         return median(run.steady_per_s for run in self.jobs)
 
     @property
     def ratio(self) -> float:
-        """Return the median, over the rounds, of the job's steady rate divided by the ceiling of the same round."""
+        """Return the median, over the rounds, of the job's rate divided by the ceiling (rate without Ray)."""
         return median(run.steady_per_s / ceiling for run, ceiling in zip(self.jobs, self.ceilings, strict=True))
 
     @property
     def plan(self) -> dict[str, Any]:
-        """Return the actor plan of the last job, as its run record has it. Empty if the record has no plan."""
+        """Return the actor plan (numbers of Ray actors) in the last job's record. Empty if the record has no plan."""
         return self.jobs[-1].record.actors or {}
 
 
 def figures(found: Benchmark) -> dict[str, Any]:
-    """Return all figures of a benchmark, for JSON. A steady rate or ratio that is NaN becomes None."""
+    """Return all results of a benchmark, for JSON. A rate or ratio that is NaN becomes None."""
     return {
         "posters": found.posters,
         "nodes": found.nodes,
@@ -90,7 +90,7 @@ def _known(number: float) -> float | None:
 
 
 def rows(found: Benchmark) -> list[tuple[str, str, str]]:
-    """Return the rows of the table as texts: name of the rate, posters per second, CPU milliseconds per poster."""
+    """Return the printed table's rows as texts: name of the rate, posters per second, CPU milliseconds per poster."""
     last = found.jobs[-1]
     stages = [
         (f"{name} alone", f"{rate.posters_per_s:,.0f}", f"{rate.cpu_ms:.2f}") for name, rate in found.stages.items()
@@ -115,7 +115,7 @@ def advice(found: Benchmark) -> list[str]:
             lines.append("something waits: try --fetch-threads 32, and look for other work on the machine")
     fetch = found.stages["fetch"].posters_per_s * found.nodes
     if fetch < 1.2 * found.ceiling:
-        lines.append(f"the store bounds it: {fetch:,.0f} GETs/s are all that come; try --fetch-threads, or move closer")
+        lines.append(f"the store bounds it: only {fetch:,.0f} GETs/s; try --fetch-threads, or run closer to the store")
     if found.plan.get("predict_gpus"):
         lines += _advice_for_gpus(found, cost)
     else:
@@ -127,7 +127,7 @@ def advice(found: Benchmark) -> list[str]:
 
 
 def _advice_for_gpus(found: Benchmark, cost: dict[str, float]) -> list[str]:
-    """Return a sentence with the number of CPUs that one GPU needs and the number that there are.
+    """Return a sentence with two numbers: the CPUs that one GPU needs, and the CPUs per GPU that the cluster has.
 
     `cost` has the CPU milliseconds per poster, by stage.
     """
@@ -167,5 +167,5 @@ def print_report(found: Benchmark) -> None:
 
 
 def to_json(found: Benchmark) -> str:
-    """Return all figures of a benchmark as JSON text."""
+    """Return all results of a benchmark as JSON text."""
     return json.dumps(figures(found), indent=1) + "\n"

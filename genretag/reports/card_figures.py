@@ -1,4 +1,4 @@
-"""Figures that the model card draws, from the truth and the probabilities of the evaluated posters."""
+"""Compute the charts of the model card from the true labels and the probabilities of the evaluated posters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class PrecisionRecall:
     """Precision against recall of one label, on a canvas of 100 x 100 units with precision upwards.
 
     `points` is the curve, as `points` of an SVG polyline. `chosen` is the place (x, y) of the label's threshold, or
-    None if precision or recall has no value there. `null` is the y of the null model's line.
+    None if precision or recall has no value there. `null` is the y of the line of the null model, which gives every
+    poster the same probabilities.
     """
 
     points: str
@@ -34,11 +35,12 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: predicted probability (x) against the share of true pairs (y).
+    """A reliability diagram: predicted probability (x) against the share of true pairs of poster and label (y).
 
-    The canvas is `size` x `size` units. A pair is one poster with one label. `after` has the dots with calibration; a
-    larger radius means more pairs. `before` has the dots without calibration. If these are unknown, `before` is empty
-    and `before_line` is None. The lines are `points` of SVG polylines.
+    The canvas is `size` x `size` units. A pair is true if the poster has the label. `after` has the dots with
+    calibration; a larger radius means more pairs. `before` has the dots without calibration. If the probabilities
+    without calibration are unknown, `before` is empty and `before_line` is None. `after_line` and `before_line` are
+    `points` of SVG polylines.
     """
 
     after: list[tuple[float, float, float]]  # x, y, radius
@@ -51,7 +53,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two labels, and the shares of the posters that have both: in the CSV (`true`) and in the predictions."""
+    """Two labels, and the share of posters that have both: by the CSV of labels (`true`) and by the predictions."""
 
     names: tuple[str, str]
     true: float
@@ -60,13 +62,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Together:
-    """Matrix of labels that occur together: shares in the CSV above the diagonal, predicted shares below it.
+    """Matrix with the share of posters that have both labels, for each two labels.
 
-    `furthest` has the pairs whose two shares differ most, at most 5.
+    The shares above the diagonal are those in the CSV of labels. The shares below the diagonal are those in the
+    predictions. `furthest` has the pairs of labels whose true and predicted shares differ most, at most 5 pairs.
     """
 
     labels: list[str]
-    cells: list[tuple[int, int, float, bool]]  # column, row, opacity, True if the cell is of the truth
+    cells: list[tuple[int, int, float, bool]]  # column, row, opacity, True if the share is that of the CSV
     most: float  # the share that has the darkest cell
     furthest: list[Pair]
 
@@ -98,7 +101,7 @@ def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str
         precision, recall, _ = precision_recall_curve(
             answers.said.truth[:, column], answers.said.probabilities[:, column]
         )
-        some = recall > 0  # from the first found poster on; scikit-learn's last point is not from the data
+        some = recall > 0  # from the first true positive on; scikit-learn's last point is not from the data
         recall, precision = thinned(recall[some], precision[some], CURVE_POINTS)
         places = [(UNIT.place(x), UNIT_UP.place(y)) for x, y in zip(recall, precision, strict=True)]
         known = row.precision == row.precision and row.recall == row.recall
@@ -144,8 +147,8 @@ def reliability(truth: np.ndarray, after: np.ndarray, before: np.ndarray | None,
 def _binned(truth: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort all pairs of poster and label into `BINS` equal bins of probability.
 
-    Return for each non-empty bin the mean probability, the share of true pairs, and the bin's share of all pairs. Each
-    is float64 (bins,).
+    Return for each non-empty bin the mean probability, the share of true pairs, and the bin's share of all pairs. A
+    pair is true if the poster has the label. Each result is float64 (bins,).
     """
     p, t = probabilities.ravel().astype(np.float64), truth.ravel().astype(np.float64)
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1)
@@ -171,9 +174,10 @@ def calibration_of_labels(truth: np.ndarray, probabilities: np.ndarray) -> list[
 
 
 def together(labels: Sequence[str], truth: np.ndarray, predicted: np.ndarray) -> Together:
-    """Return how often two labels occur together, in `truth`, uint8 (N, L), and in `predicted`, bool (N, L).
+    """Return how often two labels occur together in the CSV and in the predictions.
 
-    Only the `MOST_TOGETHER` labels with the most positives are included.
+    `truth` is uint8 (N, L), and `predicted` is bool (N, L). Only the `MOST_TOGETHER` labels with the most positives are
+    included.
     """
     kept = np.sort(np.argsort(-truth.sum(axis=0), kind="stable")[:MOST_TOGETHER])
     true, said = (np.asarray(m[:, kept], dtype=np.float64) for m in (truth, predicted))
@@ -195,8 +199,8 @@ def together(labels: Sequence[str], truth: np.ndarray, predicted: np.ndarray) ->
 def cases(answers: Answers, predicted: np.ndarray) -> tuple[list[Case], list[Case]]:
     """Return the posters with the lowest cross-entropy, and the posters with the highest, at most `CASES` of each.
 
-    The most extreme poster comes first, and no poster is in both lists. `predicted`, bool (N, L), are the labels that
-    the threshold profile gives.
+    The most extreme poster comes first, and no poster is in both lists. `predicted`, bool (N, L), says which labels are
+    predicted.
     """
     entropies = cross_entropies(answers.said.truth, answers.said.probabilities)
     order = np.argsort(entropies, kind="stable")
@@ -207,7 +211,7 @@ def cases(answers: Answers, predicted: np.ndarray) -> tuple[list[Case], list[Cas
 
 
 def _case(answers: Answers, predicted: np.ndarray, poster: int, entropy: float) -> Case:
-    """Return the case of poster number `poster`, whose cross-entropy is `entropy`, without a thumbnail."""
+    """Return the `Case` of the poster with index `poster` and the cross-entropy `entropy`, without a thumbnail."""
     posters, said = answers.posters, answers.said
     true = said.truth[poster].astype(bool)
 

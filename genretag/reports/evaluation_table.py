@@ -30,7 +30,8 @@ NAMES = {
     "labels": "labels per poster",
 }
 WIDTH_OF_A_FILE = 120  # columns, if the output is not a terminal
-IN_SLICES = ("macro_map", "hit_at_3", "bce")  # and micro F1 of the profile; the JSON has all figures
+# Figures of a slice, besides micro F1 of the profile; the JSON has all figures.
+IN_SLICES = ("macro_map", "hit_at_3", "bce")
 
 
 def to_json(found: Evaluation) -> str:
@@ -39,7 +40,7 @@ def to_json(found: Evaluation) -> str:
 
 
 def print_report(found: Evaluation) -> None:
-    """Print the bundle, the posters it was measured on, and tables of all figures, labels and slices."""
+    """Print which model was measured on which posters, and tables of metrics: overall, by label, and by CSV column."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -49,8 +50,8 @@ def print_report(found: Evaluation) -> None:
     posters = {"all": "posters of the CSV"}.get(found.split, f"{found.split} posters")
     console.print(f"{escape(found.bundle)} (model {found.model_version}): {found.posters:,} {posters}")
     if found.split == "validation":
-        console.print("its calibration and thresholds were chosen on these posters: figures are a little kind")
-    console.print(f"null: a model that never looks, and says the prevalence of {found.null_from}")
+        console.print("its calibration and thresholds were chosen on these posters: figures are slightly too good")
+    console.print(f"null: a model that gives every poster the prevalence of {found.null_from}")
     console.print("measured: on these posters, as scikit-learn computes it")
     console.print("estimate: for all posters like these, without the bias of small samples (average precision, ECE)")
     console.print(f"in parentheses: the estimate's 95 % interval, from {found.resamples:,} bootstrap draws of posters")
@@ -68,7 +69,7 @@ def print_report(found: Evaluation) -> None:
 
 
 def _figures_table(found: Evaluation) -> "Table":
-    """Return the table of all figures: the null model's, the measured value, and the estimate with its interval."""
+    """Return the table of all metrics: null model (same prediction for every poster), measured value, and estimate."""
     table = _table("", "null", "measured", "estimate")
     for name, figure in found.figures.items():
         sign = " (less is better)" if name in LOWER_IS_BETTER else ""
@@ -80,7 +81,8 @@ def _figures_table(found: Evaluation) -> "Table":
 def _differences_table(found: Evaluation, other: Opponent) -> "Table":
     """Return the table that compares two bundles.
 
-    Each row has both bundles' estimates, their difference, and the share of draws in which the first bundle is better.
+    Each row has a metric's estimates for both bundles, and their difference. It also has the share of bootstrap draws
+    in which the bundle of `found` is better.
     """
     table = _table("estimates", "other", "model", "difference", "better in")
     for name, difference in other.differences.items():
@@ -91,7 +93,7 @@ def _differences_table(found: Evaluation, other: Opponent) -> "Table":
 
 
 def _labels_table(found: Evaluation) -> "Table":
-    """Return the table of the figures of each label."""
+    """Return the table with the metrics of each label: average precision, threshold, precision, recall and F1."""
     from rich.markup import escape
 
     columns = ("posters", "null's AP", "AP", "AP, estimate", "threshold", "precision", "recall", "F1")
@@ -114,7 +116,7 @@ def _table(first: str, *columns: str) -> "Table":
 
 
 def _in_slices(found: Evaluation) -> list[str]:
-    """Return the names of the figures in the table of slices."""
+    """Return the names of the metrics in the tables of slices (posters with the same value in a CSV column)."""
     return [*IN_SLICES, f"micro_f1:{found.profile}"]
 
 
@@ -151,9 +153,9 @@ def _known(value: Any) -> Any:
 
 
 def print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Print the figures that training measured, each next to the null model's.
+    """Print the metrics that training measured, each next to the null model's (the same prediction for every poster).
 
-    `metrics` has the figures by split, then by `model` or `null`, then by name.
+    `metrics` has the values by split, then by `model` or `null`, then by name.
     """
     from rich.console import Console
     from rich.table import Table

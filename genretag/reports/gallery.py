@@ -1,11 +1,12 @@
 """`genretag gallery`: a page to browse tagged posters, filter and sort them, and mark wrong genres.
 
-One file holds the whole page. The facts of its posters are one JSON block. Thumbnails follow in blocks of a hundred,
-which the page reads when they come into view. Marks saved from the page are a CSV for `genretag train --labels`.
+The page is one file. It has the data of its posters as one JSON block, and the thumbnails in blocks of a hundred. The
+page reads a block of thumbnails when its posters come into view. A user can mark genres as right or wrong, and save the
+marks as a CSV for `genretag train --labels`.
 
 The gallery shows the posters that match `--day`, `--genre` and `--where`. If there are more than `--limit`, the gallery
-shows a random sample. A poster's place in the sample is a hash of its URI, and the lowest places win. So each run draws
-the same posters, and all versions of a poster share a place. Part files are read one after the other. At most twice
+shows a random sample: the posters whose URIs have the lowest hashes. So each call shows the same sample. A poster that
+was tagged several times is shown once, with its newest row. Part files are read one after the other. At most twice
 `--limit` rows and one batch of rows are kept, so memory does not grow with the output.
 """
 
@@ -55,7 +56,7 @@ class SelectedPosters:
 
 
 def pick(output: str, settings: GallerySettings, storage: Storage) -> SelectedPosters:
-    """Select the posters to show from the rows of one model: the model that wrote the newest part file.
+    """Select the posters to show. Only rows with the model version of the newest Parquet file count.
 
     `settings` says which rows match, and the largest number of posters. Raises `UsageError` if there are no
     predictions, if no poster matches, or if the genre or condition is wrong. Also raises `UsageError` if the output
@@ -115,7 +116,7 @@ def _pick(files: list[ObjectInfo], model: Model, condition: str, limit: int, sto
 
 
 def _rows_of(files: list[ObjectInfo], model: Model, storage: Storage) -> Iterator[pa.Table]:
-    """Yield the rows of one model in tables of some thousand rows. Skip files of other models."""
+    """Yield the rows with `model`'s version, in tables of some thousand rows. Skip files with other model versions."""
     for info in files:
         for rows in read_rows(info, storage):
             if model_of(rows.schema).version != model.version:
@@ -126,7 +127,8 @@ def _rows_of(files: list[ObjectInfo], model: Model, storage: Storage) -> Iterato
 def _take(database: duckdb.DuckDBPyConnection, condition: str) -> int:
     """Add the rows of the table `part` that meet the condition to the table `picked`, and return their number.
 
-    Raises `UsageError` if the condition does not fit the columns.
+    Each row gets the hash of its URI as the column `place`. Raises `UsageError` if the condition does not fit the
+    columns.
     """
     chosen = f"select *, hash(uri) as place from part where {condition}"  # noqa: S608 - in a sandbox
     try:
@@ -138,7 +140,10 @@ def _take(database: duckdb.DuckDBPyConnection, condition: str) -> int:
 
 
 def _thin(database: duckdb.DuckDBPyConnection, limit: int) -> None:
-    """Keep only the newest row of each poster in `picked`, and of these the `limit` rows with the lowest places."""
+    """In the table `picked`, keep each poster's newest row, and of these the `limit` rows with the lowest `place`.
+
+    The column `place` is the hash of the poster's URI.
+    """
     database.execute(
         "create or replace table picked as select * from picked "
         "qualify row_number() over (partition by uri order by scored_at desc) = 1 order by place limit ?",
@@ -147,13 +152,13 @@ def _thin(database: duckdb.DuckDBPyConnection, limit: int) -> None:
 
 
 def _wrong(condition: str, error: Exception) -> UsageError:
-    """Return the error for a `--where` that is no condition on the predictions."""
+    """Return the error for a `--where` that is not a valid SQL condition on the predictions."""
     return UsageError(f"--where {quoted(condition.strip())} is no condition on the predictions: {one_line(error)}")
 
 
 PAGE = "gallery.html"
-BLOCK = 100  # thumbnails that the page reads at once
-MOST_PROBABLE = 32  # labels of a poster that the page knows
+BLOCK = 100  # thumbnails in a block
+MOST_PROBABLE = 32  # labels of each poster that the page contains, the most probable ones
 SAY_EVERY_S = 5.0
 
 
@@ -161,8 +166,8 @@ SAY_EVERY_S = 5.0
 class Gallery:
     """The location of a written page (`place`), and counts.
 
-    `posters` are in the page, `matching` is the number of rows that match, `without_picture` are posters without a
-    thumbnail.
+    `posters` is the number of posters in the page, and `without_picture` the number of those without a thumbnail.
+    `matching` is the number of rows that match the user's conditions.
     """
 
     place: str
@@ -198,10 +203,10 @@ def gallery_page(
     output: str,
     settings: GallerySettings,
 ) -> bytes:
-    """Return the page as HTML in UTF-8.
+    """Return the gallery as an HTML page in UTF-8.
 
     `drawn` has each poster's thumbnail in WebP and base64, or None if there is none. `truth` has the true labels of
-    posters by id. It is None if there is no CSV. `output` is the location that `tag` wrote to.
+    posters by id; it is None if the user named no CSV. `output` is the location that `tag` wrote to.
     """
     blocks = [",".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
     about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
@@ -219,9 +224,9 @@ def gallery_page(
 
 
 def _facts(picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str) -> dict[str, Any]:
-    """Return the facts for the page's script.
+    """Return the data for the page's script: labels, thresholds and posters.
 
-    Probabilities and thresholds are in thousandths. Numbers of labels are indices into `labels`.
+    Probabilities and thresholds are in thousandths. Posters refer to labels by indices into the list `labels`.
     """
     model = picked.model
     number = {label: at for at, label in enumerate(model.labels)}

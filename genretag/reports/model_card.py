@@ -1,11 +1,12 @@
-"""Model card: what a bundle is, how it compares with a model that never looks, its errors, and its purpose.
+"""Model card: a page about a model bundle, with its metrics next to the null model's, its errors and its purpose.
 
 Two commands write a card:
 
     BUNDLE/report.html    by `genretag train`, for the test posters that it has just scored
     FILE                  by `genretag evaluate --html FILE`
 
-`report.html` lies next to the bundle's files and does not count for `model_version`.
+`report.html` lies next to the bundle's files, but `model_version` (a hash of the bundle) does not include it. The null
+model gives every poster the same probabilities.
 """
 
 import json
@@ -44,10 +45,10 @@ FEW = 20  # positives; with fewer, a label's figures say little
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A row of the table of figures: one figure next to the null model's.
+    """A row of the table of metrics: one metric of the bundle, next to the value of the null model (`null`).
 
-    `other` is the second bundle's estimate, and `difference` the difference to it. Both are None if there is no second
-    bundle or it lacks the figure.
+    `other` is the estimate of the second bundle (`--against`), and `difference` the difference of the two bundles. If
+    there is no second bundle, or if it lacks the metric, `other` and `difference` are None.
     """
 
     name: str
@@ -67,7 +68,8 @@ def write_model_card(
 ) -> str:
     """Draw the model card, write it to `place` (a path or an s3:// object), and return its full location.
 
-    If `with_posters` is False, the card has no pictures. Raises `UsageError` if the card cannot be written.
+    `found` has the metrics, and `answers` the predicted probabilities. If `with_posters` is False, the card has no
+    pictures. Raises `UsageError` if the card cannot be written.
     """
     return write_page(place, model_card(found, answers, storage, with_posters=with_posters), storage)
 
@@ -75,7 +77,7 @@ def write_model_card(
 def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True) -> bytes:
     """Return the model card as an HTML page in UTF-8.
 
-    `found` has the figures, and `answers` the probabilities behind them. If a poster cannot be shown, its picture is
+    `found` has the metrics, and `answers` the predicted probabilities. If a poster cannot be shown, its picture is
     blank. If `with_posters` is False, the page has no pictures and only names the posters.
     """
     bundle, said = answers.bundle, answers.said
@@ -108,7 +110,7 @@ def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_po
 
 
 def _with_thumbnails(best: list[Case], worst: list[Case], storage: Storage) -> tuple[list[Case], list[Case]]:
-    """Return both lists of cases with thumbnails. A picture that is not ready after `DEADLINE_S` stays None."""
+    """Return both lists of cases with thumbnails. A thumbnail that is not ready after `DEADLINE_S` seconds is None."""
     together = [*best, *worst]
     drawn = thumbnails([case.picture for case in together], storage, deadline_s=DEADLINE_S)
     shown = [replace(case, thumbnail=thumbnail) for case, thumbnail in zip(together, drawn, strict=True)]
@@ -116,9 +118,9 @@ def _with_thumbnails(best: list[Case], worst: list[Case], storage: Storage) -> t
 
 
 def training_facts(bundle: Bundle) -> dict[str, Any]:
-    """Return the facts of the bundle's training for the page: `at`, the time, and `settings`, texts by name.
+    """Return when the bundle was trained (`at`) and with which settings (`settings`, by name), as texts for the page.
 
-    If the bundle does not record the time or the settings, the value is empty.
+    If the bundle does not record the time or the settings, `at` or `settings` is empty.
     """
     training = bundle.facts.get("training", {})
     settings = {name: _text(value) for name, value in training.items() if name != "trained_at"}
@@ -151,7 +153,7 @@ def _epochs(location: str, storage: Storage) -> dict[str, Curve]:
 
 
 def _figure_rows(found: Evaluation) -> list[FigureRow]:
-    """Return the rows of the table of figures."""
+    """Return the rows of the table of metrics."""
     other = found.against
     return [
         FigureRow(
@@ -171,7 +173,10 @@ def _figure_rows(found: Evaluation) -> list[FigureRow]:
 
 
 def _slices(found: Evaluation) -> Mapping[str, list[tuple[str, int, Any, Any]]]:
-    """Return the rows of the table of slices, by CSV column: value, number of posters, macro mAP and micro F1."""
+    """Return the rows of the tables of slices (posters with the same value in a CSV column), by column.
+
+    A row has the value, the number of posters, macro mAP and micro F1.
+    """
     f1 = f"micro_f1:{found.profile}"
     return {
         column: [(value, part.posters, part.figures["macro_map"], part.figures[f1]) for value, part in parts.items()]
@@ -180,11 +185,11 @@ def _slices(found: Evaluation) -> Mapping[str, list[tuple[str, int, Any, Any]]]:
 
 
 def _profiles(bundle: Bundle) -> dict[str, Profile]:
-    """Return the bundle's threshold profiles by name."""
+    """Return the bundle's profiles (named sets of thresholds) by name."""
     return {name: bundle.profile(name) for name in bundle.thresholds}
 
 
-RESAMPLES = 200  # enough to draw an interval; `genretag evaluate --html` takes more
+RESAMPLES = 200  # bootstrap draws: enough for the card of training; `genretag evaluate --html` takes more
 
 
 def card_of_training(finished: MeasuredBundle, output: str, storage: Storage) -> str:

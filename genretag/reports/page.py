@@ -2,13 +2,13 @@
 
 A failed page never fails the job that it describes.
 
-Keys, messages and label names come from outside, so a page does three things against injection. Jinja escapes all of
-them everywhere. Characters that do not print, and could reverse the direction of text, become spaces. The content
-security policy allows only the style and the script whose hashes it names, even if markup came through.
+Object keys, messages and label names come from outside, so a page does three things against injection. Jinja escapes
+all of them everywhere. Characters that do not print, or that change the direction of text, become spaces. The content
+security policy names the hashes of the page's style and script. So a browser runs nothing else, even if some text were
+not escaped.
 
 The macros in `templates/charts.html` draw the charts. Charts are small marks in the rows of a table, or panels next to
-each other. They use the page's own text, which stays as large on a phone, and its colours, which follow light and dark
-mode.
+each other. The text of a chart keeps its size on a phone, and the colours follow light and dark mode.
 """
 
 import base64
@@ -50,7 +50,8 @@ def write_page(location: str, page: bytes, storage: Storage) -> str:
 def draw_if_possible(what: str, draw: Callable[[], str]) -> str | None:
     """Call `draw`, which draws a page, and return its result. If `draw` raises any exception, return None.
 
-    Then the log has a warning that names the page by `what`. The job itself has succeeded, so a page must not fail it.
+    After an exception, log a warning that names the page by `what`. The job has succeeded, so it must not end with an
+    error.
     """
     try:
         return draw()
@@ -74,7 +75,7 @@ class Axis:
         return round(self.length * (1 - share if self.up else share), 2)
 
     def ticks(self, about: int = 3) -> list[tuple[float, str]]:
-        """Return the ticks of the axis as pairs of place and text: about `about` round values in the range."""
+        """Return the axis ticks at round values, as pairs of place and text. `about` is the rough number of ticks."""
         step = _round_step((self.high - self.low) / max(about, 1))
         digits = max(0, -floor(log10(step))) if step < 1 else 0
         first = ceil(self.low / step - 1e-9)
@@ -100,8 +101,8 @@ class Curve:
 def curve(x: Sequence[float], y: Sequence[float], width: float, height: float, digits: int = 3) -> Curve:
     """Return a line through the finite points of a series, scaled to a panel of `width` x `height` units.
 
-    The axes span the series' own range. The text is the last value with `digits` decimals. If no point is finite, the
-    line is empty and the text is a dash.
+    The axes span the series' own range. The text at the end of the line is the last value with `digits` decimals. If no
+    point is finite, the line is empty and the text is a dash.
     """
     known = [(a, b) for a, b in zip(x, y, strict=True) if isfinite(b)]
     if not known:
@@ -205,7 +206,7 @@ def printable(text: str) -> str:
 
 @cache
 def _environment() -> "Environment":
-    """Return the Jinja environment of all pages: it escapes all values, and offers the filters below."""
+    """Return the Jinja environment of all pages: it escapes all values, and has filters such as `percent`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -276,7 +277,7 @@ def name(location: str) -> str:
 
 
 def _text(*names: str) -> str:
-    """Return the content of these files in `templates`, joined."""
+    """Return the joined content of the files `names` in the folder `templates`."""
     folder = files("genretag.reports") / TEMPLATES
     return "".join((folder / name).read_text("utf-8") for name in names)
 

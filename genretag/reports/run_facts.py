@@ -1,7 +1,8 @@
-"""Facts of the morning report: the run's record, the records before it, and a few rows of its part files.
+"""Read the data of the morning report (the page about one run): records of runs, and a few rows of part files.
 
-Counts come from the records, which the run's own workers added up. Rows are read only for the contact sheets and the
-examples, from a few files and up to a limit. So the report of a large run costs no more than that of a small run.
+Each run writes a record, `run.json`, with the counts of its workers. The report takes all counts from these records.
+Rows are read only for the contact sheets (grids of posters) and the examples of failures. The number of these rows is
+limited. So the report of a large run costs no more than that of a small run.
 """
 
 import json
@@ -24,8 +25,8 @@ from genretag.storage.paths import sql_text
 
 logger = logging.getLogger(__name__)
 
-EARLIER_RUNS = 14  # that this run is compared with
-FILES, ROWS_OF_A_FILE = 8, 50_000  # files that are read, and rows of each
+EARLIER_RUNS = 14  # at most, that a run is compared with
+FILES, ROWS_OF_A_FILE = 8, 50_000  # at most: part files that are read, and rows of each file
 ON_A_SHEET = 14  # posters
 EXAMPLES = 3  # failed posters of each reason
 READS_AT_ONCE = 8
@@ -35,8 +36,8 @@ READS_AT_ONCE = 8
 class FailureKind:
     """Failed posters of a run with the same stage and reason.
 
-    `posters` is their number, `message` the message of one of them, and `examples` the URIs of at most `EXAMPLES`.
-    Message and examples are empty if no row was found.
+    `posters` is their number, `message` the message of one of them, and `examples` the URIs of at most `EXAMPLES` of
+    them. If no row of such a failure was read, `message` and `examples` are empty.
     """
 
     stage: str
@@ -48,10 +49,11 @@ class FailureKind:
 
 @dataclass(frozen=True)
 class Sheets:
-    """Scored posters of the run for the contact sheets, chosen from the `looked_at` rows that were read.
+    """Scored posters of the run for the contact sheets (grids of posters), chosen from the first rows of some files.
 
-    A sheet has at most `ON_A_SHEET` posters. `at_random` is a random sample. `most_certain` and `least_certain` have
-    the posters whose most probable genre has the highest and the lowest probability.
+    `looked_at` is the number of rows from which the posters were chosen. A sheet has at most `ON_A_SHEET` posters.
+    `at_random` is a random sample. `most_certain` and `least_certain` have the posters whose most probable genre has
+    the highest and the lowest probability.
     """
 
     model: Model
@@ -62,7 +64,7 @@ class Sheets:
 
 
 def run_ids(output: str, storage: Storage) -> list[str]:
-    """Return the ids of the published runs of an output, the newest last. If there is no run, return an empty list.
+    """Return the ids of an output's runs that have a record, the newest last. If there is none, return an empty list.
 
     Raises `UsageError` if the output cannot be read.
     """
@@ -76,7 +78,7 @@ def run_ids(output: str, storage: Storage) -> list[str]:
 
 
 def read_record(output: str, run_id: str, storage: Storage) -> RunRecord:
-    """Return the record of a run.
+    """Return the record of the run `run_id`, from its file `run.json`.
 
     Raises `UsageError` if there is no record, or if the record does not fit this version of genretag.
     """
@@ -94,11 +96,11 @@ def read_record(output: str, run_id: str, storage: Storage) -> RunRecord:
 def earlier_records(record: RunRecord, storage: Storage) -> list[RunRecord]:
     """Return the records of earlier runs to compare with, the newest first, at most `EARLIER_RUNS`.
 
-    They scored posters with the model and the profile of `record`. Only the last 2 * `EARLIER_RUNS` runs before it are
-    searched. A record that cannot be read is left out.
+    An earlier run counts if it scored posters with the same model and profile (named set of thresholds) as `record`.
+    Only the last 2 * `EARLIER_RUNS` runs before `record` are searched. A record that cannot be read is left out.
     """
     before = [name for name in run_ids(record.output, storage) if name < record.run_id]
-    newest = before[: -2 * EARLIER_RUNS - 1 : -1]  # twice the number, because some of them scored nothing
+    newest = before[: -2 * EARLIER_RUNS - 1 : -1]  # twice as many as needed, because some runs scored nothing
 
     def read(run_id: str) -> RunRecord | None:
         try:
@@ -114,7 +116,7 @@ def earlier_records(record: RunRecord, storage: Storage) -> list[RunRecord]:
 
 
 def sheets(record: RunRecord, storage: Storage) -> Sheets | None:
-    """Return posters for the contact sheets, or None if the run scored none or its part files are gone."""
+    """Return posters for the report's grids, or None if the run scored no poster or its part files are gone."""
     tables = _rows(record, "predictions", storage)
     if not tables:
         return None
@@ -178,10 +180,10 @@ def _of_run(info: ObjectInfo, run_id: str, storage: Storage) -> pa.Table:
 
 
 def busy_shares(record: RunRecord) -> dict[str, tuple[float, float]]:
-    """Return how busy each stage was: seconds of work of all threads, and share of the scoring time (at most 1).
+    """Return for each stage the seconds of work of all its threads, and the busy share of their time (at most 1).
 
-    The keys are `fetch`, `decode` and `predict`. If the record has no plan, no scoring time or no work, return an empty
-    dictionary.
+    The keys are `fetch`, `decode` and `predict`. If the record has no plan of the actors, no scoring time or no work,
+    return an empty dictionary.
     """
     plan, scoring = record.actors, record.seconds.get("score", 0.0)
     if not (plan and scoring and record.busy_s):
@@ -199,7 +201,10 @@ def busy_shares(record: RunRecord) -> dict[str, tuple[float, float]]:
 
 
 def phases(record: RunRecord) -> list[tuple[str, float]]:
-    """Return the phases of the run in their order in time, as pairs of name and seconds, then the rest."""
+    """Return the phases of the run in order of time, as pairs of name and seconds.
+
+    The last pair is the time that belongs to no phase (`the rest`).
+    """
     spent = record.seconds
     scoring = spent.get("score", 0.0)
     named = [
@@ -212,7 +217,7 @@ def phases(record: RunRecord) -> list[tuple[str, float]]:
 
 
 def what_bounded(record: RunRecord, shares: dict[str, tuple[float, float]], spent: Sequence[tuple[str, float]]) -> str:
-    """Return a sentence that says what took the run's time.
+    """Return a sentence about the bottleneck of the run: the phase that took longest, or the busiest stage of scoring.
 
     `shares` come from `busy_shares`, and `spent` from `phases`.
     """
@@ -221,19 +226,19 @@ def what_bounded(record: RunRecord, shares: dict[str, tuple[float, float]], spen
     total, by_name = record.seconds.get("total", 0.0), dict(spent)
     if by_name["scoring"] < 0.5 * total:
         most = max((name for name in by_name if name != "scoring"), key=lambda name: by_name[name])
-        return f"The scoring took less than half of the time; of the other half {most} took the most."
+        return f"Scoring took less than half of the time. Most of the other time went to {most}."
     if not shares:
         return "Most of the time went to scoring."
     stage, (_, share) = max(shares.items(), key=lambda item: item[1][1])
     if share < 0.5:
-        return "No stage was busy for half of the scoring time: it includes the actors’ start, or they waited for CPUs."
+        return "No stage was busy for half of the scoring time: actors were starting, or waited for CPUs."
     return {
-        "fetch": "The store bounded it: the threads that fetch were the busiest.",
-        "decode": "Decoding bounded it: more CPUs help, or smaller pictures.",
-        "predict": "The network bounded it: more CPUs, or a GPU, help.",
+        "fetch": "Fetching limited the speed. More --fetch-threads help, if the store allows it.",
+        "decode": "Decoding limited the speed. More CPUs or smaller pictures help.",
+        "predict": "The network limited the speed. More CPUs or a GPU help.",
     }[stage]
 
 
 def thresholds_of(record: RunRecord) -> dict[str, Any]:
-    """Return the threshold of each label. It is None if an earlier genretag wrote the record."""
+    """Return the threshold of each label. If the record is of an old genretag without thresholds, they are None."""
     return {label: record.thresholds.get(label) for label in record.genres}

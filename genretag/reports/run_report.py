@@ -4,10 +4,11 @@ The drift from earlier runs is the population stability index (PSI):
 
     PSI = sum over genres of (share now - share before) * ln(share now / share before)
 
-PSI comes from credit scoring. By convention there, below .1 nothing happened and above .25 much did. Chance alone makes
-PSI about (genres - 1) * (1 / now + 1 / before) for counts of `now` and `before`. For a small run this is more than .1.
-So a warning also needs more than chance gives in one of twenty runs. This bound comes from the chi-square distribution,
-which PSI then follows (Yurdakul and Naranjo 2020, "Statistical properties of the population stability index").
+PSI comes from credit scoring. By convention there, a PSI below .1 means no change, and above .25 a large change. Chance
+alone makes PSI about (genres - 1) * (1 / now + 1 / before), where `now` and `before` are the total counts. For a small
+run, chance alone makes PSI more than .1. So the report warns only if PSI also exceeds a second limit, which chance
+alone exceeds in one of twenty runs. The second limit comes from the chi-square distribution, which PSI follows if only
+chance acts. Source: Yurdakul and Naranjo 2020, "Statistical properties of the population stability index".
 """
 
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import Any
 
 from genretag.errors import UsageError
 from genretag.output.run_record import RunRecord
-from genretag.reports import run_facts as night_facts
+from genretag.reports import run_facts
 from genretag.reports.page import columns, render, write_page
 from genretag.reports.run_facts import Sheets
 from genretag.reports.tagged_posters import Picture, Tagged, thumbnails
@@ -26,14 +27,14 @@ from genretag.storage import Storage, join, resolve
 
 LIMIT = 0.1
 HALF = 0.5  # added to each count, so that an unseen genre has a logarithm
-ONE_IN_TWENTY = 1.6449  # standard deviations
+ONE_IN_TWENTY = 1.6449  # 95th percentile of the normal distribution, in standard deviations
 
 
 @dataclass(frozen=True)
 class Drift:
     """Drift of a run: the population stability index (`psi`), and the limits for a warning.
 
-    `limit` is the user's. `by_chance` is the value that chance alone exceeds in one of twenty runs.
+    `limit` is the limit that the user set. `by_chance` is the value that chance alone exceeds in one of twenty runs.
     """
 
     psi: float
@@ -42,15 +43,15 @@ class Drift:
 
     @property
     def warns(self) -> bool:
-        """Return True if the index is above the limit and above what chance explains."""
+        """Return True if PSI (the drift) is above the limit and above what chance explains."""
         return self.psi > max(self.limit, self.by_chance)
 
 
 def drift(now: Mapping[str, int], before: Mapping[str, int], limit: float = LIMIT) -> Drift | None:
     """Return the drift from `before` to `now`, which are numbers of posters by genre.
 
-    `limit` goes into the result. Return None if `now` or `before` has no posters, or if there are fewer than two
-    genres.
+    `limit` is only copied into the result. Return None if `now` or `before` has no posters, or if there are fewer than
+    two genres.
     """
     names = sorted(now.keys() | before.keys())
     total_now, total_before = sum(now.values()), sum(before.values())
@@ -111,12 +112,12 @@ def report(output: str, run_id: str | None, storage: Storage, limit: float = LIM
     """
     output = resolve(output)
     if run_id is None:
-        known = night_facts.run_ids(output, storage)
+        known = run_facts.run_ids(output, storage)
         if not known:
             raise UsageError(f"there is no published run in {output}: name what `genretag tag` wrote to")
         run_id = known[-1]
-    record = night_facts.read_record(output, run_id, storage)
-    earlier = night_facts.earlier_records(record, storage)
+    record = run_facts.read_record(output, run_id, storage)
+    earlier = run_facts.earlier_records(record, storage)
     page, found = morning_report(record, earlier, storage, limit)
     return DrawnReport(write_page(join(output, "runs", run_id, PAGE), page, storage), record, found)
 
@@ -129,24 +130,24 @@ def describe(found: DrawnReport) -> str:
 
 
 def write_report(record: RunRecord, storage: Storage) -> str:
-    """Draw the report of a run that has just been published, and write it next to the record. Return its location.
+    """Draw the report of a run that has just ended, and write it next to the run's record. Return its location.
 
     Raises `UsageError` if the page cannot be written.
     """
-    page, _ = morning_report(record, night_facts.earlier_records(record, storage), storage)
+    page, _ = morning_report(record, run_facts.earlier_records(record, storage), storage)
     return write_page(join(record.output, "runs", record.run_id, PAGE), page, storage)
 
 
 def morning_report(
     record: RunRecord, earlier: Sequence[RunRecord], storage: Storage, limit: float = LIMIT
 ) -> tuple[bytes, Drift | None]:
-    """Return the report as an HTML page in UTF-8, and the drift that it shows.
+    """Return the morning report (the page about one run) as HTML in UTF-8, and the drift of genres that it shows.
 
     The drift is None if `earlier` is empty, or if there are no genres to compare.
     """
-    sheets = night_facts.sheets(record, storage) if record.scored else None
+    sheets = run_facts.sheets(record, storage) if record.scored else None
     found = drift(_counts([record]), _counts(earlier), limit) if earlier else None
-    shares, spent = night_facts.busy_shares(record), night_facts.phases(record)
+    shares, spent = run_facts.busy_shares(record), run_facts.phases(record)
     genres = genre_rows(record, earlier)
     page = render(
         "morning_report.html",
@@ -156,11 +157,11 @@ def morning_report(
         genres=genres,
         unseen=[row.name for row in genres if not (row.posters or row.before or row.name == WITHOUT)],
         histograms=_histograms(record),
-        failures=night_facts.failure_kinds(record, storage),
+        failures=run_facts.failure_kinds(record, storage),
         spent=spent,
         total=record.seconds.get("total", 0.0),
         shares=shares,
-        bounded=night_facts.what_bounded(record, shares, spent),
+        bounded=run_facts.what_bounded(record, shares, spent),
         rate=record.scored / record.seconds["score"] if record.seconds.get("score") else None,
         sheets=_drawn(sheets, storage) if sheets else [],
         looked_at=sheets.looked_at if sheets else 0,
@@ -195,11 +196,11 @@ def _counts(records: Sequence[RunRecord]) -> Counter[str]:
 
 
 def _histograms(record: RunRecord) -> list[tuple[str, list[tuple[float, float, float]], float | None, float]]:
-    """Return a histogram of each label's probabilities: label, columns, threshold and width of a column.
+    """Return a histogram of each label's probabilities: label, bars (x, y, height), threshold and width of a bar.
 
     The threshold is None if the record has none. A label without posters is left out.
     """
-    thresholds = night_facts.thresholds_of(record)
+    thresholds = run_facts.thresholds_of(record)
     return [
         (label, columns(counts, 100, 44), thresholds.get(label), 100 / max(len(counts), 1))
         for label, counts in record.histograms.items()
@@ -208,12 +209,12 @@ def _histograms(record: RunRecord) -> list[tuple[str, list[tuple[float, float, f
 
 
 def _drawn(sheets: Sheets, storage: Storage) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Return each contact sheet for the template: its title, a sentence about it, and its posters.
+    """Return each contact sheet (grid of posters) for the template: its title, a sentence about it, and its posters.
 
     A poster is a dictionary with a thumbnail (None if there is no picture) and its three most probable genres.
     """
     named = [
-        ("At random", "What an ordinary poster of this night got.", sheets.at_random),
+        ("At random", "A random sample of the posters of this run.", sheets.at_random),
         ("Most certain", "The posters with the highest probability of any genre.", sheets.most_certain),
         ("Least certain", "The posters whose most probable genre is the least probable.", sheets.least_certain),
     ]

@@ -1,8 +1,9 @@
-"""Tagged posters for the pages: thumbnails, and rows of an output's part files with their model.
+"""Tagged posters for the HTML pages: thumbnails, rows of part files, and the model version that wrote the rows.
 
-Thumbnails are WebP in base64, made by the project's only decoder. A page shows only the version of a poster that was
-scored, so etags are compared before decoding. So the decoder gets only images here that it has already decoded in a
-job. A job, unlike a page, survives a decoder that dies.
+Thumbnails are WebP in base64. If a poster's file has changed since it was scored, a page does not show it. So etags are
+compared before decoding. The comparison also protects the page, because some images crash the decoder. A job survives
+such a crash, but drawing a page does not. If the etag is unchanged, a job has already decoded the image without a
+crash.
 """
 
 import base64
@@ -29,14 +30,14 @@ from genretag.storage.objects import etag_key
 
 logger = logging.getLogger(__name__)
 
-HEIGHT, WIDTH = 180, 120  # pixels, at most: a card of the gallery, sharp enough to recognise a film
+HEIGHT, WIDTH = 180, 120  # largest thumbnail in pixels: the size of a card of the gallery
 QUALITY = 60
-THREADS = 16  # most of the time they wait for the store
+THREADS = 16  # many, because they mostly wait for the store
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A poster to show: the URI and the etag of the version that was scored, and its size in pixels (None: unknown)."""
+    """A poster to show: its URI, its etag when it was scored, and its size in pixels (None: unknown)."""
 
     uri: str
     etag: str
@@ -96,7 +97,7 @@ def thumbnails(
 
 
 def _webp(data: bytes, rule: ImageRule, limits: ImageLimits, memory: DecodeMemory) -> str:
-    """Decode the bytes of an image by `rule`, and return it as WebP in base64. Raises `BadImage`."""
+    """Decode an image at the size of `rule`, and return WebP in base64. If it cannot be decoded, raise `BadImage`."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -114,7 +115,7 @@ DATABASE: dict[str, str | bool | int | float | list[str]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """The model that wrote a part file, from the file's metadata: version, labels, profile and its thresholds."""
+    """The model behind a part file's rows: version, labels, thresholds, and the thresholds' name (`profile`)."""
 
     version: str
     labels: tuple[str, ...]
@@ -151,7 +152,10 @@ class Tagged:
 
 
 def model_of(schema: pa.Schema) -> Model:
-    """Return the model of a part file from the schema. Raises `ValueError` if genretag did not write the file."""
+    """Return the model version, labels and thresholds that a part file's schema records in its metadata.
+
+    Raises `ValueError` if genretag did not write the file.
+    """
     import json
 
     metadata = schema.metadata or {}
@@ -166,7 +170,7 @@ def model_of(schema: pa.Schema) -> Model:
 
 
 def read_model(info: ObjectInfo, storage: Storage) -> Model:
-    """Return the model of a part file, from the file's footer.
+    """Return the model version, labels and thresholds that a part file records in its footer.
 
     Raises `StorageError` if the file cannot be read, and `ValueError` if genretag did not write it.
     """

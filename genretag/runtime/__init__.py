@@ -1,1 +1,1 @@
-"""The process and its Ray session: cluster checks, progress, logs, telemetry and stopping."""
+"""What a running command needs: a Ray session, cluster checks, progress, logs, telemetry and a clean stop."""

@@ -1,6 +1,7 @@
-"""Room in the cluster for a job, and nodes that see its folders: checks before and during the job.
+"""Checks that a cluster can run a job: free CPUs and GPUs for its actors, and nodes that see its folders.
 
-`require_room` says within about a minute if the cluster can never run a job. Ray itself would wait for ever.
+If the cluster can never run the job, `require_room` raises an error within about a minute. Ray itself would wait for
+ever.
 """
 
 import logging
@@ -16,15 +17,15 @@ from genretag.errors import UsageError, one_line
 logger = logging.getLogger(__name__)
 
 
-WAIT_FOR_NODES_S = 45.0  # a new cluster has its nodes by then
-NOTICED_S = 70.0  # until Ray is sure that a node is gone: five checks, 3 s apart, of up to 10 s each
+WAIT_FOR_NODES_S = 45.0  # a new cluster usually has all its nodes by then
+NOTICED_S = 70.0  # until Ray lists a lost node as dead: five checks, 3 s apart, of up to 10 s each
 LOOK_EVERY_S = 5.0
 ANSWER_S = 60
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request for room in the cluster: `count` actors or tasks at the same time, each with `cpus` and `gpus`."""
+    """Resources that a job needs: `count` actors or tasks at the same time, each with `cpus` CPUs and `gpus` GPUs."""
 
     what: str  # for messages, such as "a task that decodes"
     cpus: float
@@ -32,11 +33,14 @@ class Ask:
     count: int = 1
 
     def fits(self, nodes: Sequence[dict[str, Any]]) -> bool:
-        """Return whether the living ones of these nodes, as `ray.nodes` lists them, have room when they are idle."""
+        """Return whether the cluster could run all `self.count` actors or tasks at once if nothing else ran.
+
+        `nodes` is what `ray.nodes` returned. Dead nodes do not count.
+        """
         return sum(self._on(node["Resources"]) for node in nodes if node["Alive"]) >= self.count
 
     def _on(self, resources: dict[str, float]) -> int:
-        """Return how many of the actors or tasks an idle node with these resources can run at once."""
+        """Return how many of the `Ask`'s actors or tasks an idle node with `resources` can run at once."""
         needs = [("CPU", self.cpus), ("GPU", self.gpus)]
         return min((int(resources.get(name, 0.0) / share + 1e-9) for name, share in needs if share), default=self.count)
 
@@ -46,13 +50,14 @@ class Ask:
 
 
 def require_room(asks: Sequence[Ask], wait_s: float = WAIT_FOR_NODES_S) -> None:
-    """Check that the cluster has room for each ask. Wait for nodes for up to `wait_s` seconds in all.
+    """Check that the cluster has enough CPUs and GPUs for each of `asks` (resources that a job needs).
 
-    Ray reserves the room of one ask at a time, and frees it at once. The list of nodes alone proves nothing, because
-    Ray lists dead nodes for about a minute. A reservation is a proof, and it makes an autoscaling cluster grow.
+    Wait for nodes for up to `wait_s` seconds in all. The check reserves the resources of one `Ask` after the other, and
+    frees each reservation at once. Ray's list of nodes is not enough for this check, because it shows lost nodes as
+    alive for about a minute. A reservation also makes an autoscaling cluster add nodes.
 
-    If all fitting nodes are only busy, wait for 70 s or `wait_s`, whichever is longer. Then log a warning and go on.
-    Raises `UsageError` if after `wait_s` seconds no nodes could ever fit an ask.
+    If the nodes are large enough but busy, wait for 70 s or `wait_s`, whichever is longer. Then log a warning and check
+    the next `Ask`. Raises `UsageError` if, after `wait_s` seconds, the nodes are too few or too small even when idle.
     """
     began = time.monotonic()
     for ask in asks:
@@ -72,10 +77,10 @@ def require_room(asks: Sequence[Ask], wait_s: float = WAIT_FOR_NODES_S) -> None:
 
 
 class RoomWatch:
-    """A regular check that the cluster still has room for all `asks` of a job, which may lose its nodes at any time.
+    """A check, repeated during a job, that the cluster has the CPUs and GPUs of `asks` (resources that the job needs).
 
-    If a job without results has no room for `wait_s` seconds, the check ends the job. If the job has results, it waits
-    for nodes, and a warning says so.
+    Nodes may be lost at any time. If the cluster lacks these resources, `look` logs a warning, and the job waits for
+    nodes. If a job without results has waited for `wait_s` seconds, `look` raises an error.
     """
 
     def __init__(self, asks: Sequence[Ask], wait_s: float, look_every_s: float = LOOK_EVERY_S) -> None:
@@ -86,8 +91,8 @@ class RoomWatch:
     def look(self, begun: Callable[[], bool]) -> None:
         """Check the nodes, at most once per `look_every_s` seconds. Call this method often.
 
-        `begun` says whether the job has results. If it has, or if `wait_s` seconds are not over, only log a warning.
-        Raises `UsageError` if `begun()` is false and there has been no room for more than `wait_s` seconds.
+        `begun` returns whether the job has results. If the cluster lacks resources that the job needs, log one warning.
+        Raises `UsageError` if the cluster has lacked them for more than `wait_s` seconds and the job has no results.
         """
         now = time.monotonic()
         if now < self._looked_at + self._look_every_s:
@@ -105,9 +110,10 @@ class RoomWatch:
 
 
 def require_seen(folders: Sequence[str], what: str) -> None:
-    """Raise `UsageError` if a node with CPUs cannot see one of these folders. URIs of object stores are skipped.
+    """Raise `UsageError` if one of the local folders `folders` does not exist on a node with CPUs.
 
-    `what` names the job in the message, such as `tagging`. A node that does not answer within 60 s is skipped.
+    Skip URIs, such as s3://, and nodes that do not answer within 60 s. `what` names the job in the error message, such
+    as `tagging`.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -137,13 +143,13 @@ def require_seen(folders: Sequence[str], what: str) -> None:
 
 
 def _missing(folders: Sequence[str]) -> list[str]:
-    """Return the folders that this node cannot see."""
+    """Return those of `folders` that do not exist on this node."""
     return [folder for folder in folders if not os.path.isdir(folder)]  # noqa: PTH112 - the path as it is written
 
 
 @contextmanager
 def _reserved(ask: Ask) -> Iterator[Any]:
-    """Yield Ray's placement group for the ask, which may still be pending. Remove the group after the block."""
+    """Yield a Ray placement group, which may be pending, for the resources of `ask`. Remove it after the block."""
     from ray.util import placement_group, remove_placement_group
 
     share = {name: value for name, value in (("CPU", ask.cpus), ("GPU", ask.gpus)) if value}
@@ -161,7 +167,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _no_room(ask: Ask, nodes: Sequence[dict[str, Any]]) -> str:
-    """Return the message for a cluster that has no room for the ask. The message says what the nodes have."""
+    """Return the error message for a cluster that lacks the resources of `ask`, with number and size of the nodes."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     largest = [f"{max((r.get(name, 0.0) for r in alive), default=0.0):g} {name}" for name in ("CPU", "GPU")]
     several = "1 node" if len(alive) == 1 else f"{len(alive)} nodes"

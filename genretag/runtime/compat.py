@@ -1,6 +1,7 @@
 """All code that depends on internals of Ray and pyiceberg: private modules, and the text of error messages.
 
-`pyproject.toml` sets upper bounds for both versions, and `tests/test_compat.py` fails if these internals change.
+`pyproject.toml` sets upper bounds for the versions of Ray and pyiceberg. `tests/test_compat.py` fails if these
+internals change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,8 @@ from typing import Any
 from genretag.errors import JobError, UsageError
 from genretag.runtime.cluster import Ask, RoomWatch
 
-OTHER_VERSION, SLOW_START = "ersion mismatch", "timed out during startup"  # in what `ray.init` raises
-UNKNOWN_JOB, KNOWN_JOB = "status code 404", "already exists"  # in what Ray's job client raises
+OTHER_VERSION, SLOW_START = "ersion mismatch", "timed out during startup"  # in messages of `ray.init`'s errors
+UNKNOWN_JOB, KNOWN_JOB = "status code 404", "already exists"  # in messages of errors of Ray's job client
 
 
 def is_other_version(error: BaseException) -> bool:
@@ -46,11 +47,12 @@ def is_known_job(error: BaseException) -> bool:
 
 
 def ending_without_nodes(asks: Sequence[Ask], wait_s: float, begun: Callable[[], bool]) -> type:
-    """Return a class that ends a Ray Data execution if the cluster has no room for `asks` for `wait_s` seconds.
+    """Return a Ray Data callback class that ends an execution if the cluster lacks resources for `wait_s` seconds.
 
-    The class is for a dataset's `custom_execution_callback_classes`. Ray Data alone would wait for half an hour. Once
-    `begun` returns true because posters are done, the class only warns. Run the dataset within
-    `explaining_lost_nodes`, which translates the exception of the class.
+    `asks` are the resources that the job needs. Add the class to a dataset's `custom_execution_callback_classes`.
+    Without the class, Ray Data would wait for half an hour. `begun` returns whether the job has results. If the job has
+    results, the callback only logs a warning. Run the dataset within `explaining_lost_nodes`, which turns the exception
+    of the callback into a `UsageError`.
     """
     from ray.data._internal.execution.execution_callback import ExecutionCallback
 
@@ -60,9 +62,10 @@ def ending_without_nodes(asks: Sequence[Ask], wait_s: float, begun: Callable[[],
 
 @contextmanager
 def explaining_lost_nodes() -> Iterator[None]:
-    """Translate Ray Data's timeout of an execution in the block.
+    """Turn Ray Data's `ExecutionTimeoutError` in the block into an error that tells the user what to do.
 
-    Raises `UsageError` if the cluster had no room for the execution, and `JobError` if the execution stalled.
+    Raises `UsageError` if the callback of `ending_without_nodes` ended the execution, because the cluster lacked
+    resources. Otherwise raises `JobError`, because the execution made no progress for half an hour.
     """
     from ray.data.exceptions import ExecutionTimeoutError
 
@@ -75,7 +78,11 @@ def explaining_lost_nodes() -> Iterator[None]:
 
 
 class _EndWithoutNodes:
-    """A callback that Ray Data makes once per execution and calls in a loop. An exception ends the execution."""
+    """Ray Data callback that raises an exception if the cluster lacks resources (`asks`) for `wait_s` seconds.
+
+    The exception ends the execution. Ray Data makes one instance for each execution, and calls `on_execution_step` in a
+    loop.
+    """
 
     asks: Sequence[Ask]
     wait_s: float
@@ -90,7 +97,7 @@ class _EndWithoutNodes:
         try:
             self._watch.look(self.begun)
         except UsageError as error:
-            # Ray Data's own timeout error, because Ray Data prints a stack trace for other exceptions.
+            # This is Ray Data's timeout error, because Ray Data prints a stack trace for other exceptions.
             timeout = ExecutionTimeoutError(str(error))
             timeout.lost_nodes = True  # type: ignore[attr-defined]
             raise timeout from error
@@ -99,7 +106,7 @@ class _EndWithoutNodes:
 def require_iceberg_types(schema: Any) -> None:
     """Raise pyiceberg's error if an Arrow schema has a column type that Iceberg lacks.
 
-    pyiceberg's public converter cannot be used, because it needs field ids.
+    pyiceberg's public converter cannot be used, because it needs field ids, which the schema does not have.
     """
     from pyiceberg.io.pyarrow import _pyarrow_to_schema_without_ids
 

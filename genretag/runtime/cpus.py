@@ -1,4 +1,4 @@
-"""CPUs that this process may use: the CPUs it may run on, or fewer if its control group has a quota.
+"""Number of CPUs that this process may use: its CPU affinity, or less if its control group has a CPU quota.
 
 A container with a CPU limit still sees all CPUs of its host, because the limit is a quota of CPU time. If a process has
 more threads than the quota has CPUs, the kernel stops all threads for a part of each tenth of a second.
@@ -25,9 +25,9 @@ def cpus_here(root: Path = ROOT) -> int:
 def cpu_quota(root: Path = ROOT) -> float:
     """Return the smallest CPU quota, in CPUs, of this process's control group and all groups above that group.
 
-    If there is no quota, or no Linux, return infinity. Control groups of version 2 (`cpu.max`) and version 1
-    (`cpu.cfs_quota_us`) are read. Sources: Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst of the
-    Linux kernel.
+    If there is no quota, or the system is not Linux, return infinity. Control groups of version 2 (`cpu.max`) and
+    version 1 (`cpu.cfs_quota_us`) are read. Sources: Documentation/admin-guide/cgroup-v2.rst and
+    scheduler/sched-bwc.rst of the Linux kernel.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
@@ -45,7 +45,7 @@ def cpu_quota(root: Path = ROOT) -> float:
 
 @dataclass(frozen=True)
 class _Mount:
-    """A mounted tree of control groups. `top` is the group that is mounted at `place`."""
+    """A mounted tree of control groups of type `kind`. The group `top` of the tree is mounted at the path `place`."""
 
     top: str
     place: str
@@ -55,7 +55,7 @@ class _Mount:
     def controls_cpu(self, controllers: str) -> bool:
         """Return whether this tree limits the CPUs of a group that /proc/self/cgroup lists with `controllers`.
 
-        `controllers` is a list with commas, such as `cpu,cpuacct`. In version 2 it is empty.
+        `controllers` is a comma-separated list, such as `cpu,cpuacct`. In version 2 of control groups it is empty.
         """
         if self.kind == "cgroup2":
             return not controllers
@@ -69,12 +69,12 @@ class _Mount:
             below = PurePosixPath("/") / below.relative_to(self.top)
         for group in (below, *below.parents):
             folder = place / str(group).lstrip("/")
-            if folder.is_dir():  # in a container, the path may be the host's, with only its end mounted
+            if folder.is_dir():  # in a container, `path` may be that of the host, and only its last groups are mounted
                 yield folder
 
 
 def _mount(line: str) -> _Mount | None:
-    """Read a line of /proc/self/mountinfo. Return None if the line mounts something else than control groups."""
+    """Read a line of /proc/self/mountinfo. Return None if the line is not a mount of control groups."""
     left, _, right = line.partition(" - ")
     kind, _, rest = right.partition(" ")
     if not kind.startswith("cgroup"):
@@ -84,18 +84,18 @@ def _mount(line: str) -> _Mount | None:
 
 
 def _quota(folder: Path) -> float:
-    """Return the quota, in CPUs, in the folder of one group; infinity if there is none or if it cannot be read."""
+    """Return the quota of the control group in `folder`, in CPUs. If no quota can be read, return infinity."""
     found = " ".join(_lines(folder / "cpu.max"))
     if not found:
         found = " ".join(_lines(folder / "cpu.cfs_quota_us") + _lines(folder / "cpu.cfs_period_us"))
     quota, _, period = found.partition(" ")
-    if not (quota.isdigit() and period.isdigit() and int(quota) and int(period)):  # max, or -1
+    if not (quota.isdigit() and period.isdigit() and int(quota) and int(period)):  # `max` or -1 is no quota
         return math.inf
     return int(quota) / int(period)
 
 
 def _lines(file: Path) -> list[str]:
-    """Return the lines of a file; none if the file cannot be read."""
+    """Return the lines of a file, or an empty list if the file cannot be read."""
     try:
         return file.read_text().splitlines()
     except OSError:

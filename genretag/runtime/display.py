@@ -29,13 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 5.0
-RATE_OVER_S = 60.0  # window of the rate: epochs end and nodes join, so the rate of the whole run misleads
+RATE_OVER_S = 60.0  # window of the rate; an average since the start would mislead after an epoch ends or a node joins
 TITLE_WIDTH, BAR_WIDTH = 12, 20
 
 
 @dataclass
 class _Followed:
-    """A board that the display reads, the function that shows its values, and the number of events already logged."""
+    """A `Board` (progress actor) that the display reads, and the function that shows its values.
+
+    `events_seen` is the number of the board's events that are logged already.
+    """
 
     board: Any
     show: Callable[[dict[str, Any]], None]
@@ -45,8 +48,8 @@ class _Followed:
 class Display:
     """The phases of one command, shown within a `with` block.
 
-    If the session is quiet, nothing is shown. If the session is verbose, phases are log lines on a terminal too,
-    because Ray draws its own bars there.
+    With `--quiet`, nothing is shown. With `--verbose`, phases are log lines even on a terminal, because Ray draws its
+    own bars there.
     """
 
     def __init__(self, session: Session) -> None:
@@ -54,8 +57,8 @@ class Display:
         self._progress: Progress | None = None
         self._task: Task | None = None
         self._followed: _Followed | None = None
-        # The watcher and the command both change what is shown. Code under this lock never waits and never logs: Ctrl-C
-        # during a log call may leave the lock of logging to the command for ever.
+        # The watcher thread and the main thread both change the display. Code that holds this lock never waits and
+        # never logs. If Ctrl-C interrupts a log call, the main thread may keep the lock of `logging` for ever.
         self._lock = threading.RLock()
         self._stopped = threading.Event()
 
@@ -98,15 +101,18 @@ class Display:
         """Set how much work of the current phase is done, and a note such as `3 failed`. Without a phase, do nothing.
 
         `step` is a part of the phase: its title, the work done and the total, such as `("epoch 2/5", 320, 5747)`. If
-        `step` is given, the display shows its title and counts instead of the phase's. The rate and the remaining time
-        are still those of the whole phase.
+        `step` is given, the display shows the step's title and counts instead of the phase's. The displayed rate and
+        remaining time are always those of the whole phase.
         """
         with self._lock:
             if self._progress is not None and self._task is not None:
                 self._progress.update(self._task.id, completed=done, note=note, step=step)
 
     def advance(self, more: int) -> None:
-        """Add `more` to the work done in the current phase, and keep the note. Without a phase, do nothing."""
+        """Add `more` to the work done in the current phase. Without a phase, do nothing.
+
+        The phase's note, such as `3 failed`, stays.
+        """
         with self._lock:
             self.count(self.done + more, self._task.fields["note"] if self._task else "")
 
@@ -120,7 +126,8 @@ class Display:
     def following(self, board: Any, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         """Call `show` with the values of a `Board` at intervals during the block, and once after the block.
 
-        Each new event of the board is logged. If the session is quiet, the board is not read.
+        `board` is the handle of the `Board`, a Ray actor with the progress of a job. Each new event of the board is
+        logged. With `--quiet`, the board is not read, and `show` is not called.
         """
         if self._progress is None:
             yield
@@ -130,11 +137,14 @@ class Display:
             yield
         finally:
             with self._lock:
-                self._followed = None  # the watcher ignores what it is reading now
+                self._followed = None  # if the watcher is reading the board now, it drops the answer
             self._look(followed)
 
     def _watch(self) -> None:
-        """Read the followed board at intervals until the display ends. Without a live line, log the phase's figures."""
+        """Read the job's `Board` (progress actor) at intervals until the display ends.
+
+        If there is no live line on a terminal, log the progress of the current phase after each read.
+        """
         while not self._stopped.wait(TERMINAL_EVERY_S if self._live else LOG_EVERY_S):
             followed, task = self._followed, self._task
             if followed is not None:
@@ -143,9 +153,10 @@ class Display:
                 logger.info("%s: %s", _title(task), _figures(task))
 
     def _look(self, at: _Followed, expected: _Followed | None = None) -> None:
-        """Read the board of `at`, show its values and log its new events.
+        """Read the board (progress actor) of `at`, show its values and log its new events.
 
-        If the display follows anything else than `expected` after the read, drop the values and the events.
+        `expected` is what `self._followed` must be after the read: `at`, or None if the block of `following` has ended.
+        If `self._followed` is anything else, drop the values and the events.
         """
         answer = read_board(at.board, at.events_seen)
         if answer is None:
@@ -160,7 +171,10 @@ class Display:
             logger.info(event)
 
     def _end_phase(self, *, well: bool) -> None:
-        """End the current phase, if there is one. On a terminal, a phase that ends `well` leaves a line with a tick."""
+        """End the current phase, if there is one.
+
+        If `well` is true (no error), the terminal keeps a line with a tick for the phase.
+        """
         if self._progress is None or self._task is None:
             return
         task, self._task = self._task, None
@@ -176,12 +190,12 @@ QUIET = Display(Session(quiet=True))
 
 
 def _unseen() -> Progress:
-    """Return a progress that counts and computes rates, but prints nothing."""
+    """Return a rich `Progress` that counts and computes rates, but prints nothing."""
     return Progress(disable=True, speed_estimate_period=RATE_OVER_S)
 
 
 def _on_terminal() -> Progress:
-    """Return a progress that draws the live line on the error output."""
+    """Return a rich `Progress` that draws the live line on the error output."""
     # a separate descriptor, because the error output is muted while libraries start
     file = open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: PTH123, SIM115
     return Progress(
@@ -217,7 +231,7 @@ def _title(task: Task) -> str:
 
 
 def _share(task: Task) -> tuple[float, float | None]:
-    """Return the work done and the total of the phase's step, or of the phase itself if it has no step."""
+    """Return the work done and the total: of the current step, such as an epoch, or of the phase if it has no steps."""
     return task.fields["step"][1:] if task.fields["step"] else (task.completed, task.total)
 
 

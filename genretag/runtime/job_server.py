@@ -1,4 +1,4 @@
-"""Job server of a Ray cluster: who may connect, which jobs there are, and what they print."""
+"""Client of the job server of a Ray cluster: connects, submits a job, and reads its state and its output."""
 
 import logging
 import os
@@ -18,8 +18,8 @@ SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 class JobServer:
     """A connection to the job server of a Ray cluster at `address`, an HTTP URL.
 
-    Raises `UsageError` if no server answers, if it runs another Ray version, or if it refuses the token. `info` and
-    `submit` raise `JobError` if the server stops answering or refuses a request.
+    The constructor raises `UsageError` if no server answers, if the server runs another Ray version, or if it refuses
+    the token. `info` and `submit` raise `JobError` if the server stops answering or refuses a request.
     """
 
     def __init__(self, address: str) -> None:
@@ -29,7 +29,7 @@ class JobServer:
         _knock(address)
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it logs each connection
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it logs every connection
         with _at(address), self._errors():
             self._client = JobSubmissionClient(address)
         _require_version(getattr(self._client, "_server_ray_version", None), address)
@@ -64,7 +64,7 @@ class JobServer:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn errors of the connection and of the token into `JobError` and `UsageError`."""
+        """Raise `JobError` if the connection fails in the block, and `UsageError` if the server refuses the token."""
         import requests
         from ray.exceptions import AuthenticationError
 
@@ -76,12 +76,12 @@ class JobServer:
             raise JobError(f"the job server at {self.address} does not answer any more: {one_line(error)}") from error
 
     def _refusal(self, error: RuntimeError) -> JobError:
-        """Return the error for a request that the server refused."""
+        """Return the error for a request that the job server refused. `error` is that of Ray's client."""
         return JobError(f"the job server at {self.address} refuses: {one_line(error)}")
 
 
 def _knock(address: str) -> None:
-    """Check that a Ray job server of a fitting version answers at `address`. Raises `UsageError` if not.
+    """Check that a Ray job server of a compatible version answers at `address`. Raises `UsageError` if not.
 
     Ray's own client would wait for ever without saying why.
     """
@@ -101,7 +101,10 @@ def _knock(address: str) -> None:
 
 
 def _require_version(theirs: str | None, address: str) -> None:
-    """Raise `UsageError` if the cluster's Ray version has another major or minor number. None passes."""
+    """Raise `UsageError` if `theirs`, the cluster's Ray version, has another major or minor number than Ray here.
+
+    If the cluster's version is unknown (None), accept it.
+    """
     from importlib.metadata import version
 
     ours = version("ray")
@@ -114,7 +117,7 @@ def _require_version(theirs: str | None, address: str) -> None:
 
 @contextmanager
 def _at(address: str) -> Iterator[None]:
-    """Set the server's address in the environment, because Ray's client prefers it to the address of its argument."""
+    """Set RAY_API_SERVER_ADDRESS during the block, because Ray's client prefers this variable to its argument."""
     before = os.environ.get(SERVER_VARIABLE)
     os.environ[SERVER_VARIABLE] = address
     try:

@@ -22,7 +22,7 @@ FORMATS = (TEXT, JSON)
 def start_logging(quiet: bool, log_format: str) -> None:
     """Send log lines of level INFO and above to the error output. If `quiet`, send only warnings and errors.
 
-    `log_format` is one of `FORMATS`.
+    `log_format` is `text` or `json`.
     """
     handler = _ErrorOutput()
     handler.setFormatter(JsonFormatter() if log_format == JSON else TextFormatter())
@@ -88,11 +88,11 @@ def _json_line(level: str, logger: str, message: str, at: datetime | None = None
 def quieten_libraries() -> None:
     """Keep most messages of Ray, TensorFlow and the S3 libraries off the terminal. Call this before they are imported.
 
-    The function sets log levels, and environment variables that the user has not set already.
+    The function sets log levels and environment variables. It does not change variables that the user has set.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of every actor pool (ray issue 53727)
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else messages of raylets appear among our results
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ warns of every actor pool (ray issue 53727)
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # otherwise messages of raylets appear among the results
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):
@@ -103,8 +103,8 @@ def quieten_libraries() -> None:
 def stderr_muted(muted: bool = True) -> Iterator[None]:
     """Drop everything that is written to the error output (file descriptor 2) during the block.
 
-    C++ code writes messages while it starts, before it reads its log level. Exceptions still report errors. If `muted`
-    is false, drop nothing.
+    C++ libraries write messages while they start, before they read their log level. Errors still raise exceptions. If
+    `muted` is false, drop nothing.
     """
     if not muted:
         yield

@@ -1,4 +1,4 @@
-"""Progress of a running job: actors on any node report to a small board, and the driver reads the board.
+"""Progress of a running job: actors on any node report to a board (a small Ray actor), and the driver reads the board.
 
 `genretag.runtime.display` shows the values of the board.
 """
@@ -31,7 +31,7 @@ class Board:
         self._facts.update(facts)
 
     def peak(self, **facts: int) -> None:
-        """Keep the highest value of each fact, such as `fetch_bytes=300_000_000`."""
+        """Set each fact, such as `fetch_bytes=300_000_000`, unless its present value is higher."""
         self._facts.update({name: max(value, self._facts.get(name, value)) for name, value in facts.items()})
 
     def say(self, event: str) -> None:
@@ -40,9 +40,9 @@ class Board:
             self._events.append(event)
 
     def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
-        """Return the board's values (counters and facts in one dictionary), and its events without the first ones.
+        """Return the board's values, and its events without the first `events_seen`, which the caller has read already.
 
-        `events_seen` is the number of events to leave out.
+        The values are the counters and the facts in one dictionary.
         """
         return {**self._counts, **self._facts}, self._events[events_seen:]
 
@@ -54,10 +54,10 @@ def peak_memory_bytes() -> int:
 
 
 def read_board(board: Any, events_seen: int = 0, timeout_s: float = 5.0) -> tuple[dict[str, Any], list[str]] | None:
-    """Return the values and the new events of a board, as `Board.read` does.
+    """Return the values of a board and its events without the first `events_seen`, as `Board.read` does.
 
-    `board` is the handle of a `Board` actor. If the board is gone or does not answer within `timeout_s`, return None,
-    because progress must not fail a job.
+    `board` is the handle of a `Board`, a Ray actor with the progress of a job. If the board is gone or does not
+    answer within `timeout_s`, return None, because progress must not fail a job.
     """
     import ray
 
@@ -68,7 +68,7 @@ def read_board(board: Any, events_seen: int = 0, timeout_s: float = 5.0) -> tupl
 
 
 def last_words(board: Any) -> dict[str, Any]:
-    """Return the values (counters and facts) of a board whose job has ended.
+    """Return the values (counters and other facts) of the board, the progress actor of a job that has ended.
 
     If the board is gone or does not answer within 10 s, return an empty dictionary.
     """

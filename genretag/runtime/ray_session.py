@@ -1,9 +1,10 @@
 """The Ray session of a command: connect to a cluster, or start a local Ray that ends with the command.
 
-A cluster may ask for a token. genretag makes Ray send its token, and never logs the value.
+A cluster may ask for a token. genretag makes Ray send the user's token, and never logs the token.
 
-A local Ray must start whatever path TMPDIR names. The path of a socket has at most 107 bytes, and a Ray node does not
-start if a path contains a quote. So `ray_folder` replaces such a path by a short link.
+A local Ray must start for any folder that TMPDIR names. Ray puts its sockets below that folder, but a socket path has
+at most 107 bytes. A Ray node also does not start if the path contains a quote. If the path is too long or has such
+characters, `ray_folder` makes a short symbolic link to the folder.
 """
 
 import logging
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 def show_a_token_where_there_is_one() -> None:
-    """Make Ray send its token to a cluster, if the user has a token. Call this before Ray is imported.
+    """If the user has a token, make Ray send it to a cluster. Call this before Ray is imported.
 
-    A cluster may ask for a token, but Ray sends it only if RAY_AUTH_MODE is `token`. If RAY_AUTH_MODE is set already,
-    its value stays.
+    A cluster may ask for a token, but Ray sends one only if RAY_AUTH_MODE is `token`. If the user has set
+    RAY_AUTH_MODE, its value stays.
     """
     if _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -42,9 +43,9 @@ def show_a_token_where_there_is_one() -> None:
 def make_a_token_where_none_can_be_kept() -> None:
     """Set RAY_AUTH_TOKEN to a new token if Ray could not store one. Call this before a local Ray starts.
 
-    Ray makes a token for a local Ray and stores the token in the home folder. The home folder may be missing or
-    read-only (OpenShift). The variable then passes the token to this process and its children. If there is a token
-    already, or if RAY_AUTH_MODE is not `token`, do nothing.
+    Ray makes a token for a local Ray and stores the token in the home folder. If the home folder is missing or
+    read-only (OpenShift), RAY_AUTH_TOKEN passes a token to this process and its children. If there is a token already,
+    or if RAY_AUTH_MODE has another value than `token`, do nothing.
     """
     if _has_token() or os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
@@ -65,20 +66,20 @@ def _has_token() -> bool:
 
 
 def _in_home() -> Path:
-    """Return Ray's folder in the home folder. A user without a home gets `/dev/null/.ray`, which cannot exist."""
+    """Return Ray's folder in the home folder. Without a home folder, return `/dev/null/.ray`, which cannot exist."""
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home raises if there is none
     return Path("/dev/null" if home == "~" else home) / ".ray"
 
 
 def refused_token(address: str | None) -> UsageError:
-    """Return the error to raise if the cluster at `address` does not accept our token."""
+    """Return the error to raise if the cluster at `address` does not accept the user's token."""
     return UsageError(
         f"the Ray cluster at {address} does not accept our token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one "
         "that it was started with"
     )
 
 
-LONGEST_SOCKET = 107  # sun_path of Linux, less the zero at its end
+LONGEST_SOCKET = 107  # bytes: the size of `sun_path` on Linux, minus its final zero byte
 SOCKET = "/session_2026-11-27_10-15-53_123456_1234567/sockets/plasma_store"  # the path that Ray appends to its folder
 PLAIN = re.compile(r"[\w/.,:=@+-]*")
 SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - parents of a new folder with a random name
@@ -86,11 +87,11 @@ SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - parents of a new
 
 @contextmanager
 def ray_folder() -> Iterator[str | None]:
-    """Yield the folder for Ray's `_temp_dir`, or None if Ray's choice from RAY_TMPDIR and TMPDIR works.
+    """Yield a folder for the argument `_temp_dir` of `ray.init`, or None if Ray's default folder works.
 
-    If the path of Ray's choice is too long or has odd characters, yield a short link to that folder. Logs and spilled
-    objects then still go to the folder that RAY_TMPDIR or TMPDIR names. The link is removed after the block.
-    Raises `UsageError` if the folder or the link cannot be made.
+    The default is `ray` below RAY_TMPDIR, TMPDIR or /tmp. If its path is too long or has odd characters, yield a short
+    link to the default folder. So the default folder still gets the logs and spilled objects. The link is removed after
+    the block. Raises `UsageError` if the folder or the link cannot be made.
     """
     chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray does it
     folder = os.path.abspath(os.path.join(chosen, "ray"))  # noqa: PTH100, PTH118 - as Ray does it
@@ -116,7 +117,7 @@ def ray_folder() -> Iterator[str | None]:
 
 
 def _short_folder() -> Path | None:
-    """Create a folder with a short path, and return the path; None if no place of `SHORT_PLACES` can be written."""
+    """Create a folder in one of `SHORT_PLACES`, such as /tmp, and return its path. If none is writable, return None."""
     for place in SHORT_PLACES:
         try:
             return Path(tempfile.mkdtemp(prefix="gt-", dir=place))
@@ -125,9 +126,9 @@ def _short_folder() -> Path | None:
     return None
 
 
-LOGICAL_CPUS_PER_CPU = 4  # actor pools hold CPUs while other stages wait for CPUs; spare ones prevent that
+LOGICAL_CPUS_PER_CPU = 4  # declared to a local Ray; actor pools keep CPUs reserved, and other stages need some too
 CONNECT_TIMEOUT_S = 10
-QUIET_RAY = {  # services that a local Ray does not need, and that cost 5 % of two CPUs
+QUIET_RAY = {  # turns off services that a local Ray does not need, and that cost 5 % of two CPUs
     "RAY_prestart_worker_first_driver": "0",  # idle workers, which take seconds to start
     "RAY_enable_metrics_collection": "false",
     "RAY_event_stats": "false",
@@ -141,7 +142,8 @@ OBJECT_STORE_BYTES = 1 << 30  # for decoded batches in flight; bounded so that a
 class Cluster:
     """The resources of a Ray cluster, as the cluster declares them.
 
-    If `ray_session` has started a local Ray, `cpus` is the number of real CPUs, because that Ray declares more.
+    If `ray_session` has started a local Ray, `cpus` is the number of real CPUs. The local Ray itself declares more
+    CPUs.
     """
 
     cpus: float
@@ -160,10 +162,9 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     """Connect to `session.address` or RAY_ADDRESS. If neither is set, start a local Ray for the block.
 
     Yield the resources of the cluster. After the block, disconnect, or end the local Ray. If this process is connected
-    to Ray already, keep that connection and leave it open.
-    Raises `UsageError` if no cluster answers at the address, if the cluster refuses our token, or if its version
-    differs. Raises `UsageError` also for the URL of a dashboard. Raises `JobError` if a local Ray does not start in
-    time.
+    to Ray already, keep that connection and leave it open. Raises `UsageError` if no cluster answers at the address, if
+    the cluster refuses the user's token, or if its version of Ray or Python differs. It also raises `UsageError` if the
+    address is the URL of a dashboard. Raises `JobError` if a local Ray does not start in time.
     """
     if not session.verbose:
         logs.quieten_libraries()
@@ -191,8 +192,8 @@ def ray_session(session: Session) -> Iterator[Cluster]:
 def actor_here(kind: type, *arguments: Any) -> Any:
     """Start an actor of the class `kind` on the driver's node, so that it lives as long as the driver.
 
-    Return the actor's handle. The actor reserves no CPU. The affinity to the node is not soft. Otherwise Ray would
-    sometimes place the actor on another node, and the actor's state would be lost together with that node.
+    Return the actor's handle. The actor reserves no CPU. The node affinity is strict (`soft=False`). Otherwise Ray
+    would sometimes place the actor on another node, and the actor's state would be lost together with that node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -205,7 +206,8 @@ def actor_here(kind: type, *arguments: Any) -> Any:
 def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
     """Connect to the cluster at `address`. If `address` is None, start a local Ray with its files in `folder`.
 
-    If `folder` is None too, Ray chooses the folder. Raises `UsageError` and `JobError` as `ray_session` does.
+    If `address` and `folder` are both None, Ray chooses the folder. Raises `UsageError` and `JobError` as `ray_session`
+    does.
     """
     import ray
 
@@ -242,7 +244,7 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
 
 
 def _refuse_dashboard(address: str) -> None:
-    """Raise `UsageError` if `address` is the URL of Ray's dashboard, which only takes jobs."""
+    """Raise `UsageError` if `address` is an HTTP URL: Ray's dashboard accepts submitted jobs, but no connections."""
     if address.startswith(("http://", "https://")):
         shown = one_line(redact(address), 100)
         raise UsageError(
@@ -252,7 +254,7 @@ def _refuse_dashboard(address: str) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raise `UsageError` if nothing listens at `host:port`, because Ray itself would retry for minutes.
+    """Raise `UsageError` if nothing listens at `address` (`host:port`), because Ray itself would retry for minutes.
 
     An address of another form, such as `auto`, is not checked.
     """
@@ -288,4 +290,4 @@ def _configure_data(verbose: bool) -> None:
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # no tracebacks of what is raised anyway
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # no tracebacks: the exceptions are raised

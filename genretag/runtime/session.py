@@ -22,9 +22,9 @@ _current: str | None = None
 
 
 def new_run_id(started: datetime | None = None) -> str:
-    """Make a new run id, such as `20261123T013000Z-4f2a`, the current run id of this process, and return it.
+    """Make a new run id, such as `20261123T013000Z-4f2a`, and return it. The new id becomes the run id of this process.
 
-    Run ids sort by time. `started` is the time in the id, in UTC, by default the present time.
+    Run ids sort by time. `started`, in UTC, is the time in the id. None means the present time.
     """
     global _current
     _current = f"{started or datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -38,7 +38,7 @@ def current_run_id() -> str | None:
 
 @dataclass(frozen=True)
 class Session:
-    """The store, the cluster, and the output of a command."""
+    """Settings for the S3 store, the Ray cluster, and what a command prints."""
 
     endpoint_url: str | None = None
     """S3 endpoint, if the store is not AWS. AWS_ENDPOINT_URL does the same."""
@@ -64,7 +64,10 @@ class Session:
 
     @property
     def storage(self) -> "Storage":
-        """A new `Storage` with the endpoint of this session. Raises `UsageError` as `Storage` does."""
+        """A new `Storage` with the endpoint of this session.
+
+        Raises `UsageError` if the environment's settings for encryption are invalid.
+        """
         from genretag.storage import Storage
 
         return Storage(self.endpoint_url)

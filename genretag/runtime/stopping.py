@@ -9,13 +9,15 @@ wait for ever for a mutex that its own thread holds. The process then keeps its 
 somebody sends SIGKILL. So `limit_exit` ends such a worker after 5 s, and `leftovers` finds workers of earlier runs.
 """
 
+import _thread
 import atexit
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,7 @@ FROM_THE_START = "nothing was finished, the same command starts again"
 
 
 class Terminated(KeyboardInterrupt):
-    """The process received SIGTERM. Raised once, in the main thread, so that no second signal disturbs the clean-up."""
+    """The process received SIGTERM. A second SIGTERM raises nothing, so that it does not stop the clean-up."""
 
 
 def end_on_sigterm() -> None:
@@ -40,9 +42,9 @@ def end_on_sigterm() -> None:
 
 @contextmanager
 def going_on(how: str) -> Iterator[None]:
-    """If Ctrl-C or SIGTERM ends the block, let the command's last line say `how` to go on.
+    """If Ctrl-C or SIGTERM ends the block, let the last line that the command prints contain the text `how`.
 
-    `how` is a text such as "the same command goes on". Of nested blocks, the innermost counts.
+    `how` tells the user how to continue, such as "the same command goes on". Of nested blocks, the innermost counts.
     """
     try:
         yield
@@ -52,9 +54,9 @@ def going_on(how: str) -> Iterator[None]:
 
 
 def how_to_go_on(stop: KeyboardInterrupt) -> str:
-    """Return the text of the innermost `going_on` block that `stop` has left.
+    """Return the text `how` of the innermost `going_on` block that the exception `stop` ended.
 
-    If there was no such block, return a text that says that nothing was finished.
+    If there was no such block, return `FROM_THE_START`, which says that nothing was finished.
     """
     return getattr(stop, "__notes__", [FROM_THE_START])[0]
 
@@ -71,7 +73,7 @@ def ignoring_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """Restore the handler of `end_on_sigterm` after the block, because `ray.init` replaces it.
+    """After the block, restore the SIGTERM handler of `end_on_sigterm`, because `ray.init` replaces it.
 
     If another handler was set before the block, restore nothing.
     """
@@ -85,10 +87,10 @@ def keeping_sigterm() -> Iterator[None]:
 
 @contextmanager
 def keeping_ctrl_c() -> Iterator[None]:
-    """Restore the Ctrl-C handler after the block, because Ray Train replaces it to end workers and the process.
+    """After the block, restore the Ctrl-C handler, because Ray Train replaces it by a handler of its own.
 
-    With Ray Train's handler, Ctrl-C raises `SystemExit`. If `SystemExit` ends the block, raise `KeyboardInterrupt`
-    instead.
+    With Ray Train's handler, Ctrl-C ends the workers and raises `SystemExit`. If `SystemExit` ends the block, raise
+    `KeyboardInterrupt` instead.
     """
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -98,6 +100,23 @@ def keeping_ctrl_c() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises `KeyboardInterrupt` in the main thread. Any thread may call it during the block.
+
+    The interrupt is SIGUSR1 and not SIGINT, because a command that a shell script starts with `&` ignores SIGINT. If
+    the block runs outside the main thread, no handler can be set, so the interrupt is SIGINT.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield _thread.interrupt_main
+        return
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        yield partial(_thread.interrupt_main, signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before or signal.SIG_DFL)
 
 
 class _Once:
@@ -144,7 +163,7 @@ def leftovers() -> "list[psutil.Process]":
 def warn_of_leftovers(before: "list[psutil.Process]") -> None:
     """Log a warning if processes of `before`, which `leftovers` returned earlier, still run.
 
-    The warning lists their ids for `kill`. They hold memory, and nothing else ends them.
+    The warning lists the process ids for `kill`. Such processes hold memory, and nothing else ends them.
     """
     left = [process for process in before if _runs(process)]
     if left:

@@ -1,7 +1,8 @@
-"""Metrics of a run for Prometheus. Each is recorded once per step of work, never once per poster.
+"""Metrics of a run for Prometheus. Each metric is recorded once per step (up to 256 posters), never once per poster.
 
 Ray serves the metrics on the metrics port of every node, under `exposed_name`. `cluster/monitoring/` has a dashboard
-and alerts that use exactly these metrics. A local Ray serves none (`ray_session.QUIET_RAY`).
+and alerts that use exactly these metrics. A local Ray serves no metrics, because `ray_session.QUIET_RAY` turns them
+off.
 """
 
 import threading
@@ -25,7 +26,7 @@ class Metric:
 
     @property
     def exposed_name(self) -> str:
-        """The name that Ray exposes to Prometheus. A histogram adds `_bucket`, `_sum` and `_count`."""
+        """The metric's name in Prometheus. A histogram's series add `_bucket`, `_sum` and `_count` to this name."""
         return f"ray_{self.name}_total" if self.kind == "counter" else f"ray_{self.name}"
 
     def record(self, value: float, **tags: str) -> None:
@@ -105,9 +106,9 @@ def record_posters(scored: int, failures: dict[str, int]) -> None:
 
 
 def record_fill(posters: int, batch_size: int) -> None:
-    """Record the share of posters, from 0 to 1, in the batches that one call needs. With 0 posters, record nothing.
+    """Record how full the batches of one predict call are, from 0 to 1. With 0 posters, record nothing.
 
-    The call predicts `posters` posters in batches of `batch_size`. The last batch is padded.
+    The call predicts `posters` posters in batches of `batch_size`. The last batch is padded to `batch_size`.
     """
     if posters:
         BATCH_FILL.record(posters / (-(-posters // batch_size) * batch_size))
@@ -115,7 +116,10 @@ def record_fill(posters: int, batch_size: int) -> None:
 
 @contextmanager
 def timed(stage: str) -> Iterator[None]:
-    """Record the seconds of the block in the metric `STAGE_SECONDS` of `stage`. If the block raises, record nothing."""
+    """Record the seconds of the block in the metric `STAGE_SECONDS`, with the label `stage`.
+
+    If the block raises, record nothing.
+    """
     started = time.monotonic()
     yield
     STAGE_SECONDS.record(time.monotonic() - started, stage=stage)
@@ -130,7 +134,7 @@ class InFlight:
 
     @contextmanager
     def holding(self, posters: int) -> Iterator[None]:
-        """Count this number of posters as in flight during the block."""
+        """Count `posters` posters as in flight (being fetched or decoded) during the block."""
         self._change(posters)
         try:
             yield
@@ -145,7 +149,7 @@ class InFlight:
 
 @cache
 def _instrument(metric: Metric) -> Any:
-    """Return Ray's metric object for a metric. A process makes each object once."""
+    """Return Ray's metric object for `metric`. A process makes only one object for each metric."""
     from ray.util import metrics
 
     if metric.kind == "histogram":

@@ -1,4 +1,7 @@
-"""Actor plan: how many actors each stage gets, and what each asks Ray for, from the CPUs, GPUs and memory found."""
+"""Actor plan: chooses the number of actors that fetch and decode, and of actors that predict.
+
+It also chooses the CPUs and GPUs that each actor reserves in Ray.
+"""
 
 from dataclasses import dataclass
 
@@ -9,19 +12,19 @@ from genretag.runtime.ray_session import Cluster
 from genretag.scoring.settings import TagSettings
 
 THREADS_PER_CPU_ENGINE = 4
-FETCH_ACTORS_PER_GPU = 16  # each decodes 1,600 posters/s if it has four CPUs; an H100 predicts 20,000
-CPUS_ASKED = 0.5  # by each actor: half of its use, so that all actors fit again if half of the nodes are lost
-WRITE_CPU = 0.25
-CPU_BATCH, GPU_BATCH = 8, 64
-ACTOR_BYTES = 2**30  # with usual posters; docs/guarantees.md states the memory for hostile ones
+FETCH_ACTORS_PER_GPU = 16  # one decodes 1,600 posters/s if it has four CPUs; an H100 predicts 20,000 posters/s
+CPUS_ASKED = 0.5  # reserved by each actor: at most half of its use, so that all actors fit on half of the nodes
+WRITE_CPU = 0.25  # reserved by each task that writes part files
+CPU_BATCH, GPU_BATCH = 8, 64  # posters per call of an engine
+ACTOR_BYTES = 2**30  # memory of one actor with usual posters; docs/guarantees.md states the memory with hostile posters
 
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """Actor counts, and the resources that one actor asks Ray for.
+    """Numbers of actors, and the CPUs and GPUs that each actor reserves in Ray.
 
-    All actors without a GPU ask for `cpus_asked`, the same share of a CPU. If some asked for more, the free CPUs could
-    be scattered over the nodes: enough in total, and too few on each node. The run would then wait for ever.
+    All actors without a GPU reserve the same share of a CPU, `cpus_asked`. If some actors reserved more, the free CPUs
+    could be scattered: enough in total, but too few on each node. The run would then wait for ever.
     """
 
     engine: str
@@ -35,22 +38,23 @@ class ActorPlan:
 
     @property
     def predict_cpus_asked(self) -> float:
-        """CPUs that a predict actor asks for; 0 if it has a GPU, because CPUs in use must not keep a GPU idle."""
+        """CPUs that a predict actor reserves. With a GPU, it reserves 0, so that busy CPUs never keep a GPU idle."""
         return 0.0 if self.predict_gpus else self.cpus_asked
 
     def asks(self) -> list[Ask]:
-        """Return the least room that the job needs to go on: one actor of each stage, and one task that writes."""
+        """Return the fewest resources with which a job makes progress: one actor of each stage, and one write task."""
         predict = Ask("an actor that predicts", self.predict_cpus_asked, self.predict_gpus)
         fetch = [Ask("an actor that fetches and decodes", self.cpus_asked)] if self.fetch_actors else []
         return [*fetch, predict, Ask("a task that writes", WRITE_CPU)]
 
 
 def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> ActorPlan:
-    """Plan actors that fill the cluster.
+    """Plan as many actors as the cluster's CPUs, GPUs and memory (1 GiB per actor) allow.
 
-    With GPUs, each GPU gets one actor that predicts, and the CPUs get actors that fetch and decode. Without GPUs, each
-    actor does all three. If `fetch_actors` is set, the two stages are kept apart on CPUs too. Counts, engine, precision
-    and batch size in `settings` replace the planned ones.
+    With GPUs, each GPU gets one actor that predicts, and the CPUs get actors that fetch and decode. Without GPUs, or
+    with the openvino engine, each actor fetches, decodes and predicts. In these two cases, `settings.fetch_actors`
+    adds actors that fetch and decode, and the other actors only predict. Counts, engine, precision and batch size that
+    are set in `settings` replace the planned values.
     """
     device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"
     engine = settings.engine or engine_for(device)
@@ -64,7 +68,7 @@ def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> Acto
     else:
         fetch = settings.fetch_actors or 0
         predict = settings.predict_actors or max(1, int(min(round(cluster.cpus / threads), fit_in_memory - fetch)))
-    fits = (cluster.cpus_of_a_node - WRITE_CPU) / (fetch + predict)  # if all actors are on one node
+    fits = (cluster.cpus_of_a_node - WRITE_CPU) / (fetch + predict)  # CPUs for each actor if all actors run on one node
     return ActorPlan(
         engine=engine,
         precision=settings.precision or precision_for(engine, bundle),
@@ -78,5 +82,5 @@ def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> Acto
 
 
 def _floor(cpus: float) -> float:
-    """Return `cpus` rounded down to ten-thousandths, the unit that Ray counts in."""
+    """Return `cpus` rounded down to a multiple of 0.0001, the smallest share of a CPU that Ray counts."""
     return int(cpus * 10_000) / 10_000

@@ -1,7 +1,8 @@
-"""Actor stages of a run: fetch and decode on CPUs, predict on an engine; on CPUs alone, both stages in one actor.
+"""Ray actors that score posters: one stage fetches and decodes, one predicts; without GPUs, one actor does both.
 
-Every poster stays one row from worklist to part file, whatever happens to it. `probabilities` is set if the poster was
-scored, and `reason` if it failed. Pixels travel as one fixed-size binary column, without a copy.
+A poster stays one row, from the worklist (the posters to score) to a Parquet file of the output. The row has
+`probabilities` if the poster was scored, and `reason` if it failed. Pixels go from stage to stage in one fixed-size
+binary column, without a copy.
 """
 
 import threading
@@ -37,32 +38,34 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import posters_of, steps
 from genretag.storage import Storage
 
-SPARE_NO_POSTER = frozenset({"credentials_refused", "certificate_refused"})  # errors that every poster will meet
-SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})
-DECODED_AT = "decoded_at"  # the time when rows began to wait for an engine, in seconds since 1970
-PREDICT_ATTEMPTS = 5  # a cluster takes nodes away, but not five times from the same posters
+SPARE_NO_POSTER = frozenset({"credentials_refused", "certificate_refused"})  # reasons that fail all posters
+SPARE_NONE_OF_A_BUCKET = frozenset({"bucket_missing", "wrong_region"})  # reasons that fail all posters of a bucket
+DECODED_AT = "decoded_at"  # column: when a step was decoded and began to wait for an engine, in seconds since 1970
+PREDICT_ATTEMPTS = 5  # for one step; after five crashes over the same posters, lost nodes are hardly the cause
 
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """Limits on the fetching and decoding of one actor. `threads` is the number of posters in flight."""
+    """Options of an actor that fetches and decodes. `threads` is the number of posters that it reads at a time."""
 
     threads: int
     decode_timeout_s: float
-    one_bucket: bool  # all posters are in one bucket; if it is missing, nothing can work
+    one_bucket: bool  # True if all posters are in one bucket; then a missing bucket stops the job
 
     @staticmethod
     def of(settings: TagSettings, *, one_bucket: bool) -> "FetchOptions":
-        """Return the options that `settings` ask for."""
+        """Return the options from the settings of `tag`. `one_bucket` is True if all posters are in one bucket."""
         return FetchOptions(settings.fetch_threads, settings.decode_timeout_s, one_bucket)
 
 
 class FetchDecode:
-    """Actor that fetches and decodes posters: blocks of the worklist -> one row per poster with `image`, in steps.
+    """Ray actor that fetches and decodes posters. A call takes a block of posters, and yields one table per step.
 
-    `image` has height * width * 3 bytes; it is null if a poster failed or was not decoded. An actor whose decoder hangs
-    ends itself. If the ledger says that the job must stop, the remaining steps give no rows. They raise no exception,
-    so that Ray writes the finished rows and prints no traceback.
+    A step is up to 256 posters. A table has one row per poster. Its column `image` has height * width * 3 bytes, or
+    null if the poster failed or needs no decoding. If the decoder hangs, the actor ends its process, and Ray repeats
+    the call in a new process. If the ledger (a `Ledger` actor, which counts failures) says that the job must stop, a
+    call yields no more tables. The call then raises no exception, so that Ray writes the finished rows and prints no
+    traceback.
     """
 
     def __init__(self, storage: Storage, rule: ImageRule, options: FetchOptions, ledger: Any) -> None:
@@ -86,14 +89,17 @@ class FetchDecode:
             yield self._table(posters, results)
 
     def _steps(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Yield the block's posters, step by step. If the job must stop, yield none and do not read the shard."""
+        """Yield the posters of a block, up to 256 per table. If the job must stop, read and yield nothing."""
         import ray
 
         if not ray.get(self._ledger.stopped.remote()):
             yield from steps(posters_of(block, self._storage))
 
     def _stops_where_nothing_can_work(self, results: list[Poster | Failure | Held]) -> bool:
-        """If a poster failed for a reason that all others will meet too, stop the job and return True, else False."""
+        """If a poster failed for a reason that fails all posters (`self._fatal`), stop the job and return True.
+
+        Otherwise return False.
+        """
         import ray
 
         for result in results:
@@ -103,7 +109,12 @@ class FetchDecode:
         return False
 
     def _table(self, posters: pa.Table, results: list[Poster | Failure | Held]) -> pa.Table:
-        """Return the rows of a step: one per poster, with its pixels, the reason why it failed, or `already`."""
+        """Return the rows of a step, one per poster. `results` has one result for each poster of `posters`.
+
+        A decoded poster sets `image`, `width` and `height`. A failure sets `stage`, `reason` and `message`. A
+        `Held` result (the output already has a row of the object's present version) sets `already`. All columns that a
+        result does not set are null.
+        """
         read = [result if isinstance(result, Poster) else None for result in results]
         failures = [result if isinstance(result, Failure) else None for result in results]
         held, uris = held_of(posters), posters["uri"].to_pylist()
@@ -132,7 +143,7 @@ class FetchDecode:
 
 
 def _image_column(posters: list[Poster | None], image_type: pa.DataType) -> pa.Array:
-    """Return the posters' pixels as one binary column. None, for a poster that was not decoded, becomes null."""
+    """Return the pixels of posters as one binary column. A poster of None has no pixels and becomes null."""
     pixels = np.zeros((len(posters), image_type.byte_width), dtype=np.uint8)
     for row, poster in enumerate(posters):
         if poster is not None:
@@ -142,16 +153,17 @@ def _image_column(posters: list[Poster | None], image_type: pa.DataType) -> pa.A
 
 
 class Predict:
-    """Actor that predicts: rows with `image` -> the same rows with `probabilities` and `at` instead.
+    """Ray actor that predicts. A call takes rows that `FetchDecode` made, and adds `probabilities`.
 
-    `probabilities` is a list of float32, null for rows without pixels. `at` is the time of the prediction. The argument
-    `bundle` is Ray's reference to a `Bundle`, and `ledger` is what `open_ledger` returned.
+    `probabilities` has one float32 per label, or null if the row has no pixels. The new column `at` is the time of the
+    prediction, in UTC. The column `image` is dropped. If the job must stop, a call returns no rows. The constructor
+    takes `bundle`, a Ray object reference to a `Bundle`, and `ledger`, the handle that `open_ledger` returned.
     """
 
     def __init__(self, plan: ActorPlan, bundle: Any, ledger: Any) -> None:
         import ray
 
-        loaded = ray.get(bundle)  # one copy in the object store of each node, not one in each task
+        loaded = ray.get(bundle)  # one copy in the object store of each node, instead of one copy for each task
         self._engine = open_engine(plan.engine, loaded, plan.batch_size, plan.engine_threads, plan.precision)
         if plan.predict_gpus and not self._engine.on_gpu:
             ledger.say.remote(f"the {plan.engine} engine sees no GPU, so CPUs predict: install its package for GPUs")
@@ -190,9 +202,9 @@ class Predict:
         return rows.drop_columns(["image", DECODED_AT]).append_column("probabilities", lists).append_column("at", at)
 
     def _images(self, column: pa.Array, decoded: np.ndarray) -> np.ndarray:
-        """Return the pixels of the decoded rows, uint8 (N, height, width, 3); no copy if all rows were decoded.
+        """Return the pixels of the decoded rows: uint8 (N, height, width, 3). If all rows were decoded, do not copy.
 
-        `column` has the pixels of all rows, and `decoded`, bool (rows,), is False where they are null.
+        `column` has the pixels of all rows. `decoded`, bool (rows,), is False for rows without pixels.
         """
         pixels = np.frombuffer(column.buffers()[1], dtype=np.uint8)
         start = column.offset * column.type.byte_width
@@ -203,7 +215,7 @@ class Predict:
     def _stops_where_the_engine_dies(self, step: str) -> bool:
         """Stop the job and return True if the step began more than `PREDICT_ATTEMPTS` times; else return False.
 
-        Without this limit, Ray would repeat for ever a step that ends its process.
+        Without this limit, Ray would for ever repeat a step that crashes its process.
         """
         import ray
 
@@ -214,9 +226,10 @@ class Predict:
         return bool(attempt > PREDICT_ATTEMPTS)
 
     def _report(self, step: str, outcome: Outcome) -> None:
-        """Send a step's outcome, and the actor's times and memory, to the ledger and to the telemetry.
+        """Report the outcome of a step to the telemetry and to the ledger (the actor that counts outcomes).
 
-        The call waits for the ledger, so that the ledger has counted every row before it is written.
+        The ledger also gets the actor's working times and peak memory. Return only after the ledger has counted the
+        step's rows, so that no row is written before it is counted.
         """
         import ray
 
@@ -228,10 +241,11 @@ class Predict:
 
 
 class FetchDecodePredict:
-    """Actor that does both stages in one process: blocks of the worklist -> rows with `probabilities`.
+    """Ray actor that fetches, decodes and predicts. A call takes a block of posters, and yields scored rows.
 
-    `fetch` and `predict` are the arguments of `FetchDecode` and `Predict`. Pixels do not travel between processes.
-    Several calls at once keep the actor busy: while one call predicts, the others fetch and decode.
+    The rows are those that `Predict` returns. `fetch` and `predict` are the constructor arguments of `FetchDecode` and
+    `Predict`. Pixels stay in the process. Ray makes several calls at once: while one call predicts, the other calls
+    fetch and decode.
     """
 
     def __init__(self, fetch: tuple[Any, ...], predict: tuple[Any, ...]) -> None:

@@ -1,6 +1,7 @@
-"""Ceiling: the most this machine could do, with GET, decode and predict in plain threads of one process, without Ray.
+"""Ceiling: the highest rate of this machine, with GET, decode and predict in threads of one process, without Ray.
 
-Rates are measured for a stage alone, with the CPU time that it takes, and for a whole run once it is under way.
+`bench` compares a job with the ceiling. It also measures the rate and the CPU time of each stage alone. The first and
+the last tenth of a run's posters do not count for the run's rate.
 """
 
 import time
@@ -22,15 +23,15 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import POSTERS_PER_STEP
 from genretag.storage import Storage, StorageError
 
-UNDER_WAY, NEARLY_DONE = 0.1, 0.9  # between these shares of its posters, a run is in its steady state
+UNDER_WAY, NEARLY_DONE = 0.1, 0.9  # a run is in its steady state while its share of finished posters is between these
 LONG_ENOUGH_S = 2.0  # time to measure one stage alone
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Speed of a piece of work.
+    """Speed and CPU cost of one stage, such as decoding.
 
-    `cpu_ms` is the CPU time of this process per poster, in milliseconds, without that of a store or a GPU.
+    `cpu_ms` is the CPU time of this process per poster, in milliseconds. The time of the store or a GPU does not count.
     """
 
     posters_per_s: float
@@ -38,9 +39,9 @@ class Rate:
 
 
 def measure(work: Callable[[], int]) -> Rate:
-    """Return the rate of `work`, which does a piece of work and returns its number of posters.
+    """Call `work` again and again for `LONG_ENOUGH_S` seconds, and return its rate. The first call is not measured.
 
-    `work` is repeated for `LONG_ENOUGH_S` seconds, after a first call that is not measured.
+    Each call of `work` processes some posters, and returns the number of posters, which must not be 0.
     """
     work()  # the first time opens connections and fills caches
     posters, started, cpu = 0, time.perf_counter(), time.process_time()
@@ -50,15 +51,15 @@ def measure(work: Callable[[], int]) -> Rate:
 
 
 def steady_rate(finished: Iterable[tuple[float, int]]) -> float:
-    """Return the posters per second between the first and the last tenth of a run.
+    """Return the posters per second of a run, without the first and the last tenth of its posters.
 
-    `finished` has pairs of a time in seconds and the number of posters that were finished then. Posters finish in
-    batches, so the rate counts from the end of one batch to the end of another. Returns NaN if there are too few
-    batches.
+    `finished` has one pair for each batch: the time in seconds when the batch ended, and its number of posters. The
+    rate counts only batches that end between these two tenths, from the end of the first to the end of the last. Return
+    NaN if there are fewer than two such batches.
     """
     steps = sorted(finished)
     total, done = sum(count for _, count in steps), 0
-    marks: list[tuple[float, int]] = []  # the ends of batches between the first tenth and the last
+    marks: list[tuple[float, int]] = []  # (time, posters finished so far) at the end of batches
     for at, count in steps:
         done += count
         if UNDER_WAY * total <= done <= NEARLY_DONE * total:
@@ -69,25 +70,27 @@ def steady_rate(finished: Iterable[tuple[float, int]]) -> float:
     return (after - before) / (end - begin)
 
 
-SAMPLE = 512  # posters to measure each stage alone
+SAMPLE = 512  # posters on which each stage is measured alone
 STEPS_AHEAD = 3  # steps that are fetched and decoded while one step is predicted
 
 
 class BareMetal:
-    """Stages of a run in this process, alone and together, with the job's decoder, engine and store."""
+    """Fetch, decode and predict in threads of this process, one stage at a time (`stages`) or all at once (`together`).
+
+    Decoder, engine and store are those of a job.
+    """
 
     def __init__(self, bundle: Bundle, storage: Storage, plan: Mapping[str, Any], settings: TagSettings) -> None:
-        """Load the engine. `plan` is the job's `ActorPlan`, as a run record has it."""
+        """Load the engine. `plan` has the fields of the job's `ActorPlan`, which `run.json` has as `actors`."""
         self._bundle, self._storage, self._settings = bundle, storage, settings
         self._threads = cpus_here()
         self._nothing = np.empty((0, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
         self._engine: Engine = open_engine(plan["engine"], bundle, plan["batch_size"], self._threads, plan["precision"])
 
     def stages(self, uris: Sequence[str], begin: Callable[[str], None]) -> dict[str, Rate]:
-        """Measure each stage alone on a sample of the posters; return the rates of `fetch`, `decode` and `infer`.
+        """Measure each stage alone on up to `SAMPLE` posters. Return the rates by stage: `fetch`, `decode`, `infer`.
 
-        `begin` is called with the name of each stage before it starts. Posters that cannot be read or decoded do not
-        count.
+        Before each stage, `begin` is called with the stage's name. Posters that cannot be read or decoded do not count.
         """
 
         def alone(stage: str, work: Callable[[], int]) -> Rate:
@@ -112,10 +115,10 @@ class BareMetal:
             }
 
     def together(self, uris: Sequence[str], progress: Callable[[int], None]) -> list[tuple[float, int]]:
-        """Run all three stages at once, as fast as one process can.
+        """Fetch, decode and predict all posters, with the three stages at the same time.
 
-        Return pairs of a time, in seconds since 1970, and the number of posters finished then. `progress` is called
-        with the number of posters of each step.
+        A step is up to 256 posters. Return one pair for each step: the time when the step ended, in seconds since 1970,
+        and its number of posters. When a step is fetched and decoded, `progress` is called with its number of posters.
         """
         reader = PosterReader(self._storage, self._bundle.rule, self._settings.fetch_threads)
         finished: list[tuple[float, int]] = []
@@ -131,26 +134,26 @@ class BareMetal:
                     return finished
                 step = [ahead.popleft().result() for _ in range(min(POSTERS_PER_STEP, len(ahead)))]
                 images = [poster.image.pixels for poster in step if isinstance(poster, Poster)]
-                batch = np.stack(images) if images else self._nothing  # while the batch before is predicted
+                batch = np.stack(images) if images else self._nothing  # copied while the previous batch is predicted
                 predicting.result()
                 predicting = predictor.submit(self._predict, batch, len(step), finished)
                 progress(len(step))
 
     def _predict(self, images: np.ndarray, posters: int, finished: list[tuple[float, int]]) -> None:
-        """Predict a batch, and append the time and the number of its posters to `finished`."""
+        """Predict the batch of one step. Append the time and `posters`, the step's number of posters, to `finished`."""
         self._engine.predict(images)
         finished.append((time.time(), posters))
 
     def _get(self, uri: str) -> Any:
-        """Return the bytes of an object, None if it cannot be read."""
+        """Return the bytes of an object, or None if the object cannot be read."""
         try:
             return self._storage.get(uri).data
         except StorageError:
             return None
 
     def _decode(self, data: Any) -> np.ndarray | None:
-        """Return the pixels of an encoded poster, None if it cannot be decoded."""
+        """Return the pixels of an encoded poster, or None if the poster cannot be decoded."""
         try:
             return decode(data, self._bundle.rule).pixels
-        except ValueError:  # BadImage is one: the job turns this poster into a failure row
+        except ValueError:  # such as BadImage; a job turns such a poster into a failure row
             return None

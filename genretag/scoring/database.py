@@ -1,4 +1,4 @@
-"""DuckDB with this project's settings: bounded memory, spilling next to the run's other files, no progress bar."""
+"""DuckDB with this project's settings: at most 2 GB of memory, spill files in a given folder, no progress bar."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import duckdb
 from genretag.errors import UsageError
 from genretag.storage.paths import NOT_FOR_DUCKDB
 
-MEMORY_LIMIT = "2GB"  # the rest goes to disk
+MEMORY_LIMIT = "2GB"  # DuckDB moves data beyond this limit to disk
 
 
 def open_database(folder: Path) -> duckdb.DuckDBPyConnection:
-    """Open the DuckDB database of a run, in the run's temporary folder. Tables from earlier calls are still there.
+    """Open the DuckDB database in `folder`, the temporary folder of a run. Create the database if there is none.
 
-    Its sessions are in UTC, whatever the machine's time zone is. Raises `UsageError` for a folder that DuckDB cannot
-    use.
+    Tables from an earlier call are kept. The database's time zone is UTC, not that of the machine. Raises `UsageError`
+    if the path of `folder` has a character that DuckDB misreads, such as a question mark.
     """
     if wrong := [letter for letter in NOT_FOR_DUCKDB if letter in str(folder)]:
         raise UsageError(

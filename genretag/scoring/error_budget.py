@@ -1,4 +1,4 @@
-"""Error budget: how many posters may fail before a run counts as failed, and the message if more do."""
+"""Error budget: the check that not too many posters failed, and the errors to raise if too many did."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,12 @@ from genretag.scoring.worklist import Worklist
 def require_not_stopped(
     words: Mapping[str, Any], ledger: Any, settings: TagSettings, posters: int, output: str
 ) -> None:
-    """Raise the error that ended a job before all steps were done; do nothing if the job was not stopped.
+    """Raise an error if the ledger (the actor that counts failures) stopped the job early; else do nothing.
 
-    The steps that were left gave no rows. `words` are the last values on the ledger's board, and `posters` is the
-    length of the worklist. Raises `UsageError` for an error that all posters would meet, and `JobError` if too many
-    posters failed.
+    A stopped job ends without an exception. `words` are the values that `last_words` returned for the ledger. `posters`
+    is the number of posters to score, and `output` is the output's location, for the message. Raises `UsageError` if
+    the job met an error that all posters would meet, and `JobError` if more posters failed than the error budget
+    allows.
     """
     if "fatal" in words:
         raise stopped(words["fatal"], output)
@@ -28,15 +29,19 @@ def require_not_stopped(
 
 
 def stopped(why: str, output: str) -> UsageError:
-    """Return the error of a job that was stopped for the reason `why`. The message also says what to do next."""
+    """Return the error to raise for a job that was stopped.
+
+    Its message has the reason `why`, the location `output` of the finished rows, and the next step for the user.
+    """
     return UsageError(f"{why}; what was finished is in {output}, run the same command again after that")
 
 
 def require_success(record: RunRecord, worklist: Worklist, settings: TagSettings) -> None:
-    """Raise `JobError` if too many posters of this run failed, or too many of all posters on this run or before.
+    """Raise `JobError` if too many posters failed on this run, or on this run and earlier runs together.
 
-    Raises `UsageError` if no listed file is a poster. Failures of earlier runs count, because a second run of the same
-    command may have nothing to score. It must not turn a failed job into a success.
+    `TagSettings.allowed_failures` limits this run, and `TagSettings.allowed_of_all` limits all runs. Earlier failures
+    count, so that a failed command does not succeed when it runs again and finds nothing left to score. Raises
+    `UsageError` if no listed file is a poster.
     """
     outcome = Outcome(record.scored, record.failures)
     if outcome.against_budget > settings.allowed_failures(worklist.to_score):
@@ -53,7 +58,7 @@ def require_success(record: RunRecord, worklist: Worklist, settings: TagSettings
 
 
 def _too_many_failures(outcome: Outcome, posters: int, output: str) -> JobError:
-    """Return the error of a job in which more of the `posters` posters failed than the error budget allows."""
+    """Return the error of a run that exceeded its error budget. The run had `posters` posters to score."""
     return JobError(
         f"{outcome.against_budget} of {posters} posters failed, more than the error budget allows, "
         f"{_commonest(outcome)}: fix the cause or raise --error-budget, and run the same command again; "
@@ -62,7 +67,7 @@ def _too_many_failures(outcome: Outcome, posters: int, output: str) -> JobError:
 
 
 def _most_failed(outcome: Outcome, failed: int, posters: int, output: str) -> JobError:
-    """Return the error of a job of `posters` posters, of which `failed` failed on this run or before."""
+    """Return the error of an output in which `failed` of all `posters` posters failed, on this run or earlier runs."""
     tonight = f", {_commonest(outcome)}" if outcome.against_budget else ", all on earlier runs"
     return JobError(
         f"{failed} of all {posters} posters failed{tonight}: {output}/failures says why; fix the cause and run the "
@@ -71,7 +76,10 @@ def _most_failed(outcome: Outcome, failed: int, posters: int, output: str) -> Jo
 
 
 def _commonest(outcome: Outcome) -> str:
-    """Return the most frequent reason of failure and its count, as text; files that are no posters do not count."""
+    """Return the most frequent reason of failure as text, such as `12 of them by fetch: timeout`.
+
+    Files that are no posters do not count. There must be at least one failure that counts.
+    """
     reasons = {name: count for name, count in outcome.failures.items() if not name.endswith(OTHER_FILE)}
     most = max(reasons, key=lambda name: reasons[name])
     return f"{reasons[most]} of them by {most}"

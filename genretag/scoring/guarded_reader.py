@@ -1,4 +1,4 @@
-"""Guarded reader: a process whose decoder hangs or crashes ends, and costs one poster instead of the job."""
+"""Guarded reader: if a decoder hangs or crashes, one poster becomes a failure, and the job goes on."""
 
 import os
 import threading
@@ -8,15 +8,15 @@ from typing import Any
 from genretag.errors import Failure
 from genretag.scoring.reader import Held, Poster, PosterReader
 
-LOOK_EVERY_S = 0.5  # between two checks for a decoder that hangs
+LOOK_EVERY_S = 0.5  # interval of the checks for a decoder that hangs
 
 
 class GuardedReader:
-    """Reader of whole steps, in which a decoder that hangs or crashes costs one poster and not the job.
+    """Reader of the posters of one step. If the decoder hangs or crashes on a poster, the job loses only that poster.
 
-    If a decoder hangs for `decode_timeout_s`, its process ends itself, and Ray gives the step to another process. The
-    ledger (`genretag.scoring.step_ledger`) remembers the posters that processes died over. These posters become
-    failures.
+    If one poster takes longer than `decode_timeout_s` seconds to decode, the process ends itself. Ray then repeats the
+    step in another process. The ledger (`genretag.scoring.step_ledger`) records the posters that hang or crash the
+    decoder. After one hang or two crashes, a poster becomes a failure and is not decoded again.
     """
 
     def __init__(self, reader: PosterReader, ledger: Any, decode_timeout_s: float) -> None:
@@ -29,16 +29,20 @@ class GuardedReader:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Stop the thread that watches the decoder. It holds the ledger, whose process would live on otherwise."""
+        """Stop the thread that watches the decoder.
+
+        The thread has a handle of the ledger (a Ray actor). The handle would keep the ledger's process alive.
+        """
         self._closed.set()
 
     def read(
         self, uris: Sequence[str], held: Mapping[str, Collection[str]] | None = None
     ) -> list[Poster | Failure | Held] | None:
-        """Return a result for each poster of one step, in the order of `uris`. Return None if the job must stop.
+        """Read the posters of one step. Return their results in the order of `uris`, or None if the job must stop.
 
-        `held` gives, by URI, the etags of versions that need no decoding (`PosterReader.read_new`). None means no such
-        etags. The first URI is the step's name in the ledger.
+        `held` maps a URI to the etags of those versions of the object that have a row in the output. A poster with such
+        an etag is not decoded, and its result is `Held`. If `held` is None, all posters are decoded. `uris` must not be
+        empty, because the first URI names the step in the ledger (the actor that records attempts).
         """
         import ray
 
@@ -61,9 +65,10 @@ class GuardedReader:
         return [given_up.get(uri) or results[uri] for uri in uris]
 
     def _end_when_hung(self, limit_s: float) -> None:
-        """Watch the decoder, and end the process if one poster takes longer than `limit_s` seconds.
+        """Watch the decoder, and end this process if one poster takes longer than `limit_s` seconds to decode.
 
-        Nothing else ends a decoder that hangs. The ledger notes the poster first.
+        A thread that hangs in C code ends only with its process. Before the process ends, the ledger (a Ray
+        actor) records the poster as a failure.
         """
         import ray
 

@@ -1,9 +1,10 @@
-"""Inventory: one row per object to be tagged, from a folder, a prefix or a manifest, spooled to disk as it arrives.
+"""Inventory: a Parquet file with one row per object to tag, from a folder, an S3 prefix or a manifest.
 
-Nothing here holds more than a few thousand rows in memory. So ten million objects cost disk, not the driver's memory.
+`take_inventory` writes rows to disk while it lists, and keeps about 65,000 rows in memory. So ten million objects cost
+disk, not the driver's memory.
 
-The module also chooses the types of the columns that are carried from a manifest to the output. The types are the same
-in every run, on every machine.
+The module also chooses the types of the columns that `--carry` copies from a manifest to the output. All runs must
+write the same types.
 """
 
 import tempfile
@@ -26,20 +27,22 @@ from genretag.storage.s3_listing import to_table
 
 
 def carried_fields(columns: pa.StructType, held: pa.Schema | None) -> tuple[pa.Field, ...]:
-    """Return the fields that the output will have for the carried columns of a manifest.
+    """Return the fields of the output for the columns that `--carry` copies from a manifest.
 
-    `columns` is the type of the inventory's column `carried`. `held` is the schema of the output's predictions, None if
-    there are none. Times keep the unit and the zone that the output has. A column without a single value (type `null`)
-    gets the type of the output's column, or text if there is none yet. Other columns keep the type of the manifest.
+    `columns` is the type of the inventory's column `carried`. `held` is the schema of the predictions that the output
+    already has, or None if it has none. A timestamp gets the unit and the time zone of the output's column of that
+    name, if both columns have a time zone or neither has one. A column without any value (type `null`) gets the type of
+    the output's column, or string if the output lacks the column. Other columns keep the type that the manifest has.
     """
     types = {} if held is None else {field.name: field.type for field in held}
     return tuple(column.with_type(_type(column.type, types.get(column.name))) for column in columns)
 
 
 def _type(tonight: pa.DataType, held: pa.DataType | None) -> pa.DataType:
-    """Return the output's type for one carried column.
+    """Return the type of one carried column in the output, by the rules of `carried_fields`.
 
-    `tonight` is its type in the manifest, and `held` its type in the output, None if the output lacks the column.
+    `tonight` is the column's type in this run's manifest. `held` is its type in the output, or None if the output lacks
+    the column.
     """
     if pa.types.is_null(tonight):
         return pa.string() if held is None else held
@@ -63,14 +66,14 @@ LOOKUPS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Inventory:
-    """The Parquet file of an inventory, with rows of `SCHEMA`.
+    """A Parquet file with one row per object to tag, in the columns of `SCHEMA`.
 
-    If columns are carried from a manifest, there is also the struct column `carried`.
+    If `--carry` names columns of a manifest, the file also has these, as fields of the struct column `carried`.
     """
 
     file: Path
     rows: int
-    may_repeat: bool  # a manifest may name an object twice, a listing never does
+    may_repeat: bool  # True for a manifest, which may name an object twice; False for a listing
 
     @property
     def schema(self) -> pa.Schema:
@@ -78,18 +81,19 @@ class Inventory:
         return pyarrow.parquet.read_schema(self.file)
 
     def table(self) -> pa.Table:
-        """Return all rows as one table, for callers who know that there are few."""
+        """Return all rows as one table. Use this method only for inventories that fit in memory."""
         return pyarrow.parquet.read_table(self.file)
 
 
 def take_inventory(
     images: str, storage: Storage, folder: Path, leave_out: str | None = None, carry: Sequence[str] = ()
 ) -> Inventory:
-    """List the objects at `images` into a file in `folder`, and return the inventory.
+    """Write one row for each object at `images` to a Parquet file in the local folder `folder`. Return the inventory.
 
-    `images` is a folder, an s3:// prefix, a manifest or an S3 Inventory. Objects below `leave_out`, the output, are
-    left out. `carry` names columns of a manifest to keep in `carried`. Raises `UsageError` if the place is missing,
-    empty or cannot be read, or if a manifest is wrong.
+    `images` is a folder, an s3:// prefix, a manifest or the `manifest.json` of an S3 Inventory. Objects below the
+    location `leave_out`, such as the output, are left out. If it is None, no object is left out. `carry` names the
+    columns of a manifest to copy to the column `carried`. Raises `UsageError` if `images` is missing, empty or cannot
+    be read, if a manifest is invalid, or if `carry` is given without a manifest.
     """
     source = resolve(images)
     from_manifest = is_manifest(source)
@@ -111,21 +115,22 @@ def take_inventory(
 
 
 def read_inventory(images: str, storage: Storage) -> pa.Table:
-    """Return the inventory of a location as one table, which must fit in memory.
+    """Return the objects at the location `images` as one table with the columns of `SCHEMA`.
 
-    Raises `UsageError` as `take_inventory` does.
+    The table must fit in memory. Raises `UsageError` if the location is missing, empty or cannot be read, or if a
+    manifest is invalid.
     """
     with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
         return take_inventory(images, storage, Path(folder)).table()
 
 
 def inventory_of(uris: list[str]) -> pa.Table:
-    """Return an inventory of objects that were not listed, from their URIs. Etags are empty and sizes are null."""
+    """Return a table with the columns of `SCHEMA` for these URIs. Etags are empty, and sizes and times are null."""
     return with_all_columns(pa.table({"uri": pa.array(uris, pa.string()), "etag": pa.array([""] * len(uris))}))
 
 
 def poster_ids(uris: Any) -> Any:
-    """Return the file names of URIs without their endings: `s3://films/1987/tt0093010.jpg` -> `tt0093010`.
+    """Return the poster id of each URI: its file name without ending. `s3://films/1987/tt0093010.jpg` -> `tt0093010`.
 
     `uris` and the result are Arrow arrays of strings.
     """
@@ -136,10 +141,11 @@ def poster_ids(uris: Any) -> Any:
 def _spool(
     tables: Iterable[pa.Table], file: Path, storage: Storage, leave_out: str | None, may_repeat: bool
 ) -> Inventory:
-    """Write the rows of `tables`, which have at least `uri`, to the Parquet file of the returned inventory.
+    """Write the rows of `tables` to the Parquet file `file`, and return it as an inventory.
 
-    Missing columns are filled in. Objects below `leave_out` are left out. In a manifest (`may_repeat`), the store is
-    asked for missing etags.
+    The tables have at least the column `uri`. Other columns are added if they are missing (`with_all_columns`). Objects
+    below the location `leave_out` are left out. If `may_repeat` is true, as for a manifest, look up missing etags in
+    the store.
     """
     output = f"{resolve(leave_out)}/" if leave_out else None
     writer, rows = None, 0
@@ -160,9 +166,9 @@ def _spool(
 
 
 def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of at least `ROWS_PER_GROUP` rows, because the pages of a listing are small.
+    """Join small tables, such as the pages of a listing, into tables of at least `ROWS_PER_GROUP` rows.
 
-    The last table may have fewer.
+    The last table may have fewer rows.
     """
     waiting: list[pa.Table] = []
     for table in tables:
@@ -175,9 +181,9 @@ def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _with_etags(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor, *, look_up: bool) -> pa.Table:
-    """Return the table with each etag as `etag_key` gives it, empty if unknown.
+    """Return the table with etags that `etag_key` normalized. An unknown etag is an empty text.
 
-    If `look_up` is true, ask the store for the etag, size and time of objects without an etag.
+    If `look_up` is true, first ask the store for the etag, size and time of each object whose etag is unknown.
     """
     columns = {name: table[name] for name in table.column_names}
     columns["etag"] = etag_keys(columns.get("etag", pa.chunked_array([pa.nulls(len(table), pa.string())])))
@@ -193,9 +199,9 @@ def _with_etags(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor, 
 
 
 def _stat_or_unknown(uri: str, storage: Storage) -> ObjectInfo:
-    """Return an object's etag, size and time. If the lookup fails, return no etag.
+    """Look up an object's etag, size and time in the store. If that fails, return an object with an empty etag.
 
-    Fetching the object will then say what is wrong.
+    The fetch of the object will fail later for the same reason, and will report it.
     """
     try:
         return storage.stat(uri)
@@ -204,9 +210,9 @@ def _stat_or_unknown(uri: str, storage: Storage) -> ObjectInfo:
 
 
 def with_all_columns(table: pa.Table) -> pa.Table:
-    """Return the table with the columns of `SCHEMA`, in its order, and `carried` if the table has it.
+    """Return the table with exactly the columns of `SCHEMA`, followed by `carried` if the table has it.
 
-    A missing `poster_id` comes from the URI. Other missing columns are null.
+    A missing `poster_id` is made from the URI (`poster_ids`). Other missing columns are null.
     """
     columns = {name: table[name] for name in table.column_names}
     if "poster_id" not in columns:

@@ -1,7 +1,8 @@
 """Labelled posters: ids of a CSV matched with the images of a folder, bucket or manifest, then divided into splits.
 
-Each poster has one image or none. Ids are compared in Unicode's composed form. If a poster has several different
-images, it is left out, because nothing says which of them its labels describe.
+An image belongs to the poster whose id is the image's file name without extension. Ids are compared in Unicode's
+composed form (NFC). If a poster has several different images, it is left out, because its labels may describe any of
+them.
 """
 
 import hashlib
@@ -25,21 +26,21 @@ from genretag.storage import Storage, StorageError, resolve
 logger = logging.getLogger(__name__)
 
 
-FEW_MATCHES = 0.1  # if a smaller share of the ids and of the images matches, the match is taken for chance
+FEW_MATCHES = 0.1  # least share of the ids, or of the images if these are fewer, that must match
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Result of matching the ids of a CSV with images: the posters that have one image, and what did not match."""
+    """Result of matching the ids of a CSV with images: posters with one image, and ids and images without a match."""
 
     labelled: LabelledSet
     images: Mapping[str, StoredImage]
     missing: list[str]  # ids without an image
     ambiguous: Mapping[str, list[StoredImage]]  # ids with several different images
-    without_labels: int  # images that the CSV does not name
+    without_labels: int  # ids of images that are not in the CSV
 
     def lines(self) -> list[str]:
-        """Return lines for the log: how many posters have an image, and which were left out for what reason."""
+        """Return log lines: the number of posters with an image, and for each reason, the posters that are left out."""
         posters = len(self.labelled) + len(self.missing) + len(self.ambiguous)
         lines = [f"images: found for {len(self.labelled):,} of {posters:,} posters"]
         if self.missing:
@@ -56,10 +57,12 @@ class Matched:
         return f"{quoted(first)}: {', '.join(one_line(image.uri, 200) for image in images[:3])}"
 
     def require_posters(self, csv: str, *, allow_left_out: bool) -> None:
-        """Raise `UsageError` if no poster has an image, or if too many posters are left out.
+        """Raise `UsageError` if no poster could be matched with one image, or if too many posters are left out.
 
-        The latter means that many posters have several images, or that few ids are names of images. `allow_left_out`
-        permits it. `csv` names the file in messages.
+        Too many are left out if over 10 % of the posters with images (and at least 3) have several different images.
+        Too many are also left out if under 10 % of the ids have an image. If there are fewer images than ids,
+        the limit is 10 % of the images. If `allow_left_out` is true, these two cases raise no error. `csv` is the
+        location of the file, for messages.
         """
         found, ambiguous, missing = len(self.labelled), len(self.ambiguous), len(self.missing)
         many = ambiguous >= LEAST and ambiguous > MOST_WRONG * (found + ambiguous)
@@ -83,9 +86,10 @@ class Matched:
 
 
 def images_by_id(images: Iterable[tuple[str, StoredImage]]) -> dict[str, list[StoredImage]]:
-    """Return the objects of each id, sorted by URI, each URI once. `images` are pairs of an id and an object.
+    """Group objects by their id in composed form (NFC). The objects of an id are sorted by URI, each URI once.
 
-    If an id has both images and files that are no images, only the images are kept.
+    `images` are pairs of an id and an object. If some objects of an id have the extension of an image format, the
+    other objects of this id are dropped.
     """
     found: defaultdict[str, dict[str, StoredImage]] = defaultdict(dict)
     for id, image in images:
@@ -102,7 +106,7 @@ def _images_first(objects: list[StoredImage]) -> list[StoredImage]:
 
 
 def match_images(labelled: LabelledSet, stored: Mapping[str, list[StoredImage]], storage: Storage) -> Matched:
-    """Match labelled posters with their images. `stored` has the objects of each id, as from `images_by_id`.
+    """Match labelled posters with their images. `stored` maps each id to its objects, as `images_by_id` returns them.
 
     A poster matches if it has one image, or several that are identical byte for byte. Of identical images, the first is
     used.
@@ -119,7 +123,8 @@ def match_images(labelled: LabelledSet, stored: Mapping[str, list[StoredImage]],
 class LabelledPosters:
     """Labelled posters of one split, with the URI and the etag of each poster's image.
 
-    `targets`, float32 (posters, L), is what a network must learn instead of the labels; None means the labels.
+    `targets`, float32 (posters, labels), are values from 0 to 1 that a network learns instead of the labels, such as
+    the probabilities of another network. If None, the network learns the labels.
     """
 
     labelled: LabelledSet
@@ -135,14 +140,14 @@ class LabelledPosters:
         return self.at(np.arange(len(self))[np.asarray(mask, dtype=bool)])
 
     def at(self, rows: npt.NDArray[np.int64]) -> "LabelledPosters":
-        """Return the posters in `rows`, int (n,), in the order of `rows`. A row may come several times."""
+        """Return the posters in `rows`, int (n,), in the order of `rows`. A row number may occur several times."""
         uris, etags = ([of[row] for row in rows] for of in (self.uris, self.etags))
         targets = None if self.targets is None else self.targets[rows]
         return LabelledPosters(self.labelled.at(rows), uris, etags, targets)
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits derived from the ids and their labels, whatever the order of the posters is."""
+        """Sixteen hexadecimal digits of a hash of ids and labels. The order of the posters does not matter."""
         rows = sorted(
             f"{poster}\t{row.tobytes().hex()}"
             for poster, row in zip(self.labelled.ids, self.labelled.multi_hot, strict=True)
@@ -153,22 +158,26 @@ class LabelledPosters:
 
 @dataclass(frozen=True)
 class FoundPosters:
-    """Every labelled poster that has an image, and these images by id."""
+    """The labelled posters that have an image, and their images by poster id."""
 
     labelled: LabelledSet
     images: Mapping[str, StoredImage]
 
     def split(self, rule: SplitRule, storage: Storage) -> Splits[LabelledPosters]:
-        """Split the posters into training, validation and test by `rule`. A part may be empty.
+        """Split the posters by `rule` into three parts: training, validation and test. A part may be empty.
 
-        If the rule says so, identical pictures stay in one part.
+        If `rule.identical_together` is true, posters with byte-identical images are in the same part. Images may be
+        read from the store to compare them.
         """
         together = leaders(self._images_of_labelled(), storage) if rule.identical_together else NO_LEADERS
         parts = split(self.labelled, rule, together)
         return Splits(self.posters(parts.train), self.posters(parts.validation), self.posters(parts.test))
 
     def posters(self, labelled: LabelledSet) -> LabelledPosters:
-        """Return the posters of `labelled`, which must be among these posters, with their images."""
+        """Return `labelled` with the URI and the etag of each poster's image.
+
+        Raises `KeyError` if a poster is not in `self.images`.
+        """
         images = [self.images[poster] for poster in labelled.ids]
         return LabelledPosters(labelled, [image.uri for image in images], [image.etag for image in images])
 
@@ -194,11 +203,12 @@ def find_posters(
     *,
     min_positives: int,
 ) -> FoundPosters:
-    """Return the posters of a CSV whose image is found, and log how the CSV was read.
+    """Read the labels of a CSV, find an image for each poster, and return the posters that have an image.
 
-    `content` is the CSV's bytes and `labels` its name. `images` is a location as for `take_inventory`. Labels with
-    fewer than `min_positives` posters are left out. Raises `UsageError`, also if many posters would be left out and the
-    settings do not allow that.
+    The log says how the CSV was read and which posters are left out. `content` is the CSV's bytes, and `labels` is its
+    location, for messages. `images` is a location as for `take_inventory`. If `settings` is None, the defaults apply.
+    Labels with fewer than `min_positives` posters are left out. Raises `UsageError` if the CSV or the images cannot be
+    used, or if too many posters are left out (`Matched.require_posters`).
     """
     source, settings = resolve(labels), settings or LabelSettings()
     labelled, report = read_labels(content, source, settings, min_positives=min_positives)

@@ -1,7 +1,7 @@
-"""Manifest files as rows that DuckDB reads: one CSV or Parquet file, or a folder of part files as Spark writes it.
+"""Manifests (lists of images), read with DuckDB: one CSV or Parquet file, or a folder of part files from Spark.
 
-Nothing is guessed, because DuckDB's own detection skips lines that it does not understand. If a file can be read in
-more than one way, it is refused with a message.
+DuckDB must not detect the format of a CSV, because its detection skips lines that it cannot parse. So this module reads
+the header itself. A folder with files of different formats, or with CSV files of different columns, is refused.
 """
 
 import csv
@@ -21,11 +21,11 @@ from genretag.storage.paths import glob_pattern, sql_name
 
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 SEPARATORS = (",", ";", "\t", "|")
-HEADER_BYTES = 1 << 20  # the header must be in the first bytes of a CSV, up to this many
+HEADER_BYTES = 1 << 20  # the header of a CSV must end within this many bytes
 COPY_BYTES = 1 << 20
 COPIES_AT_ONCE = 16
-NO_PART = re.compile(r"(?:^|/)[_.]")  # `_SUCCESS`, `.part-00000.crc`, `_temporary/`: Spark itself does not read these
-TABLE_FORMATS = {  # the files of these folders include deleted rows: only the table's own log says which
+NO_PART = re.compile(r"(?:^|/)[_.]")  # such as `_SUCCESS`, `.part-00000.crc`, `_temporary/`: Spark does not read them
+TABLE_FORMATS = {  # the data files of these tables may have deleted rows: only the table's log says which
     "a Delta table": re.compile(r"(?:^|/)_delta_log/"),
     "an Iceberg table": re.compile(r"(?:^|/)metadata/[^/]*\.metadata\.json$"),
     "a Hudi table": re.compile(r"(?:^|/)\.hoodie/"),
@@ -33,17 +33,17 @@ TABLE_FORMATS = {  # the files of these folders include deleted rows: only the t
 
 
 def ending_of(source: str) -> str | None:
-    """Return the ending that makes a location a manifest, such as `.csv`; None if the location is no manifest."""
+    """Return the extension of a manifest's location, such as `.csv`. Return None if the location is no manifest."""
     return next((ending for ending in ENDINGS if source.lower().endswith(ending)), None)
 
 
 def open_manifest(
     source: str, storage: Storage, folder: Path, database: duckdb.DuckDBPyConnection
 ) -> duckdb.DuckDBPyRelation:
-    """Return the rows of the manifest at `source`, whose files are copied into `folder`. The columns of a CSV are text.
+    """Copy the files of the manifest at `source` into the local folder `folder`. Return their rows, lazily.
 
-    `source` is one file, or a folder of part files. Raises `UsageError` if the manifest has a form that cannot be read
-    for certain, and `StorageError` if its files cannot be fetched.
+    `source` is one file, or a folder of part files. All columns of a CSV are text. Raises `UsageError` if a CSV is
+    invalid, or if part files differ in format or CSV columns. Raises `StorageError` if a file cannot be fetched.
     """
     parts = _parts_of(source, storage)
     with ThreadPoolExecutor(COPIES_AT_ONCE) as threads:
@@ -57,8 +57,8 @@ def open_manifest(
 def copied(uri: str, storage: Storage, file: Path) -> Path:
     """Copy the object at `uri` to the local path `file`, and return `file`.
 
-    The name is ours, because DuckDB would take `*` in another program's name for a pattern. Raises `StorageError` if
-    the object is missing or cannot be read.
+    The caller chooses the name of the copy. The object's own name may contain `*`, which DuckDB would take for a
+    pattern. Raises `StorageError` if the object is missing or cannot be read.
     """
     storage.stat(uri)  # raises `StorageError` if the object cannot be read
     filesystem, path = storage.filesystem(uri)
@@ -68,7 +68,10 @@ def copied(uri: str, storage: Storage, file: Path) -> Path:
 
 
 def read_parquet(files: Sequence[Path], database: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyRelation:
-    """Return the rows of Parquet files. Columns of bytes count as text: older writers do not mark text as text."""
+    """Return the rows of local Parquet files. Columns are matched by name; a column that a file lacks is null.
+
+    Binary columns become text, because older writers do not mark text columns.
+    """
     return database.read_parquet(
         [glob_pattern(file) for file in files],
         hive_partitioning=False,
@@ -78,9 +81,10 @@ def read_parquet(files: Sequence[Path], database: duckdb.DuckDBPyConnection) -> 
 
 
 def _parts_of(source: str, storage: Storage) -> list[str]:
-    """Return the URIs of a manifest's files: the manifest itself, or the part files of a folder of that name, sorted.
+    """Return the URIs of a manifest's files: `source` itself, or the part files in the folder `source`, sorted.
 
-    Raises `StorageError` if there is neither.
+    An object without bytes at `source` may be a folder marker. It counts as the manifest only if there are no part
+    files. Raises `StorageError` if there is no object and no part file, and `UsageError` as `_listed_parts` does.
     """
     try:
         if storage.stat(source).size_bytes:
@@ -90,7 +94,7 @@ def _parts_of(source: str, storage: Storage) -> list[str]:
             raise
         missing: StorageError | None = error
     else:
-        missing = None  # an object without bytes may mark a folder
+        missing = None  # an object without bytes may be a folder marker
     parts = sorted(_listed_parts(source, storage))
     if parts:
         return parts
@@ -100,9 +104,10 @@ def _parts_of(source: str, storage: Storage) -> list[str]:
 
 
 def _listed_parts(source: str, storage: Storage) -> Iterator[str]:
-    """Yield the URIs of the part files in the folder `source`. Files without bytes and Spark's own files are left out.
+    """Yield the URIs of the part files in the folder `source`. Skip empty files and Spark's auxiliary files.
 
-    Raises `UsageError` for the folder of a table format, or a file of another kind.
+    Raises `UsageError` if the folder is a Delta, Iceberg or Hudi table. Raises `UsageError` also if a file does
+    not have the format of the folder's extension, such as a CSV file in `list.parquet`.
     """
     for page in _pages(source, storage):
         for info in page:
@@ -123,7 +128,7 @@ def _listed_parts(source: str, storage: Storage) -> Iterator[str]:
 
 
 def _pages(source: str, storage: Storage) -> Iterator[list[ObjectInfo]]:
-    """Yield the pages of the listing of `source`; none if there is no such folder."""
+    """Yield the pages of the listing of the folder `source`. If there is no such folder, yield nothing."""
     try:
         yield from storage.list(source)
     except StorageError as error:
@@ -133,7 +138,7 @@ def _pages(source: str, storage: Storage) -> Iterator[list[ObjectInfo]]:
 
 @dataclass(frozen=True)
 class _Header:
-    """Start of a CSV: the names of its columns, their separator, and the number of lines before the names."""
+    """Header of a CSV: its column names, its separator, and the number of lines before the line of the names."""
 
     names: tuple[str, ...]
     separator: str
@@ -143,9 +148,10 @@ class _Header:
 def _read_csv(
     parts: Sequence[str], files: Sequence[Path], source: str, database: duckdb.DuckDBPyConnection
 ) -> duckdb.DuckDBPyRelation:
-    """Return the rows of a manifest's CSV files, without empty lines. `source` names the manifest in messages.
+    """Return the rows of a manifest's CSV files, without empty lines. All columns are text.
 
-    `files` are the local copies of `parts`. Raises `UsageError` if their headers differ or all files are empty.
+    `parts` are the URIs of the files, and `files` are their local copies in the same order. `source` is the location of
+    the manifest, for messages. Raises `UsageError` if the headers of the files differ, or if all files are empty.
     """
     headers = {file: header for file, uri in zip(files, parts, strict=True) if (header := _header_of(file, uri))}
     if not headers:  # Spark writes a part without rows as a file without lines
@@ -169,10 +175,12 @@ def _read_csv(
 
 
 def _header_of(file: Path, source: str) -> _Header | None:
-    """Return the header of a CSV file; None if the file is empty. `source` names it in messages.
+    """Return the header of the CSV at the local path `file`, or None if the file is empty.
 
-    The header is the first line that is not empty, or the one after a line `sep=`. Its separator is the first that
-    gives it a column `uri`. Raises `UsageError` if the file is not UTF-8 or cannot be read.
+    The header is the first line that is not empty. If that line is `sep=` and a character, as Excel writes it, the
+    character is the separator, and the next line is the header. Otherwise the separator is the first of `SEPARATORS`
+    that gives a column `uri`, or the comma if none does. `source` is the file's URI, for messages. Raises `UsageError`
+    if the file is not UTF-8 or cannot be read.
     """
     opener = gzip.open if file.name.endswith(".gz") else open
     try:
@@ -187,7 +195,7 @@ def _header_of(file: Path, source: str) -> _Header | None:
         raise UsageError(f"the manifest {source} is {what}: save it as UTF-8") from error
     lines = text.splitlines()
     before = next((n for n, line in enumerate(lines) if line.strip()), len(lines))
-    said = re.fullmatch(r"sep=(.)", lines[before].strip()) if lines[before:] else None  # Excel's own first line
+    said = re.fullmatch(r"sep=(.)", lines[before].strip()) if lines[before:] else None  # Excel writes this first line
     separators = (said[1],) if said else SEPARATORS
     before += bool(said)
     if not lines[before:]:
@@ -198,9 +206,10 @@ def _header_of(file: Path, source: str) -> _Header | None:
 
 
 def _names(text: str, separator: str) -> tuple[str, ...]:
-    """Return the column names in the first row of `text`.
+    """Return the column names in the first row of the CSV text `text`; none if the row cannot be parsed.
 
-    A repeated name gets a number. Names that differ only in case count as repeated, because SQL ignores case.
+    A repeated name gets a number, such as `title_1`. Names that differ only in case count as repeated, because SQL
+    ignores case.
     """
     names: list[str] = []
     try:
@@ -215,9 +224,10 @@ def _names(text: str, separator: str) -> tuple[str, ...]:
 
 
 def column_of(names: Sequence[str], wanted: str) -> str | None:
-    """Return the name in `names` that equals `wanted`, else the only one that differs just in case or spaces.
+    """Return the column name in `names` that equals `wanted`, a name in lower case.
 
-    Return None if there is no such name, or several.
+    If no name equals `wanted`, ignore case and outer spaces, and return the only name that matches. Return None if no
+    name matches or several match.
     """
     if wanted in names:
         return wanted

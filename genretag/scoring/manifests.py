@@ -1,10 +1,10 @@
-"""Manifests: lists of objects that others made, as a CSV or Parquet file with a `uri` column, or as an S3 Inventory.
+"""Manifests: lists of objects to tag that a user supplies, as CSV or Parquet with a column `uri`, or an S3 Inventory.
 
-Their files are first copied to this machine's disk. From there DuckDB reads a few thousand rows at a time.
+Manifest files are first copied to this machine's disk. From there DuckDB reads up to 16,384 rows at a time.
 
-In the column `uri`, an `s3://` URI and an absolute path stay exactly as they are. Any other value is relative to the
-manifest. A URI that the command line would refuse, such as `gs://`, is refused here too, before anything is scored.
-As a relative path, it would only fail later, as not found.
+In the column `uri`, an `s3://` URI or an absolute path is used as it is, except that spaces before it are removed. Any
+other value is a path relative to the manifest's folder. A URI with another scheme, such as `gs://`, is refused before
+anything is scored. Otherwise the URI would count as a relative path, and would fail only later, as not found.
 """
 
 import difflib
@@ -26,7 +26,7 @@ from genretag.storage import S3, Storage, join
 from genretag.storage.paths import glob_pattern, sql_name, sql_text
 
 _SCHEME = r"^([A-Za-z][A-Za-z0-9+.-]*:)(/|\\|image/)"  # gs://, file:/, C:\, data:image/
-_REFUSED = (  # SQL that is true for a value that names no object, and the message; the first match counts
+_REFUSED = (  # (SQL condition for a wrong value, message); the first true condition counts
     ("coalesce(trim({0}), '') in ('', '.', './')", "names no object"),
     ("contains({0}, chr(0))", "has a zero byte"),
     (rf"regexp_matches({{0}}, '^{S3}(/|[^/]*/*$)')", "names no object: write s3://BUCKET/KEY"),
@@ -43,10 +43,11 @@ _SPACES = "regexp_matches({0}, '^\\s|\\s$')"
 
 
 def require_uris(rows: duckdb.DuckDBPyRelation, column: str, source: str, *, exact: bool) -> None:
-    """Raise `UsageError` for the first row whose URI cannot name an object, such as an empty one or `gs://`.
+    """Raise `UsageError` if the URI of a row cannot name an object, such as an empty text or a `gs://` URI.
 
-    `column` is SQL for the column of URIs, and `source` names the manifest. In a CSV (`exact` is false), spaces at the
-    ends of a relative path or a key are an error too. Nobody can tell whether such spaces are meant.
+    The message quotes the first such row. `column` is the SQL of the URI column, and `source` is the location of the
+    manifest, for the message. If `exact` is false, as for a CSV, spaces at either end of a URI are an error too,
+    because nobody can tell whether they are meant. Only spaces before an `s3://` URI or an absolute path are no error.
     """
     value = _without_spaces_before(column)
     checks = [(check.format(value), says) for check, says in _REFUSED]
@@ -64,9 +65,9 @@ def require_uris(rows: duckdb.DuckDBPyRelation, column: str, source: str, *, exa
 
 
 def resolved(column: str, folder: str) -> str:
-    """Return SQL for the full URIs of a manifest's column. `column` is SQL for that column.
+    """Return an SQL expression that makes full URIs from the SQL column `column`.
 
-    Relative values are below `folder`, an SQL text.
+    `folder` is an SQL string literal that ends in `/`. It is put before each relative path.
     """
     value = _without_spaces_before(column)
     relative = rf"regexp_replace({value}, '^(\./+)+', '')"
@@ -75,22 +76,22 @@ def resolved(column: str, folder: str) -> str:
 
 
 def _without_spaces_before(column: str) -> str:
-    """Return SQL for `column` without spaces before an `s3://` URI or an absolute path."""
+    """Return an SQL expression for `column` without the spaces before an `s3://` URI or an absolute path."""
     return rf"regexp_replace({column}, '^\s+({S3}|/)', '\1')"
 
 
 def _hint(uri: str | None) -> str:
-    """Return why a URI's scheme is refused, and what to write instead if that is known."""
+    """Return a text that says that the scheme of `uri` is refused, and what to write instead if that is known."""
     scheme = (uri or "").strip().split(":")[0]
     hint = _HINTS.get(f"{scheme.lower()}:", "")
     return f"has the scheme {scheme}:, and only local paths and s3:// can be read" + (f": {hint}" if hint else "")
 
 
 S3_INVENTORY = "/manifest.json"
-OURS = ("uri", "poster_id", "etag")  # the columns that we read; all others are for the manifest's owner
+OURS = ("uri", "poster_id", "etag")  # columns with a meaning here; other columns are read only if `--carry` names them
 BATCH_ROWS = 16_384
 BUCKET_ARN = re.compile(r"arn:aws[a-z-]*:s3:::([^/:]+)")  # in any partition: aws, aws-cn, aws-us-gov, ...
-CSV: dict[str, Any] = {  # given here, because DuckDB would guess
+CSV: dict[str, Any] = {  # if these were not set, DuckDB would guess them
     "sep": ",",
     "quotechar": '"',
     "escapechar": '"',
@@ -101,21 +102,22 @@ CAN_BE_CARRIED = "a number, a text, a truth value, a date or a time"
 
 
 def is_manifest(source: str) -> bool:
-    """Return whether a location's name says that it is a manifest."""
+    """Return whether a location is a manifest: its name ends in `.parquet`, `.csv` or `.csv.gz`."""
     return ending_of(source) is not None
 
 
 def is_s3_inventory(source: str) -> bool:
-    """Return whether a location's name says that it is the `manifest.json` of an S3 Inventory."""
+    """Return whether a location ends in `/manifest.json`, as the manifest of an S3 Inventory does."""
     return source.endswith(S3_INVENTORY)
 
 
 def read_manifest(source: str, storage: Storage, folder: Path, carry: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of a manifest in tables of `uri`, and `poster_id` and `etag` if the manifest has them.
+    """Yield the rows of the manifest at `source`, in tables of at most `BATCH_ROWS` rows.
 
-    If `carry` names columns, they are fields of a struct `carried`. A manifest may also be a folder of part files with
-    such a name. Relative URIs are relative to the manifest. Its files are copied into `folder`. Raises `UsageError` if
-    the manifest cannot be read or a URI names no object, and `StorageError` if its files cannot be fetched.
+    The tables have the columns `uri`, a full URI, and `poster_id` and `etag` if the manifest has them. If `carry` names
+    columns, the struct column `carried` has them as fields. The manifest is a file, or a folder of part files. Its
+    files are copied into the local folder `folder`. Raises `UsageError` if the manifest cannot be read or a URI names
+    no object, and `StorageError` if a file cannot be fetched.
     """
     database = open_database(folder)
     try:
@@ -129,11 +131,11 @@ def read_manifest(source: str, storage: Storage, folder: Path, carry: Sequence[s
 
 
 def read_s3_inventory(source: str, storage: Storage, folder: Path) -> Iterator[pa.Table]:
-    """Yield tables of `uri`, `etag`, `size` and `last_modified` of the current versions that an S3 Inventory lists.
+    """Yield the current objects of an S3 Inventory, in tables of `uri`, `etag`, `size` and `last_modified`.
 
-    `source` is its `manifest.json`. The listed data files (Parquet or CSV) are checked by their MD5 sums, as AWS
-    documents. Each is copied into `folder`. Raises `UsageError` if a file is wrong, and `StorageError` if it cannot be
-    fetched.
+    `source` is the inventory's `manifest.json`, which names the data files (Parquet or CSV) and their MD5 sums. Each
+    data file is copied into the local folder `folder`, checked against its MD5 sum, read and deleted. Raises
+    `UsageError` if a file is invalid or its MD5 sum differs, and `StorageError` if a file cannot be fetched.
     """
     manifest = _s3_manifest(source, storage)
     database = open_database(folder)
@@ -156,9 +158,9 @@ def _md5(file: Path) -> str:
 
 
 def _s3_manifest(source: str, storage: Storage) -> dict[str, Any]:
-    """Return format, columns, bucket and data files from the `manifest.json` of an S3 Inventory.
+    """Read the `manifest.json` of an S3 Inventory. Return its `format`, `columns`, `destination` (bucket) and `files`.
 
-    Raises `UsageError` if the file is something else, or the inventory is neither Parquet nor CSV.
+    Raises `UsageError` if the file is not the manifest of an S3 Inventory, or if the format is not Parquet or CSV.
     """
     try:
         manifest = json.loads(bytes(storage.get(source).data))
@@ -176,7 +178,7 @@ def _s3_manifest(source: str, storage: Storage) -> dict[str, Any]:
 
 
 def _bucket(named: str) -> str:
-    """Return the bucket that `named` is the ARN of, or `named` itself: stores other than AWS give the bare name.
+    """Return the bucket name in an ARN. Return a bare bucket name, as stores other than AWS write it, unchanged.
 
     Raises `ValueError` for any other text with a colon.
     """
@@ -189,10 +191,11 @@ def _bucket(named: str) -> str:
 def _s3_objects(
     file: Path, manifest: dict[str, Any], database: duckdb.DuckDBPyConnection, source: str
 ) -> duckdb.DuckDBPyRelation:
-    """Return the current objects in one data file, as `uri`, `etag`, `size` and `last_modified`.
+    """Return the current objects in one data file of an S3 Inventory: `uri`, `etag`, `size` and `last_modified`.
 
-    Empty objects whose key ends in a slash mark folders and are left out. In CSV, AWS writes no header and URL-encodes
-    the keys. Raises `UsageError` if a column is missing.
+    Older versions and delete markers are left out. So are folder markers: empty objects with a key that ends in a
+    slash. In CSV, AWS writes no header and URL-encodes the keys. `source` is the location of the inventory, for
+    messages. Raises `UsageError` if the inventory lacks a column.
     """
     if manifest["format"] == "CSV":
         rows = database.read_csv(glob_pattern(file), header=False, names=manifest["columns"], **CSV)
@@ -217,7 +220,7 @@ _CURRENT = (("islatest", "false"), ("isdeletemarker", "true"))
 
 
 def _check_columns(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> None:
-    """Raise `UsageError` if there is no text column `uri`, or a column of `carry` is missing or cannot be carried."""
+    """Raise `UsageError` if no text column is called `uri`, or a column of `carry` is missing, nested or binary."""
     names = rows.columns
     uri = column_of(names, "uri")
     if uri is None:
@@ -235,9 +238,9 @@ def _check_columns(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[s
 
 
 def _check_values(rows: duckdb.DuckDBPyRelation, source: str) -> None:
-    """Raise `UsageError` if a manifest has no rows, an empty `uri` or `poster_id`, or a URI that cannot name an object.
+    """Raise `UsageError` if the manifest has no rows, an empty or null `uri` or `poster_id`, or an unusable URI.
 
-    An etag may be missing.
+    An etag may be null or empty.
     """
     here = {name: sql_name(column) for name in ("uri", "poster_id") if (column := column_of(rows.columns, name))}
     empty = ", ".join(f"count_if(coalesce({column}::varchar, '') = '')" for column in here.values())
@@ -251,7 +254,11 @@ def _check_values(rows: duckdb.DuckDBPyRelation, source: str) -> None:
 
 
 def _selected(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) -> list[str]:
-    """Return SQL for the columns to read: `uri`, `poster_id` and `etag` if there, and `carried` if `carry` is set."""
+    """Return the SQL expressions of the columns to read, each with its name.
+
+    These are `uri` (as a full URI), `poster_id` and `etag` if the manifest has them, and the struct `carried` if
+    `carry` names columns.
+    """
     folder = sql_text(join(posixpath.dirname(source), ""))
     here = {name: sql_name(column) for name in OURS if (column := column_of(rows.columns, name))}
     columns = [f"{resolved(here['uri'], folder)} as uri"]
@@ -264,9 +271,10 @@ def _selected(rows: duckdb.DuckDBPyRelation, source: str, carry: Sequence[str]) 
 
 
 def _of_any_night(rows: duckdb.DuckDBPyRelation, name: str) -> str:
-    """Return SQL for a carried column, whose type must not depend on the run or on the writer of the manifest.
+    """Return the SQL expression of the column `name`, which `--carry` copies to the output.
 
-    Times are in microseconds; times with a zone are in UTC.
+    Timestamps are cast to microseconds, and to UTC if they have a zone. So the type of the column does not depend on
+    the program that wrote the manifest.
     """
     kind = str(rows.types[rows.columns.index(name)])
     if not kind.startswith("TIMESTAMP"):

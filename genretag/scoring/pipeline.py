@@ -1,6 +1,6 @@
 """Pipeline: the lazy Ray Data stages from posters to scored rows, for tagging, training and evaluation.
 
-Labelled posters go through the same pipeline as `tag`, so there is no second decoder and no second engine.
+`train` and `evaluate` score labelled posters with the pipeline of `tag`, so they use the same decoder and engine.
 """
 
 import logging
@@ -29,7 +29,7 @@ from genretag.storage import Storage
 logger = logging.getLogger(__name__)
 
 
-CALLS_AT_ONCE = 4  # per actor: while one call waits for a slow object or predicts, the others go on
+CALLS_AT_ONCE = 4  # per actor: while one call waits for a slow object or predicts, the other calls continue
 
 
 def scored_dataset(
@@ -42,11 +42,14 @@ def scored_dataset(
     *,
     wait_for_nodes_s: float = WAIT_FOR_NODES_S,
 ) -> Any:
-    """Return a lazy Ray dataset that scores posters and yields the rows of `Predict`, one per poster.
+    """Return a lazy Ray dataset that scores posters. It has one row per poster, as `Predict` returns them.
 
-    Each of the `blocks` is scored by one task. A block has rows of the inventory, or the name of a shard
-    (`write_shards`). `ledger` is what `open_ledger` returned. If the cluster has no room for the actors for
-    `wait_for_nodes_s` seconds, the run ends or, once posters are done, warns.
+    One Ray task scores each of the `blocks`. A block has rows of the inventory, or the URI of a file of posters
+    (`write_shards`). `ledger` is the handle that `open_ledger` returned.
+
+    During the execution, the cluster may lack room for the actors for `wait_for_nodes_s` seconds. If no poster is done
+    by then, the execution raises an exception. Otherwise it logs a warning and waits for nodes. Execute the dataset
+    within `explaining_lost_nodes`, which turns the exception into a `UsageError`.
     """
     import ray
 
@@ -67,9 +70,10 @@ def scored_dataset(
 
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
-    """Show how many posters of a phase are done.
+    """Show the number of finished posters and of failed posters on `display`.
 
-    `values` are those of the ledger. `before` is the number of posters that the phase counted before this job.
+    `values` are those that `Ledger.read` returned. `before` is the number of posters that the display's current phase
+    had counted before this job. It is added to the number of finished posters.
     """
     scored, failed, others = (values.get(name, 0) for name in ("scored", "failed", "other_files"))
     done = scored + values.get("already", 0) + failed + others
@@ -78,11 +82,11 @@ def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> No
 
 
 def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:
-    """Return the dataset `rows` after one stage, whose actors get whole blocks.
+    """Add a stage to the dataset `rows`, and return the new dataset. Each call of an actor gets one block.
 
-    `stage` is the class of the actors and `arguments` are those of its constructor. Each actor asks Ray for these
-    shares of CPUs and GPUs. With GPUs, Ray needs a number of rows per batch. This is the length of a step, because
-    blocks of that stage hold one step.
+    `stage` is the class of the actors, `arguments` are its constructor arguments, and `actors` is their pool. Each
+    actor reserves `cpus` CPUs and `gpus` GPUs. For actors with GPUs, Ray Data requires a batch size. The batch
+    size is `POSTERS_PER_STEP`, because each block that comes from `FetchDecode` is one step.
     """
     return rows.map_batches(
         stage,
@@ -110,11 +114,12 @@ def _actors(count: int, blocks: int, calls_at_once: int | None = None) -> Any:
 
 
 def _one_block_per_step(rule: ImageRule) -> int:
-    """Return the block size, in bytes, at which Ray Data passes on each step of `FetchDecode` as one whole block.
+    """Return the block size, in bytes, with which Ray Data keeps each table of `FetchDecode` as one block.
 
-    Ray Data gathers and cuts what a task yields by bytes. A retried task yields other bytes if a poster failed the
-    second time. A cut that moved would lose rows or double them. A full step has more bytes than this size, and less
-    than 1.5 times as many, above which Ray begins to cut.
+    Ray Data merges and splits the tables of a task by their bytes. A retried task may yield fewer bytes, because a
+    poster may fail only the second time. If blocks then began at other rows, rows would be lost or duplicated. A table
+    with all 256 posters of a step is larger than this size, so Ray Data does not merge it. It is smaller than 1.5 times
+    this size, so Ray Data does not split it.
     """
     return POSTERS_PER_STEP * rule.height * rule.width * 3 - 1
 
@@ -122,9 +127,9 @@ def _one_block_per_step(rule: ImageRule) -> int:
 def score_labelled(
     posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage, display: Display = QUIET
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score labelled posters, and return the truth, uint8 (N, L), and the probabilities, float32 (N, L).
+    """Score labelled posters. Return the true labels, uint8 (N, labels), and the probabilities, float32 (N, labels).
 
-    Posters that could not be scored are left out of both. The arguments are those of `score_posters`.
+    Posters that could not be scored are left out of both arrays. Arguments and errors are those of `score_posters`.
     """
     kept, probabilities = score_posters(posters, bundle, cluster, storage, display)
     return posters.labelled.multi_hot[kept], probabilities[kept]
@@ -133,10 +138,10 @@ def score_labelled(
 def score_posters(
     posters: LabelledPosters, bundle: Bundle, cluster: Cluster, storage: Storage, display: Display = QUIET
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score N posters; return which could be scored, bool (N,), and the probabilities, float32 (N, L).
+    """Score N posters. Return a mask of the scored posters, bool (N,), and the probabilities, float32 (N, labels).
 
     The probabilities of posters that could not be scored are NaN. Scoring uses OpenVINO on CPUs. `display` adds these
-    posters to the count of its current phase.
+    posters to the count of its current phase. Raises `UsageError` if the cluster cannot fit the actors.
     """
     settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings, bundle)
@@ -151,7 +156,7 @@ def score_posters(
 def _score(
     posters: LabelledPosters, bundle: Bundle, plan: ActorPlan, ledger: Any, storage: Storage, display: Display
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `score_posters` returns, with the actors of `plan` and a `ledger` that runs."""
+    """Score posters with the actors of `plan`. Return the mask and the probabilities that `score_posters` returns."""
     options, before = FetchOptions.of(TagSettings(), one_bucket=False), display.done
     blocks = list(steps(inventory_of(posters.uris)))
     dataset = scored_dataset(blocks, bundle, plan, options, storage, ledger)
@@ -171,7 +176,7 @@ def _score(
 def _begun(ledger: Any) -> bool:
     """Return whether the job has finished its first step.
 
-    If the ledger does not answer, return True, so that its silence ends no job.
+    If the ledger (the job's progress actor) does not answer, return True, because a missing answer must not end a job.
     """
     answer = read_board(ledger)
     return answer is None or "scored" in answer[0]

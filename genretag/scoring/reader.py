@@ -1,6 +1,6 @@
-"""Reader: turns URIs into decoded posters or failures with a few threads; GETs and decoding overlap.
+"""Reader: fetches and decodes posters in threads of one process; each URI gives a decoded poster or a failure.
 
-Both GETs and decoding release the GIL.
+Fetching and decoding overlap, because both release the GIL.
 """
 
 import threading
@@ -19,15 +19,15 @@ from genretag.runtime.cpus import cpus_here
 from genretag.storage import Fetched, Storage, StorageError
 from genretag.storage.objects import etag_key
 
-HEAD_BYTES = 1024  # read from the start of a file that is too large, to find its kind
-DECODES_AT_ONCE = 4  # per reader, and at most two per CPU; its other threads wait for the store
+HEAD_BYTES = 1024  # start of a file that is too large, read to find its kind
+DECODES_AT_ONCE = 4  # per reader, and at most `DECODES_PER_CPU` for each CPU; the other threads fetch
 DECODES_PER_CPU = 2
-DECODE_BYTES = 2 * 2**30  # estimated memory of all decodes of a reader: two of the largest pictures, many usual ones
+DECODE_BYTES = 2 * 2**30  # most estimated memory of a reader's decodes: enough for two of the largest pictures
 
 
 @dataclass(frozen=True)
 class Poster:
-    """A decoded poster, and the etag of the version that was read."""
+    """A decoded poster, and the etag of the object version that was read."""
 
     image: DecodedImage
     etag: str
@@ -35,7 +35,7 @@ class Poster:
 
 @dataclass(frozen=True)
 class Held:
-    """A poster that was fetched and not decoded, because the output already has a row of the version `etag`."""
+    """A poster that was fetched but not decoded, because the output already has a row with its `etag`."""
 
     etag: str
 
@@ -43,9 +43,9 @@ class Held:
 class PosterReader:
     """Reader that fetches and decodes posters, `threads` at a time. Each poster becomes a `Poster` or a `Failure`.
 
-    A thread that waits for a slow object delays no other thread. At most `DECODES_AT_ONCE` threads decode, within
-    `DECODE_BYTES` of memory together. So more threads cost only connections and the bytes of encoded posters. `limits`
-    of None means the limits of `ImageLimits`.
+    A thread that waits for a slow object delays no other thread. At most `DECODES_AT_ONCE` threads decode, and together
+    they use at most `DECODE_BYTES` of memory. So a further thread costs only a connection and one encoded poster. If
+    `limits` is None, the defaults of `ImageLimits` apply.
     """
 
     def __init__(self, storage: Storage, rule: ImageRule, threads: int, limits: ImageLimits | None = None) -> None:
@@ -65,9 +65,9 @@ class PosterReader:
         return list(self._threads.map(self.read, uris))
 
     def read(self, uri: str) -> Poster | Failure:
-        """Return one decoded poster. An error of the poster is returned as a `Failure`, not raised.
+        """Fetch and decode one poster. If the poster cannot be fetched or decoded, return a `Failure`.
 
-        A file whose name says that it is no poster is not fetched.
+        If the name of a file shows that it is no poster, such as `film.mkv`, return a `Failure` without a fetch.
         """
         fetched = self._fetch(uri)
         return fetched if isinstance(fetched, Failure) else self._decode(uri, fetched)
@@ -80,9 +80,9 @@ class PosterReader:
         return list(self._threads.map(self.read_new, uris, held))
 
     def read_new(self, uri: str, held: Collection[str]) -> Poster | Failure | Held:
-        """Read one poster. If the output already has a row of its current version, do not decode it and return `Held`.
+        """Fetch one poster. If its etag is in `held`, return `Held`. Else decode and return the poster, as `read` does.
 
-        `held` has the etags of the versions in the output, as `etag_key` returns them.
+        `held` has the etags with which the object already has a row in the output, normalized by `etag_key`.
         """
         fetched = self._fetch(uri)
         if isinstance(fetched, Failure):
@@ -90,9 +90,9 @@ class PosterReader:
         return Held(fetched.etag) if fetched.etag in held else self._decode(uri, fetched)
 
     def _fetch(self, uri: str) -> Fetched | Failure:
-        """Return the bytes of a poster with its etag as `etag_key` gives it, or a failure.
+        """Fetch a poster. Return its bytes and its etag (normalized by `etag_key`), or a failure.
 
-        A file whose name says that it is no poster is not fetched.
+        If the name of a file shows that it is no poster, return a failure without a fetch.
         """
         if kind := kind_by_name(uri):
             return Failure("decode", OTHER_FILE, f"{kind}, by its name: not read")
@@ -106,7 +106,7 @@ class PosterReader:
         return Fetched(fetched.data, etag_key(fetched.etag))
 
     def _decode(self, uri: str, fetched: Fetched) -> Poster | Failure:
-        """Return the decoded poster or a failure. The thread first waits until decoding threads and memory are free."""
+        """Return the decoded poster or a failure. First wait for a free decoding slot and free memory."""
         try:
             with self._decoding, self.busy.counted("decode"), self._watch.decoding(uri, self._memory) as memory:
                 return Poster(decode(fetched.data, self._rule, self._limits, memory), fetched.etag)
@@ -117,7 +117,8 @@ class PosterReader:
     def _not_fetched(self, uri: str, error: StorageError) -> Failure:
         """Return the failure of a poster that could not be fetched because of `error`.
 
-        A file that is too large, has no name of an image and does not begin like a picture counts as no poster.
+        A file that is too large may be no poster at all. If its name lacks an image extension, and its first bytes are
+        not those of a picture, the reason is `other_file`.
         """
         if error.reason == "too_many_bytes" and not is_called_an_image(uri):
             try:
@@ -130,7 +131,7 @@ class PosterReader:
         return Failure("fetch", error.reason, str(error))
 
     def take_fetched_bytes(self) -> int:
-        """Return the number of bytes fetched since the last call."""
+        """Return the number of bytes fetched since the last call of this method."""
         with self._counting:
             fetched, self._fetched_bytes = self._fetched_bytes, 0
         return fetched
@@ -158,7 +159,7 @@ class Busy:
                 self._spent_s[work] = self._spent_s.get(work, 0.0) + time.monotonic() - started
 
     def taken(self) -> dict[str, int]:
-        """Return the milliseconds spent since the last call, by kind of work, under names such as `fetch_ms`."""
+        """Return the milliseconds of each kind of work since the last call, by names such as `fetch_ms`."""
         with self._lock:
             spent, self._spent_s = self._spent_s, {}
         return {f"{work}_ms": round(1000 * seconds) for work, seconds in spent.items()}
@@ -172,9 +173,9 @@ class Watch:
 
     @contextmanager
     def decoding(self, uri: str, memory: DecodeMemory) -> Iterator["_ClockedMemory"]:
-        """Time the block as the decoding of `uri`, and yield the memory to decode in.
+        """Time the block as the decoding of `uri`. Yield an object that reserves memory for the decoder.
 
-        While the poster waits for that memory, its clock is stopped.
+        The poster's clock stops while the poster waits for memory, and then starts again at 0.
         """
         self.begin(uri)
         try:
@@ -201,7 +202,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class _ClockedMemory:
-    """Memory for one poster. The poster's clock stands still while the poster waits for others to release memory."""
+    """The memory to decode one poster. While the poster waits for memory, its clock in `watch` stops."""
 
     uri: str
     memory: DecodeMemory
@@ -209,7 +210,7 @@ class _ClockedMemory:
 
     @contextmanager
     def reserved(self, size_bytes: int) -> Iterator[None]:
-        """Reserve `size_bytes` of memory for the block. While the poster waits for the memory, its clock is stopped."""
+        """Reserve `size_bytes` of memory for the block. The poster's clock stops during the wait for memory."""
         self.watch.end(self.uri)
         with self.memory.reserved(size_bytes):
             self.watch.begin(self.uri)

@@ -6,12 +6,12 @@ from genretag.errors import UsageError
 
 RETRIES = 3
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
-MOST = 0.5  # share of all posters that may have failed: the 100 of `allowed_failures` must not hide a total failure
+MOST = 0.5  # share of all posters that may have failed; without it, 100 failures of 100 posters would be a success
 
 
 @dataclass(frozen=True)
 class TagSettings:
-    """Settings of `tag`. What is not set is chosen from the CPUs and GPUs that are found."""
+    """Settings of `tag`. Engine, batch size and actors default to values that suit the CPUs and GPUs of the cluster."""
 
     engine: str | None = None
     """Runtime of the network: openvino on CPUs; on GPUs jax, tensorflow or torch, which means Keras on that backend.
@@ -78,19 +78,20 @@ class TagSettings:
                 raise UsageError(f"date must be YYYY-MM-DD, not {self.date!r}") from error
 
     def allowed_failures(self, posters: int) -> int:
-        """Return how many posters of a worklist may fail: the share `error_budget` of `posters`, but at least 100."""
+        """Return how many of `posters` posters to score may fail: the share `error_budget`, but at least 100."""
         return max(100, int(self.error_budget * posters))
 
     def allowed_of_all(self, posters: int) -> int:
-        """Return how many of all `posters` posters may have failed, on this run or before.
+        """Return how many of all `posters` posters may have failed, on this run and earlier runs together.
 
         The limit is half of the posters, or the share `error_budget` if that is larger.
         """
         return int(max(MOST, self.error_budget) * posters)
 
     def rows_per_file_for(self, posters: int) -> int:
-        """Return how many posters go into one part file, for a worklist of `posters` posters.
+        """Return how many posters go into one Parquet file of the output, if there are `posters` posters to score.
 
-        The number is `rows_per_file`. If that is not set, it is a twentieth of `posters`, between 500 and 50,000.
+        The number is `rows_per_file`. If `rows_per_file` is not set, the number is a twentieth of `posters`, but at
+        least 500 and at most 50,000.
         """
         return self.rows_per_file or min(max(posters // 20, 500), 50_000)

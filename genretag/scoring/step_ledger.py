@@ -1,11 +1,12 @@
-"""Ledger of steps: remembers, after an actor dies over a poster, the step and the poster that the actor held.
+"""Step ledger: a Ray actor that records which posters crash the decoder, and how many posters have failed.
 
-A decoder can hang or crash its process. Ray then gives the same work to a new actor, for ever. So each step of work is
-entered here. A step that comes again goes carefully, one poster at a time, and each poster is noted first. If two
-actors died over a poster, the poster is given up. It becomes a failure row like any other.
+A step is the work on up to 256 posters. If a decoder hangs or crashes its process, Ray repeats the step in a new
+process, for ever. So each process tells the ledger when a step begins and ends. On the second attempt, the process
+reads one poster at a time, and tells the ledger the URI of each poster before it reads the poster. If two processes
+crash over the same poster, or one hangs, the poster becomes a failure row, and later attempts leave it out.
 
-The ledger also keeps the error budget. Ray may repeat a step long after the step ended, because the node that held the
-step's rows is lost. So the outcome of a step replaces the earlier outcome of the same step, and is never added to it.
+The ledger also stops a job in which too many posters fail. If a node is lost together with the rows of a finished step,
+Ray repeats the step. So the outcome of a step replaces an earlier outcome of the same step, and is never added to it.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from genretag.output.run_record import COUNTS, Outcome
 from genretag.runtime.progress import LAST_WORDS_TIMEOUT_S, Board
 from genretag.runtime.ray_session import actor_here
 
-DEATHS_AT_MOST = 2  # a single death may be chance, such as a node that was taken away
+DEATHS_AT_MOST = 2  # processes that ended over one poster; a single end may be chance, such as a lost node
 REASONS = {
     "timeout": "decoding took longer than --decode-timeout-s",
     "crashed": "decoding ended the process, twice",
@@ -28,25 +29,28 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Step:
-    """Instructions for one attempt at a step: the posters to leave out, by URI, and whether to do the step at all.
+    """Instructions of the ledger (a Ray actor) for one attempt at a step (up to 256 posters).
 
-    `attempt` is 1 for the first attempt.
+    `attempt` is 1 for the first attempt. The step must not decode the posters in `given_up`, a dictionary from URI to
+    failure.
     """
 
     attempt: int
     given_up: dict[str, Failure]
-    stopped: bool = False  # do not score the posters that are left
+    stopped: bool = False  # True if the job must stop: do not do this step
 
     @property
     def careful(self) -> bool:
-        """True if the step must go one poster at a time, because an earlier attempt killed its actor."""
+        """True if the posters must be read one at a time, because an earlier attempt at the step did not end."""
         return self.attempt > 1
 
 
 class Ledger(Board):
-    """Board of a scoring job that also holds the steps in progress: one actor for both, as each actor costs a process.
+    """Progress board of a scoring job. It also records steps, posters that crash the decoder, and failed posters.
 
-    Call its methods with `.remote`. A step is named by its first URI; a predict step has the prefix `predict`.
+    It runs as a Ray actor: call its methods with `.remote`. A step is the work on up to 256 posters. The name of a step
+    is the URI of its first poster. The predict stage puts `predict ` before that URI. If more than `allowed_failures`
+    posters fail, no other step begins.
     """
 
     def __init__(self, allowed_failures: int) -> None:
@@ -60,10 +64,10 @@ class Ledger(Board):
         self._given_up: dict[str, Failure] = {}
 
     def begin(self, step: str) -> Step:
-        """Note the start of an attempt at a step, and return its instructions.
+        """Record that an attempt at `step` begins, and return its instructions.
 
-        If an earlier attempt began and did not end, it killed its actor. The poster that it held then has one more
-        death.
+        If the process of an earlier attempt ended while it read a poster (`hold`), the poster counts as the cause. A
+        poster that has ended `DEATHS_AT_MOST` processes becomes a failure.
         """
         self._attempts[step] += 1
         if uri := self._held.pop(step, None):
@@ -73,20 +77,20 @@ class Ledger(Board):
         return Step(self._attempts[step], self._given_up, self.stopped())
 
     def hold(self, step: str, uri: str) -> None:
-        """Note that a careful step now works on the poster `uri`."""
+        """Record that an attempt at `step`, which reads one poster at a time, now reads the poster `uri`."""
         self._held[step] = uri
 
     def give_up(self, uri: str, reason: str, message: str) -> None:
-        """Make a poster a failure for good: no later attempt decodes it. `reason` is a key of `REASONS`."""
+        """Record the poster `uri` as a failure. No later attempt decodes it. `reason` is a key of `REASONS`."""
         self._given_up[uri] = Failure("decode", reason, message)
 
     def end(self, step: str) -> None:
-        """Forget a step that has ended, so that a later attempt counts as its first."""
+        """Forget the attempts at a step that has ended, so that the next attempt counts as the first."""
         self._attempts.pop(step, None)
         self._held.pop(step, None)
 
     def stop(self, why: str) -> None:
-        """Stop the job: no other step begins. `why` is an error that all other posters would meet too."""
+        """Stop the job: no other step begins. `why` is the message of an error that all posters would meet."""
         self.set(fatal=why)
 
     def stopped(self) -> bool:
@@ -94,7 +98,7 @@ class Ledger(Board):
         return "fatal" in self._facts or self._outcome.against_budget > self._allowed_failures
 
     def report(self, step: str, outcome: Outcome) -> None:
-        """Record the outcome of a step, in place of an earlier outcome of the same step."""
+        """Record the outcome (counts of posters) of a step. It replaces an earlier outcome of the same step."""
         before = self._outcomes.get(step, Outcome())
         self._outcomes[step] = outcome
         self._outcome = _replaced(self._outcome, before, outcome)
@@ -104,9 +108,10 @@ class Ledger(Board):
         return self._outcome
 
     def read(self, events_seen: int) -> tuple[dict[str, Any], list[str]]:
-        """Return what `Board.read` returns, with the counts of posters among the values.
+        """Return the values and events of `Board.read`, with counts of posters among the values.
 
-        These are `scored`, `failed` and `other_files` once a step has ended, and `already` if it is not 0.
+        After the first step has ended, these are `scored`, `failed`, `other_files`, and `already` if it is not 0.
+        `already` counts posters that were not decoded, because their present version already has a row in the output.
         """
         values, events = super().read(events_seen)
         if self._outcomes:
@@ -127,9 +132,9 @@ def _replaced(total: Outcome, before: Outcome, after: Outcome) -> Outcome:
 
 
 def open_ledger(allowed_failures: int) -> Any:
-    """Start a ledger on the driver's node of the connected Ray cluster, and return its actor handle.
+    """Start a `Ledger` (it counts a job's failures) on the driver's node of the Ray cluster. Return its actor handle.
 
-    If more than `allowed_failures` posters fail, the ledger stops the steps that have not begun.
+    If more than `allowed_failures` posters fail, no other step begins.
     """
     return actor_here(Ledger, allowed_failures)
 
@@ -148,7 +153,7 @@ def running_ledger(allowed_failures: int) -> Iterator[Any]:
 
 
 def last_outcome(ledger: Any) -> Outcome:
-    """Return the summed outcome of a job that has ended; an empty outcome if the ledger does not answer."""
+    """Return the outcome (counts of posters) of a job that has ended; empty if the ledger does not answer."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""Training ids: the posters that a bundle was trained on, so that nobody measures the bundle on them unawares.
+"""Training ids: the posters that a bundle (a trained model) was trained on, so that an evaluation can leave them out.
 
 A file next to the bundle holds sorted hashes of the ids, 8 bytes each. A million posters take 8 MB, and the ids
 themselves stay private. Scoring never reads the file.
@@ -28,34 +28,38 @@ HASH = np.dtype(">u8")  # big-endian, so that the bytes sort as the numbers do
 
 
 def training_ids_file(ids: Iterable[str]) -> bytes:
-    """Return the content of the file for these poster ids: a blake2b hash of each, 8 bytes each, sorted."""
+    """Return the content of `training_ids.bin` for these poster ids: the sorted blake2b hashes, 8 bytes per id."""
     return np.sort(_hashes(ids)).tobytes()
 
 
 def training_ids_facts(content: bytes) -> dict[str, Any]:
-    """Return the facts that the bundle stores about the file: the number of posters and the sha256 of its content."""
+    """Return what a bundle stores about its `training_ids.bin`: the number of posters and the sha256 of `content`."""
     return {"posters": len(content) // HASH.itemsize, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def read_training_ids(location: str, facts: dict[str, Any], storage: Storage) -> np.ndarray:
-    """Return the hashes in the file next to the bundle at `location`, sorted: big-endian uint64 (posters,).
+    """Return the sorted hashes in `training_ids.bin` of the bundle at `location`: big-endian uint64 (posters,).
 
-    `facts` are those of `training_ids_facts`. Raises `UsageError` if the file cannot be read or has another sha256.
+    `facts` is what `training_ids_facts` returned for the file. Raises `UsageError` if the file cannot be read or has
+    another sha256.
     """
     uri = join(location, TRAINING_IDS)
     try:
         content = bytes(storage.get(uri).data)
     except StorageError as error:
-        raise UsageError(f"the bundle's {TRAINING_IDS} cannot be read: copy it beside bundle.json ({error})") from error
+        raise UsageError(
+            f"the bundle's {TRAINING_IDS} cannot be read: copy it next to bundle.json ({error})"
+        ) from error
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise UsageError(f"{uri} is not the bundle's: copy the file that was written with it")
     return np.frombuffer(content, dtype=HASH)
 
 
 def among(ids: Iterable[str], hashes: np.ndarray) -> np.ndarray:
-    """Return which of the ids have their hash among `hashes`: bool (ids,).
+    """Return a mask of the ids whose hash is in `hashes`: bool (ids,).
 
-    Ids are composed (NFC). An older bundle may have learnt from the same ids decomposed, so both forms are looked up.
+    `ids` are in Unicode's composed form (NFC). An older bundle may have hashed their decomposed form (NFD), so both
+    forms are looked up.
     """
     ids = list(ids)
     decomposed = (unicodedata.normalize("NFD", id) for id in ids)
@@ -69,16 +73,17 @@ def _hashes(ids: Iterable[str]) -> np.ndarray:
 
 
 class Candidate(NamedTuple):
-    """A bundle to be measured, and the location that it was read from."""
+    """A bundle (trained model) to evaluate or to learn from, and the location that the bundle was read from."""
 
     location: str
     bundle: Bundle
 
 
 def split_rule_of(candidate: Candidate) -> SplitRule | None:
-    """Return the rule by which a bundle's training split its posters; None if the bundle does not say.
+    """Return the rule that split the posters when the bundle was trained, or None if the bundle does not record it.
 
-    If a bundle has the rule only in its training settings, it is from before identical pictures were kept together.
+    Older bundles have the rule only among their training settings. Their training did not keep identical pictures in
+    one split.
     """
     facts = candidate.bundle.facts
     if "split" in facts:
@@ -91,10 +96,10 @@ def split_rule_of(candidate: Candidate) -> SplitRule | None:
 
 
 def trained_on(posters: LabelledPosters, candidate: Candidate, storage: Storage) -> np.ndarray:
-    """Return which of N posters a candidate has learnt from: bool (N,).
+    """Return a mask of the posters that the candidate was trained on: bool (N,).
 
-    If a bundle has no list of its training posters, its rule of the split by the id decides, and a warning says so.
-    Raises `UsageError` if the bundle has neither, or its list cannot be read.
+    The bundle's list of training ids decides. If the bundle has no list, its split rule is applied to the ids, and a
+    warning is logged. Raises `UsageError` if the bundle has neither, or if the list cannot be read.
     """
     facts = candidate.bundle.facts
     if "training_ids" in facts:
@@ -106,7 +111,7 @@ def trained_on(posters: LabelledPosters, candidate: Candidate, storage: Storage)
             "evaluate it all the same"
         )
     logger.warning(
-        "%s has no list of its training posters: taken for them are those that its split by the id would train on",
+        "%s has no list of its training posters: the posters that its split rule assigns to training count as such",
         candidate.location,
     )
     shares = {"validation": rule.validation_share, "test": rule.test_share}

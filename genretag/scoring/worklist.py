@@ -1,14 +1,16 @@
-"""Worklist: the inventory less what the output already holds for this model version, cut into shards for Ray.
+"""Worklist: the posters of the inventory that the output does not have for this model version, in shards for Ray.
 
-This one rule gives incremental runs, resume after a crash, and scoring again when object or model changed. If memory is
-too small, DuckDB joins on disk. `tests/benchmarks/worklist.py` measures ten million rows against ten million. At a
-billion rows, cut both sides by a hash of the uri and join one piece after the other, or on several nodes.
+This subtraction alone gives incremental runs, resume after a crash, and new scores for changed objects or a new model.
+It is an anti-join in DuckDB, which uses disk if memory is too small. `tests/benchmarks/worklist.py` measures it with
+ten million rows on each side. A billion rows would need a join by parts, such as by a hash of the URI.
 
-The output holds the versions of an object in its rows, and those that `versions/` says were listed for them. A failure
-that may pass counts only after several tries.
+The output has a version of an object if a row of its predictions or failures has the version's etag. A listing may give
+another etag than a later read of the object. The output's folder `versions/` records such etags, and they count too. If
+the store failed to deliver a poster, the failure counts only after several runs.
 
-A shard is a file that every node can reach, and that one Ray task scores. Shards are in `OUTPUT/_worklist/<run_id>/`
-while a run lives. The driver hands out only their names, so its memory does not grow with the posters.
+A shard is a part of the worklist in a Parquet file, and one Ray task scores it. During a run, the shards are in
+`OUTPUT/_worklist/<run_id>/`, where every node can read them. The driver passes only their URIs to Ray, so its memory
+does not grow with the number of posters.
 """
 
 from collections import Counter, deque
@@ -35,30 +37,30 @@ from genretag.storage.paths import parquet_rows
 from genretag.storage.retries import TRANSIENT
 
 KEY = ("uri", "etag", "model_version")
-TABLES = {  # for each kind of part file: the table that it becomes, and the columns to read
+TABLES = {  # for each kind of part file: the DuckDB table for its rows, and the columns to read
     "predictions": ("scored", KEY),
     "failures": ("tried", (*KEY, "stage", "reason")),
     "versions": ("versions", (*KEY, "listed_etag")),
 }
-MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # failures of the store, not of the poster
+MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # SQL: the store failed, not the poster
 READS_AT_ONCE = 16
-Profile = tuple[tuple[bytes, bytes], ...]  # `profile_held` of a part file, as a key
+Profile = tuple[tuple[bytes, bytes], ...]  # the items of `profile_held` for a part file, as a dictionary key
 
 
 @dataclass(frozen=True)
 class Worklist(ListedCounts):
-    """Posters to score, in the Parquet file `file`, and counts of the listed objects that need no scoring.
+    """The posters to score, as a Parquet file, and the counts of all listed objects.
 
-    Each object has one row, with the inventory's columns, and `LISTED` and the columns of `HELD` from
-    `genretag.output.schema`.
+    `file` has one row per object: the columns of the inventory, and the lists of etags `listed_etags`, `scored_etags`
+    and `failed_etags` (see `genretag.output.schema`). `to_score` is the number of rows of `file`.
     """
 
     file: Path
     to_score: int
-    profiles: Mapping[Profile, int] = field(default_factory=dict)  # rows of this model in the output, by profile
+    profiles: Mapping[Profile, int] = field(default_factory=dict)  # the model's rows in the output, by profile
 
     def table(self) -> pa.Table:
-        """Return all posters to score as one table, for callers who know that there are few."""
+        """Return all rows of `file` as one table. Use this method only for worklists that fit in memory."""
         return pyarrow.parquet.read_table(self.file)
 
 
@@ -71,10 +73,13 @@ def make_worklist(
     retry_failed: bool = False,
     retries: int = RETRIES,
 ) -> Worklist:
-    """Return the inventory less what the output holds: an anti-join on (uri, etag, model_version).
+    """Return the posters of the inventory that the output lacks: an anti-join on (uri, etag, model_version).
 
-    `held` are the part files of the output. A failure of the store (`MAY_PASS`) is not subtracted until the poster has
-    failed so on `retries` runs after the first. If `retry_failed` is true, no failure is subtracted.
+    `held` are the part files of the output. The worklist's file is written next to the inventory's file. Posters with a
+    prediction or a failure are left out, with two exceptions. A poster for which only the store failed (`MAY_PASS`) is
+    left out only after more than `retries` failures. If `retry_failed` is true, no failed poster is left out.
+
+    Raises `StorageError`, `OSError`, `pyarrow.ArrowException` or `duckdb.Error` if the output cannot be read.
     """
     folder = inventory.file.parent
     database = open_database(folder)
@@ -116,9 +121,9 @@ def make_worklist(
 
 
 def held_schema(predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schema | None:
-    """Return the schema of the output's predictions, from its first part file; None if there is no part file.
+    """Return the schema of the first of the part files `predictions`, or None if there is no part file.
 
-    Raises `StorageError` and `OSError` if the output cannot be read.
+    Raises `StorageError`, `OSError` or `pyarrow.ArrowException` if the file cannot be read.
     """
     for info in predictions:
         with storage.open(info) as file:
@@ -127,7 +132,7 @@ def held_schema(predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schem
 
 
 def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
-    """Make the table `objects`: the inventory, each version of an object once."""
+    """Create the table `objects` from the inventory. Of rows with the same URI and etag, keep only one."""
     rows = f"select * from {parquet_rows(inventory.file)}"  # noqa: S608
     if inventory.may_repeat:
         rows = f"select unnest(arg_min(i, i.poster_id)) from ({rows}) as i group by i.uri, i.etag"  # noqa: S608
@@ -142,9 +147,10 @@ def _load(
     model_version: str,
     storage: Storage,
 ) -> Iterator[tuple[pa.Schema, int]]:
-    """Make the table `table` from the part files' rows of a model version.
+    """Create the table `table` from those rows of the part files `files` that are of the model version.
 
-    Yield each file's schema and its number of rows, those of other model versions included.
+    Yield the schema and the number of rows of each file after its rows are inserted. The number includes the rows of
+    other model versions.
     """
     kept = [name for name in columns if name != "model_version"]
     database.execute(f"create table {table} ({', '.join(f'{name} varchar' for name in kept)})")
@@ -157,20 +163,21 @@ def _load(
 
 
 def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
-    """Add to the table `held` the other etags under which its versions were listed, from the table `versions`.
+    """Add to the table `held` (`scored` or `failed`) the other etags with which the same objects were listed.
 
-    `held` is `scored` or `failed`.
+    These etags are in the table `versions`. A row says that an object was listed with the etag `listed_etag`, and then
+    read with the etag `etag`.
     """
     database.execute(f"insert into {held} select uri, listed_etag from versions join {held} using (uri, etag)")  # noqa: S608
 
 
 def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
-    """Make the table `rest`: the rows of the table `rows` whose uri and etag are not in the table `held`."""
+    """Create the table `rest` from the rows of the table `rows` whose URI and etag are not in the table `held`."""
     database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
 
 
 def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
-    """Return how many objects are not scored again because an earlier run found that they are no posters."""
+    """Return the number of objects that are left out because an earlier run found that they are no posters."""
     other = f"(from tried where reason = '{OTHER_FILE}')"
     failed = "unscored anti join untried using (uri)"
     query = f"select count(distinct uri) from {failed} semi join {other} as other using (uri)"  # noqa: S608
@@ -178,7 +185,7 @@ def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
 
 
 def _worklist_of(rows: str, *, may_repeat: bool) -> str:
-    """Return the SQL query of the worklist: one row for each object in `rows`, with its listed and held etags."""
+    """Return the SQL query of the worklist: one row per URI in `rows`, with its listed, scored and failed etags."""
     several = f"null::varchar[] as {LISTED}"
     objects = f"select *, {several} from {rows}"  # noqa: S608
     if may_repeat:
@@ -193,7 +200,7 @@ def _worklist_of(rows: str, *, may_repeat: bool) -> str:
 
 
 def _columns_of(names: Sequence[str], storage: Storage, info: ObjectInfo) -> pa.Table:
-    """Return columns of a part file, with each etag as `etag_key` gives it; a missing column is null.
+    """Read the columns `names` of the part file `info`. Etags are normalized by `etag_key`. A missing column is null.
 
     Raises `pyarrow.ArrowInvalid` if a column of `KEY` is missing.
     """
@@ -243,9 +250,9 @@ WRITES_AT_ONCE = 16
 
 
 def write_shards(worklist: Worklist, output: str, run_id: str, storage: Storage) -> list[pa.Table]:
-    """Write the worklist as shards below the output, and return a block for each: one row with the shard's URI.
+    """Write the worklist as shards (Parquet files) below the output. For each shard, return a table with its URI.
 
-    Removes the shards of dead runs first. Raises `StorageError`.
+    First remove the shards that earlier runs left. Raises `StorageError` if a shard cannot be written or removed.
     """
     remove_shards(output, storage)
     with ThreadPoolExecutor(WRITES_AT_ONCE) as threads:
@@ -261,7 +268,9 @@ def write_shards(worklist: Worklist, output: str, run_id: str, storage: Storage)
 
 
 def posters_of(block: pa.Table, storage: Storage) -> pa.Table:
-    """Return the posters of a block: those of the shard that it names, or its own rows if it names none.
+    """Return the posters of a block. If the block has the URI of a shard (a file of posters), read the shard.
+
+    Otherwise the block has the posters, and is returned itself.
 
     Raises `StorageError` if the shard cannot be read.
     """
@@ -272,18 +281,24 @@ def posters_of(block: pa.Table, storage: Storage) -> pa.Table:
 
 
 def remove_shards(output: str, storage: Storage) -> None:
-    """Remove the shards of all runs. Only the run that holds the output may call this."""
+    """Remove the shards (temporary files) of all runs.
+
+    Only the run that holds the lock of the output may call this function.
+    """
     storage.delete_below(join(output, FOLDER))
 
 
 def steps(posters: pa.Table) -> Iterator[pa.Table]:
-    """Cut posters into tables of `POSTERS_PER_STEP` rows, the last one shorter. An actor works on them one by one."""
+    """Yield the posters in tables of `POSTERS_PER_STEP` rows, the last of which may be shorter."""
     for start in range(0, len(posters), POSTERS_PER_STEP):
         yield posters.slice(start, POSTERS_PER_STEP)
 
 
 def _cut(worklist: Worklist) -> Iterator[pa.Table]:
-    """Yield the worklist in tables of whole steps, equally long except for the last one; at most `SHARDS_AT_MOST`."""
+    """Yield the worklist in at most `SHARDS_AT_MOST` tables, one for each shard (a Parquet file).
+
+    All tables but the last have the same number of rows, a multiple of `POSTERS_PER_STEP`.
+    """
     steps_in_all = -(-worklist.to_score // POSTERS_PER_STEP)
     rows = POSTERS_PER_STEP * -(-steps_in_all // SHARDS_AT_MOST)
     with pyarrow.parquet.ParquetFile(worklist.file) as file:
@@ -292,7 +307,7 @@ def _cut(worklist: Worklist) -> Iterator[pa.Table]:
 
 
 def _encoded(table: pa.Table) -> bytes:
-    """Return a table as the bytes of a Parquet file."""
+    """Return the bytes of a Parquet file with the rows of `table`."""
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

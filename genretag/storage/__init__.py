@@ -1,9 +1,9 @@
-"""Local paths and object stores behind one small interface: list, stat, get, put.
+"""Read, write and list local files and S3 objects through one small interface, `Storage`.
 
-A URI is `s3://bucket/key` or an absolute local path. Both are kept exactly as they are and never encoded.
+A URI is `s3://bucket/key` or an absolute local path. URIs are used exactly as they are, without percent-encoding.
 
-Objects go through obstore. If a key is odd (`is_odd`), its object goes through boto3. `filesystem` opens the same
-places through s3fs, for libraries that want a file system: Ray Train, pyiceberg and DuckDB.
+S3 objects are read and written through obstore. Listings, and keys that obstore cannot handle (`is_odd`), go through
+boto3. For libraries that need a file system (Ray Train, pyiceberg, DuckDB), `filesystem` returns an fsspec file system.
 """
 
 import os
@@ -28,10 +28,11 @@ FILESYSTEM_ATTEMPTS = 5
 
 
 def resolve(location: str) -> str:
-    """Turn a location that a user typed into a URI without a last slash.
+    """Turn a location that a user typed into a URI without a trailing slash.
 
-    `s3://` URIs stay as they are otherwise. Text without `://` is a local path, which becomes absolute (`~` works).
-    Raises `UsageError` if an `s3://` URI names no bucket, or if the scheme is another one.
+    From an `s3://` URI, only trailing slashes are removed. Text without `://` is a local path. It becomes absolute, and
+    may begin with `~`.
+    Raises `UsageError` if an `s3://` URI names no bucket, or if the scheme is not `s3`.
     """
     if location.startswith(S3):
         if not location.removeprefix(S3).strip("/"):
@@ -39,7 +40,7 @@ def resolve(location: str) -> str:
         return location.rstrip("/")
     if "://" in location:
         raise UsageError(f"{location!r}: only local paths and s3:// can be read and written")
-    return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111 - drops `..` and a last slash
+    return os.path.abspath(os.path.expanduser(location))  # noqa: PTH100, PTH111 - drops `..` and a trailing slash
 
 
 def join(base: str, *parts: str) -> str:
@@ -55,9 +56,10 @@ class Storage:
     """
 
     def __init__(self, endpoint_url: str | None = None, encryption: Encryption | None = None) -> None:
-        """Store the S3 endpoint and the encryption of writes. Both are pickled, so all workers use the same.
+        """Set the S3 endpoint and the encryption of writes. Both are pickled, so all workers use the same values.
 
-        If `endpoint_url` is None, the AWS settings name the endpoint. If `encryption` is None, the environment decides.
+        If `endpoint_url` is None, the AWS settings give the endpoint. If `encryption` is None, it is read from the
+        environment.
         Raises `UsageError` if the environment's encryption settings are invalid.
         """
         self.endpoint_url = endpoint_url
@@ -76,32 +78,34 @@ class Storage:
         return self._s3
 
     def _object_store(self, uri: str) -> Store | OddKeys:
-        """Return the store for calls about the single object `uri`, whose key may be odd."""
+        """Return the store for requests about the single object `uri`: an `OddKeys` if its S3 key is odd (`is_odd`)."""
         store = self._store(uri)
         return OddKeys(store) if isinstance(store, S3Client) and is_odd(uri) else store
 
     def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
-        """Yield lists of the objects under a prefix or folder, with the content and the errors of `list_tables`.
+        """Yield lists of the objects under a prefix or folder: the rows of `list_tables` as `ObjectInfo`.
 
-        Use this method for places with few objects only.
+        Use this method only for few objects, because the tables of `list_tables` take much less memory and CPU time. It
+        raises the errors of `list_tables`.
         """
         for table in self.list_tables(uri):
             yield to_objects(table)
 
     def list_tables(self, uri: str) -> Iterator["pa.Table"]:
-        """Yield the objects under a prefix or folder, each once, in no promised order, without folder marks.
+        """Yield tables of the objects under a prefix or folder. Each object comes once. The order is not defined.
 
         The tables have `uri: string`, `etag: string`, `size: int64` and `last_modified: timestamp[us, UTC]`. If an
-        object exists but access to its properties is denied, its etag is empty, and its size and time are null.
+        object exists but access to its properties is denied, its etag is empty, and its size and time are null. S3
+        objects without bytes whose keys end with `/` are left out, because they only mark folders.
 
         An S3 prefix without objects gives no rows. A local folder that does not exist raises `StorageError` with the
-        reason `not_found`. If the S3 store keeps keys in order, several threads list a large prefix. They end when
-        everything is listed or the iterator is closed.
+        reason `not_found`. If the S3 store lists keys in order, several threads list a large prefix. The threads end
+        when everything is listed or the iterator is closed.
         """
         return self._store(uri).list_tables(uri)
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Return the etag, size and time of one object without its bytes.
+        """Return the etag, size and modification time of one object, without a download of its bytes.
 
         Raises `StorageError`, with the reason `not_found` if the object does not exist.
         """
@@ -111,29 +115,30 @@ class Storage:
         """Return the bytes and the etag of one object. If `max_bytes` is None, there is no limit.
 
         Raises `StorageError`, with the reason `not_found` if the object does not exist. If the object exceeds
-        `max_bytes`, nothing is read, and the reason is `too_many_bytes`.
+        `max_bytes`, nothing is read, and the error has the reason `too_many_bytes`.
         """
         return self._object_store(uri).get(uri, max_bytes)
 
     def open(self, info: ObjectInfo) -> IO[bytes]:
         """Open a listed object to read parts of it, such as columns of Parquet. Its key must not be odd (`is_odd`).
 
-        S3 objects of up to 1 MiB are fetched whole. Each read of a larger one may raise `StorageError`.
+        An S3 object of up to 1 MiB is fetched completely. Each read of a larger object is a request, which may raise
+        `StorageError`.
         """
         return self._store(info.uri).open(info.uri, info.size_bytes)
 
     def put(self, uri: str, data: bytes) -> None:
         """Write one object, and overwrite an existing one. A reader sees the old object or the new one, never a part.
 
-        Missing local folders are created. Raises `StorageError`.
+        Missing local folders are created. Raises `StorageError` if the object cannot be written.
         """
         self._object_store(uri).put(uri, data)
 
     def create(self, uri: str, data: bytes) -> str:
         """Write an object that must not exist yet, and return its etag. If several writers try, only one succeeds.
 
-        On S3, an existing object with the same bytes counts as this write, because the answer of the store may have
-        been lost. So a writer that must be the only one writes something unique to that writer.
+        On S3, the call also succeeds if the object already holds `data`. An earlier attempt of this call may have
+        written the object, although the store's answer was lost. So competing writers must write different bytes.
         Raises `StorageError`, with the reason `exists` if the object exists already.
         """
         return self._store(uri).create(uri, data)
@@ -141,26 +146,26 @@ class Storage:
     def replace(self, uri: str, data: bytes, etag: str) -> str:
         """Overwrite an object only if its etag is still `etag`, and return the new etag.
 
-        If several writers try, only one succeeds. On S3, an object that already holds `data` counts as this write.
+        If several writers try, only one succeeds. On S3, the call also succeeds if the object already holds `data`.
         Raises `StorageError`, with the reason `changed` if the object has another etag or is gone.
         """
         return self._store(uri).replace(uri, data, etag)
 
     def delete(self, uri: str) -> None:
-        """Delete an object. If the object does not exist, do nothing. Raises `StorageError`."""
+        """Delete an object. If it does not exist, do nothing. Raises `StorageError` if it cannot be deleted."""
         self._store(uri).delete(uri)
 
     def delete_below(self, uri: str) -> None:
-        """Delete a folder or prefix that genretag wrote, with everything in it. If there is none, do nothing.
+        """Delete all objects below `uri`, which must belong to genretag alone. If nothing exists there, do nothing.
 
-        Raises `StorageError`.
+        Raises `StorageError` if the objects cannot be deleted.
         """
         self._store(uri).delete_below(uri)
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
         """Return the fsspec filesystem of a URI, and the URI's path in that filesystem (`bucket/key` on S3).
 
-        Use them for pyarrow datasets and small files. Raises `UsageError` if the AWS settings cannot be used.
+        Use it for pyarrow datasets and small files. Raises `UsageError` if the AWS settings cannot be used.
         """
         import fsspec
 
@@ -178,6 +183,6 @@ class Storage:
                 "read_timeout": retry_policy.attempt_s,
                 "retries": {"mode": "standard", "total_max_attempts": FILESYSTEM_ATTEMPTS},
             },
-            skip_instance_cache=True,  # because a cached instance would keep its credentials
+            skip_instance_cache=True,  # because a cached instance would go on using old credentials
         )
         return filesystem, uri.removeprefix(S3)

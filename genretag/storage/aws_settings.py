@@ -1,7 +1,7 @@
-"""Settings from the AWS environment and profile, read in one place so that every client of a store does the same.
+"""Read the settings in the environment and the AWS profile, so that all clients of a store use the same settings.
 
-boto3 and s3fs read the profile themselves, but obstore knows only some variables. So each client gets its region,
-endpoint, certificates, addressing style and encryption from this file.
+boto3 and s3fs read the profile themselves, but obstore reads only some environment variables. So each client gets its
+region, endpoint, certificates, addressing style and encryption from this file.
 """
 
 import os
@@ -19,13 +19,13 @@ YES = ("1", "true", "yes", "on")
 
 @dataclass(frozen=True)
 class AwsSettings:
-    """Settings of the environment and the profile on this machine. Credentials are left out because they expire."""
+    """Settings in this machine's environment and AWS profile, without credentials, because credentials expire."""
 
     region: str
     endpoint_url: str | None  # None for AWS itself
     ca_bundle: str | None  # a PEM file of authorities to trust; None for the system's authorities
     addressing_style: str  # virtual (the bucket is part of the host name), path, or auto
-    requester_pays: bool = False  # whether we agree to pay for requests to somebody else's bucket
+    requester_pays: bool = False  # True: agree to pay for requests to another owner's bucket
     use_fips: bool = False
     use_dualstack: bool = False
 
@@ -41,7 +41,7 @@ class AwsSettings:
         if given and has_credentials(given):
             raise UsageError("the S3 endpoint carries a user name or password: leave them out, set AWS_ACCESS_KEY_ID")
         style = (core.get_config_variable("s3") or {}).get("addressing_style", "")
-        if os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in YES:  # obstore's name for it
+        if os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() in YES:  # obstore's setting
             style = "virtual"
         return AwsSettings(
             region=core.get_config_variable("region") or os.environ.get("AWS_REGION") or "us-east-1",
@@ -55,7 +55,7 @@ class AwsSettings:
 
     @property
     def server(self) -> str:
-        """The URL of the store: the given endpoint, or AWS's endpoint for the region and its partition.
+        """The URL of the store: `endpoint_url` or, if that is None, AWS's endpoint for the region.
 
         Raises `UsageError` if boto3 knows no endpoint for the region.
         """
@@ -74,7 +74,7 @@ class AwsSettings:
     def url_of(self, bucket: str) -> tuple[str, bool]:
         """Return the URL that obstore needs for a bucket, and whether that URL's host contains the bucket name.
 
-        The host contains the bucket name only if the addressing style is `virtual`. Otherwise the URL is `server`.
+        The host contains the bucket name only if the addressing style is `virtual`. Otherwise, return the URL `server`.
         """
         if self.addressing_style != "virtual":
             return self.server, False
@@ -82,7 +82,7 @@ class AwsSettings:
         return urlunsplit(parts._replace(netloc=f"{bucket}.{parts.netloc}")), True
 
     def root_certificate(self) -> bytes | None:
-        """Return the content of the PEM file of authorities, or None if no file is set.
+        """Return the content of the PEM file of certificate authorities, or None if the settings name no file.
 
         Raises `UsageError` if the file cannot be read.
         """
@@ -101,16 +101,16 @@ class AwsSettings:
         return {"region_name": self.region, "endpoint_url": self.endpoint_url, "verify": self.ca_bundle}
 
     def config_arguments(self) -> dict[str, Any]:
-        """Return keyword arguments for a botocore `Config`: the addressing style; empty if the style is `auto`."""
+        """Return the keyword argument of botocore's `Config` for the addressing style, or {} if the style is `auto`."""
         return {"s3": {"addressing_style": self.addressing_style}} if self.addressing_style != "auto" else {}
 
 
 @dataclass(frozen=True)
 class Encryption:
-    """Server-side encryption of what is written. Every client sends the same headers with every write.
+    """Settings for the server-side encryption of written objects. Each write by any client has the same headers.
 
-    A command reads these settings once, and `Storage` carries them to the workers. Keys that the customer provides
-    (`sse-c`) are not supported: every read would need the key too, and no warehouse could read a table.
+    A genretag command reads these settings once, and `Storage` passes them to the workers. Keys that the customer
+    provides (`sse-c`) are not supported: every read would need the key too, and no data warehouse could read a table.
     """
 
     method: str | None = None  # AES256, aws:kms or aws:kms:dsse; None: the bucket decides
@@ -122,7 +122,7 @@ class Encryption:
         """Read AWS_SERVER_SIDE_ENCRYPTION, AWS_SSE_KMS_KEY_ID and AWS_SSE_BUCKET_KEY_ENABLED.
 
         A variable that is unset or empty becomes None.
-        Raises `UsageError` if the method is unknown, or if there is a key id and the method is not a KMS method.
+        Raises `UsageError` if the encryption method is unknown, or if a KMS key is set without a KMS method.
         """
         method = os.environ.get("AWS_SERVER_SIDE_ENCRYPTION") or None
         key = os.environ.get("AWS_SSE_KMS_KEY_ID") or None
@@ -135,7 +135,7 @@ class Encryption:
         return Encryption(method, key, bucket_key in YES if bucket_key else None)
 
     def boto_arguments(self) -> dict[str, Any]:
-        """Return keyword arguments for write calls of boto3 and s3fs. Settings that are None are left out."""
+        """Return the keyword arguments that encrypt a write of boto3 or s3fs. Settings that are None are left out."""
         named = {
             "ServerSideEncryption": self.method,
             "SSEKMSKeyId": self.kms_key_id,
@@ -144,7 +144,7 @@ class Encryption:
         return {name: value for name, value in named.items() if value is not None}
 
     def obstore_arguments(self) -> dict[str, Any]:
-        """Return keyword arguments for an `S3Store` of obstore. Settings that are None are left out."""
+        """Return the arguments of obstore's `S3Store` that encrypt its writes. Settings that are None are left out."""
         named = {
             "server_side_encryption": self.method,
             "sse_kms_key_id": self.kms_key_id,
@@ -153,18 +153,18 @@ class Encryption:
         return {name: value for name, value in named.items() if value is not None}
 
     def iceberg_properties(self) -> dict[str, str]:
-        """Return the properties for pyiceberg's file system. Settings that are None are left out.
+        """Return the properties that encrypt writes of pyiceberg's file system. Settings that are None are left out.
 
-        pyiceberg has no property for `bucket_key`, so the bucket decides.
+        pyiceberg has no property for `bucket_key` (S3 Bucket Keys), so the bucket's own setting applies.
         """
         named = {"s3.server-side-encryption": self.method, "s3.sse-kms-key-id": self.kms_key_id}
         return {name: value for name, value in named.items() if value is not None}
 
 
 def core_session(**options: Any) -> Any:
-    """Open a botocore session with these options of botocore's `Session`.
+    """Return a new botocore session. `options` are arguments of botocore's `Session`.
 
-    Raises `UsageError` if the AWS settings cannot be used, such as a profile that does not exist.
+    Raises `UsageError` if the AWS settings cannot be used, for example if the profile does not exist.
     """
     import botocore.session
     from botocore.exceptions import BotoCoreError
@@ -178,10 +178,11 @@ def core_session(**options: Any) -> Any:
 
 
 def _configured_endpoint(core: Any) -> str | None:
-    """Return the endpoint URL that the environment names, else the profile's; None if neither names one.
+    """Return the endpoint URL of the environment, or else of the AWS profile, or None if neither has one.
 
-    In each of the two, an endpoint for S3 comes before an endpoint for all services. If the user has told the SDKs to
-    ignore configured endpoints, return None.
+    In the environment and in the profile, an endpoint for S3 overrides an endpoint for all services. If the setting
+    `ignore_configured_endpoint_urls` is on, return None.
+    Raises `UsageError` if the profile names a `services` section that the AWS config file does not have.
     Source: AWS SDKs and Tools Reference Guide, "Service-specific endpoints".
     """
     if core.get_config_variable("ignore_configured_endpoint_urls"):
@@ -191,7 +192,7 @@ def _configured_endpoint(core: Any) -> str | None:
     if name := profile.get("services"):
         services = core.full_config.get("services", {}).get(name)
         if services is None:
-            raise UsageError(f"the AWS profile names the services {one_line(name, 40)!r}, which its file does not have")
+            raise UsageError(f"the AWS profile needs the section services {one_line(name, 40)!r}, which is missing")
     of_s3 = services.get("s3", {})
     found = (
         os.environ.get("AWS_ENDPOINT_URL_S3"),

@@ -1,8 +1,8 @@
-"""Conditional writes, which the lock of an output needs: test a store for them, and do without them if necessary.
+"""Choose how to lock an output: by conditional writes or, if the store ignores conditions, by waiting and re-reading.
 
 Most stores honour conditions. They refuse a PUT with `If-None-Match: *` if the object exists. They refuse a PUT with
 `If-Match: ETAG` if the object has another version. Some stores answer every conditional PUT with an error. Others
-ignore the condition, so two runs would both believe that they hold the output.
+ignore the condition, so two runs could both get the lock of the same output.
 """
 
 import logging
@@ -16,20 +16,19 @@ from genretag.storage import Fetched, Storage, StorageError
 logger = logging.getLogger(__name__)
 
 VARIABLE = "GENRETAG_STORE_CONDITIONAL_WRITES"
-WAIT_S = 3.0  # within which a write of another run that began together with ours takes effect
-RENEW_S = 30.0  # for a renewal: far less than the lease, and nobody takes a lock before its lease ends
+WAIT_S = 3.0  # a competing write that began at the same time as ours is expected to take effect within this time
+RENEW_S = 30.0  # limit for a renewal: far less than the lease, and no other run takes a lock before its lease ends
 
 
 def lock_storage(uri: str, storage: Storage) -> Storage:
-    """Return a storage whose `create` and `replace` can hold a lock: `storage`, or a `TimedStorage` of `storage`.
+    """Return a storage whose `create` and `replace` are safe for a lock: `storage`, or a `TimedStorage` of `storage`.
 
-    The function writes a test object at `uri`, which must not exist, and deletes the object afterwards. On S3 with
-    conditional writes, the test takes four writes, two reads and a delete. If the store ignores the conditions, the
-    result is a `TimedStorage`. If GENRETAG_STORE_CONDITIONAL_WRITES is `off`, there is no test, and the result is a
-    `TimedStorage`.
+    To test the store, write a test object at `uri`, which must not exist, and delete the object afterwards. On S3 with
+    conditional writes, the test takes four writes, two reads and a delete. If the store ignores the conditions, return
+    a `TimedStorage`. If GENRETAG_STORE_CONDITIONAL_WRITES is `off`, do not test, and return a `TimedStorage`.
 
     Raises `StorageError`, with the reason `no_conditional_writes` if the store refuses conditional writes but accepts
-    plain ones. Raises `UsageError` if the variable is neither `on` nor `off`.
+    plain ones. Raises `UsageError` if GENRETAG_STORE_CONDITIONAL_WRITES is neither `on` nor `off`.
     """
     wanted = os.environ.get(VARIABLE, "on")
     if wanted not in ("on", "off"):
@@ -43,17 +42,17 @@ def lock_storage(uri: str, storage: Storage) -> Storage:
     if kept:
         return storage
     logger.warning(
-        "the store takes no notice of conditional writes (If-None-Match, If-Match): the lock of the output is held by "
-        "writing, waiting %g s and reading, which needs a store that answers within that time",
+        "the store ignores conditional writes (If-None-Match, If-Match): to take the lock of the output, the run "
+        "writes, waits %g s and reads again, so the store must answer within that time",
         WAIT_S,
     )
     return TimedStorage(storage)
 
 
 def _are_kept(uri: str, storage: Storage) -> bool:
-    """Return whether the store honours conditional writes, tested with the object `uri`.
+    """Write the test object `uri`. Return True if the store honours conditional writes, False if it ignores conditions.
 
-    False means that the store ignores the conditions. Raises `StorageError` if the store refuses such writes.
+    Raises `StorageError`, with the reason `no_conditional_writes` if the store refuses only conditional writes.
     """
     try:
         etag = storage.create(uri, b"first")
@@ -75,7 +74,7 @@ def _are_kept(uri: str, storage: Storage) -> bool:
 
 
 def _is_refused(write: Callable[[], object], reason: str) -> bool:
-    """Call `write`. Return whether it raises `StorageError` with this reason. Any other exception is raised."""
+    """Call `write`. Return whether it raises `StorageError` with the reason `reason`. Let other exceptions pass."""
     try:
         write()
     except StorageError as error:
@@ -94,24 +93,27 @@ def _remove(uri: str, storage: Storage) -> None:
 
 
 class TimedStorage(Storage):
-    """A storage for stores that ignore conditions. A write reads, writes, waits `WAIT_S` and reads again.
+    """A storage for stores that ignore write conditions. `create` and `replace` read, write, wait and read again.
 
-    A writer that then finds its own bytes has won. The last of several writers wins, and all others notice, if each
-    write takes effect within `WAIT_S` of the read before it. This is Fischer's algorithm, in Lamport, "A fast mutual
-    exclusion algorithm", 1987. If a write takes longer, the object is deleted again, so in doubt no run goes on.
+    A writer waits `WAIT_S` seconds, and succeeds if the second read returns the writer's own bytes. Of several writers,
+    only the last one succeeds, if each write takes effect within `WAIT_S` after the writer's first read. This is
+    Fischer's algorithm, in Lamport, "A fast mutual exclusion algorithm", 1987. If a write takes longer, the writer
+    deletes the object and fails. So in doubt, no run gets the lock.
 
-    `replace` may take `RENEW_S`, because the run that renews its lock has been the only one for a while. If several
-    runs replace the lock of a dead run, the workers of the losers stop at their next file.
+    The write of `replace` may take longer, up to `RENEW_S`. A run mostly replaces its own lock to renew it, and then no
+    other run competes. But several runs may replace the lock of a dead run. If one of these writes is slow, two runs
+    may believe for a moment that they hold the lock. The run that lost stops before it writes its next file.
     """
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage.endpoint_url, storage.encryption)
-        self._s3 = storage._s3  # open already, because the time to open it would count
+        self._s3 = storage._s3  # open already, because opening takes time, which counts towards WAIT_S
 
     def create(self, uri: str, data: bytes) -> str:
         """Write an object that must not exist yet, wait `WAIT_S`, and return the etag.
 
-        Raises `StorageError`: `exists` if the object exists or another writer wins, `unavailable` if the write is slow.
+        Raises `StorageError` with the reason `exists` if the object exists, or if another writer overwrites it during
+        the wait. If the write takes longer than `WAIT_S`, the reason is `unavailable`.
         """
         began = time.monotonic()
         if self._found(uri) is not None:
@@ -121,8 +123,8 @@ class TimedStorage(Storage):
     def replace(self, uri: str, data: bytes, etag: str) -> str:
         """Overwrite an object only if its etag is still `etag`, wait `WAIT_S`, and return the new etag.
 
-        Raises `StorageError`: `changed` if the etag differs, the object is gone or another writer wins, and
-        `unavailable` if the write is slow.
+        Raises `StorageError` with the reason `changed` if the etag differs, if the object is gone, or if another writer
+        overwrites it during the wait. If the write takes longer than `RENEW_S`, the reason is `unavailable`.
         """
         began = time.monotonic()
         found = self._found(uri)
@@ -133,8 +135,9 @@ class TimedStorage(Storage):
     def _settle(self, uri: str, data: bytes, deadline: float, lost: str) -> str:
         """Write `data`, wait `WAIT_S`, read the object again, and return its etag.
 
-        If the object then holds other bytes, raise `StorageError` with the reason `lost`. If the write ended after
-        `deadline` (in `time.monotonic`), delete the object and raise `StorageError` with the reason `unavailable`.
+        If the object then holds other bytes, raise `StorageError` with the argument `lost` as its reason. If the write
+        ended after `deadline` (by `time.monotonic`), delete the object and raise `StorageError` with the reason
+        `unavailable`.
         """
         self.put(uri, data)
         too_late = time.monotonic() > deadline
@@ -143,7 +146,7 @@ class TimedStorage(Storage):
         if found is None or bytes(found.data) != data:
             raise StorageError(lost, f"{uri} was written by another writer at the same time")
         if too_late:
-            self.delete(uri)  # it may have overwritten the object of another run, which will stop
+            self.delete(uri)  # our late write may have overwritten the lock of another run, which will then stop
             raise StorageError("unavailable", f"{uri}: the store took too long to write, so no lock is sure")
         return found.etag
 

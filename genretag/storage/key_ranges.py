@@ -1,12 +1,13 @@
-"""Parallel listing of one flat prefix: an idle lister takes half of the keys that a busy lister still has to list.
+"""List one prefix of a bucket with several threads (listers): an idle lister takes half of a busy lister's range.
 
 A store lists keys in order, one page at a time, and can start after any key. So the keys of a prefix are divided into
 disjoint ranges `(position, end]`, one for each busy lister. Nobody knows beforehand where the keys are, so a guess
 decides where to split a range. If no key follows the guess, the guess costs one request and shows where no keys are.
 
-The guess is the middle of a range, judged by the keys seen so far. Keys are read as fractions whose digits are the
-characters that occur, in their order. Zero-padded numbers and hex digests are spread evenly, so the middle of two
-such fractions is about the middle of the keys between them. No guess makes a listing wrong; a bad one makes it slower.
+The guess is the middle of a range. To compute the middle, a key is read as a fraction whose digits are its characters.
+A digit's value is the rank of its character among all characters in the keys listed so far. Zero-padded numbers and hex
+digests are spread evenly. So the middle of the fractions of two such keys is about the middle of the keys between them.
+A bad guess makes a listing slower, but never wrong.
 
 Source: Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing", 1999.
 """
@@ -19,20 +20,20 @@ from itertools import pairwise
 from typing import Generic, Protocol, TypeVar
 
 LAST = "\U0010ffff"  # sorts after every other character
-DIGITS = 6  # of a fraction, from where keys begin to differ: more precise than a guess needs
-SAMPLE = 20  # keys of a page from which its characters are learnt
-MAX_ALPHABET = 256  # characters that are learnt; if there are more (Chinese titles), any 256 are spread evenly enough
+DIGITS = 6  # digits of a fraction, from the first character that differs: more precise than a guess needs
+SAMPLE = 20  # about this many keys of each page are searched for new characters
+MAX_ALPHABET = 256  # characters; if keys have more (Chinese titles), any 256 of them are spread evenly enough
 
 
 class KeySpace:
-    """The characters in the keys below a prefix, learnt from the keys seen so far. It guesses where to split ranges."""
+    """This class guesses where to split a lister's range of keys, by the characters in the keys listed so far."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._alphabet = [LAST]
 
     def learn(self, keys: Sequence[str]) -> None:
-        """Add the characters in a sample of a page's keys. The page must have at least one key."""
+        """Add the characters in a sample of a page's `keys` to the known characters. `keys` must not be empty."""
         if len(self._alphabet) >= MAX_ALPHABET:
             return
         sample = (keys[-1], *keys[:: max(1, len(keys) // SAMPLE)])
@@ -40,30 +41,31 @@ class KeySpace:
         self._alphabet = sorted(seen.union(self._alphabet))
 
     def split_key(self, first: str, position: str, end: str | None, *, deep: bool = False) -> str | None:
-        """Return a key near the middle between `position` and `end`, or None if no such key is found.
+        """Return a key near the middle between `position` and `end`, or None if no key between them can be computed.
 
         `first` and `position` are the first and the last key of the page that was listed last. If `end` is None, the
-        range ends with the prefix. The returned key need not exist in the store.
+        range ends with the last key of the prefix. The returned key need not exist in the store.
 
-        Set `deep` if keys have long common parts, so that no key is near the middle of the fractions. The keys of the
-        page share a longer beginning than the keys of the range. A deep split comes after all keys that share half
-        of the additional beginning.
+        Set `deep` if earlier guesses hit no keys. Such misses mean that many keys begin with the same long text. The
+        keys of the last page then share a longer beginning than `position` and `end` do. A deep guess cuts `position`
+        to the mean length of these two beginnings. It returns a key after all keys that begin with the cut text.
         """
         start = self._start(position, end)
         shared = _shared(first, position)
         if deep and shared - start > 1:
             return _if_between(position, position[: (start + shared) // 2] + LAST, end)
         middle = self._digits_of((self._value(position, start) + self._value(end, start)) // 2)
-        for length in range(1, DIGITS + 1):  # the shortest key that fits is enough
+        for length in range(1, DIGITS + 1):  # return the shortest key that fits
             text = "".join(self._alphabet[digit - 1] for digit in middle[:length] if digit)
             if key := _if_between(position, position[:start] + text, end):
                 return key
         return None
 
     def pages_left(self, first: str, position: str, end: str | None) -> float:
-        """Estimate how many pages follow between `position` and `end`; None means the end of the prefix.
+        """Estimate how many pages are left between `position` and `end`.
 
-        The last page went from `first` to `position`. The estimate assumes that the keys after it are equally dense.
+        If `end` is None, the range ends with the last key of the prefix. The last page went from the key `first` to the
+        key `position`. The estimate assumes that the keys after that page are equally dense.
         """
         start = self._start(position, end)
         begin, here, there = (self._value(key, start) for key in (first, position, end))
@@ -72,14 +74,15 @@ class KeySpace:
     def _start(self, position: str, end: str | None) -> int:
         """Return the index of the first character in which `position` and `end` differ.
 
-        If `end` is None, return the length of the prefix.
+        If `end` is None, return the length of the prefix that is listed.
         """
         return len(self._prefix) if end is None else _shared(position, end)
 
     def _value(self, key: str | None, start: int) -> int:
-        """Return the fraction of a key, from the character at `start` on, as an integer of `DIGITS` digits.
+        """Return a key as a fraction whose digits are its characters from `start` on: an integer of `DIGITS` digits.
 
-        None stands for a key after all others. The digit 0 ends a key, so a key comes before its continuations.
+        None stands for a key after all others. The digit 0 ends a key, so a key comes before longer keys that begin
+        with it.
         """
         base = len(self._alphabet) + 1
         text = LAST * DIGITS if key is None else key[start : start + DIGITS]
@@ -89,7 +92,7 @@ class KeySpace:
         return value * base ** (DIGITS - len(text))
 
     def _digits_of(self, value: int) -> list[int]:
-        """Return the digits of a fraction that `_value` returned, the most significant one first."""
+        """Return the digits of a fraction that `_value` returned, the most significant digit first."""
         digits = []
         for _ in range(DIGITS):
             value, digit = divmod(value, len(self._alphabet) + 1)
@@ -103,7 +106,7 @@ def _if_between(position: str, key: str, end: str | None) -> str | None:
 
 
 def _shared(one: str, other: str) -> int:
-    """Return the number of characters that two keys share at their beginning."""
+    """Return the length of the longest common prefix of two keys."""
     differing = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differing, min(len(one), len(other)))
 
@@ -111,19 +114,19 @@ def _shared(one: str, other: str) -> int:
 Rows = TypeVar("Rows")
 Rows_co = TypeVar("Rows_co", covariant=True)
 
-WAITING_PAGES = 2  # per lister that may wait to be taken
-MISSES = 2  # guesses without a hit in one range before `deep` guesses begin
+WAITING_PAGES = 2  # pages per lister that may wait in the queue; listers pause while the queue is full
+MISSES = 2  # splits of a range that gave a range without keys, before guesses become `deep`
 
 
 class KeyPage(Protocol[Rows_co]):
-    """The answer to one request of a lister: the next keys in order, and the token for the page after them."""
+    """The answer of a store to one request for a page of a listing: keys in order, and the token of the next page."""
 
     @property
     def keys(self) -> Sequence[str]: ...
 
     @property
     def token(self) -> str | None:
-        """The store's token, with which the next page can be requested; None if this page is the last one."""
+        """The store's token for the request of the next page; None if this page is the last one."""
 
     def rows(self, count: int) -> Rows_co:
         """Return the rows (such as a table) of the first `count` keys."""
@@ -135,15 +138,15 @@ Otherwise the page has the keys greater than the first argument."""
 
 
 class OutOfOrderError(Exception):
-    """The store does not list keys in the order of their UTF-8 bytes, so the keys cannot be divided into ranges."""
+    """Error if a store does not list keys in the order of their UTF-8 bytes. Then no range of keys can be listed."""
 
 
 def list_ranges(list_page: ListPage[Rows], first: KeyPage[Rows], prefix: str, listers: int) -> Iterator[Rows]:
-    """Yield the rows of all pages after the page `first`, in no promised order. Every key comes once.
+    """Yield the rows of all pages after the page `first`. Each key comes once. The order of the pages is not defined.
 
-    `first` is the first page of the prefix, and `listers` is the number of threads. If `first` is the only page, yield
-    nothing. If `list_page` raises an exception, the listing ends and raises that exception. If the iterator is closed,
-    each lister finishes its current request and makes no other.
+    `list_page` requests a page (see `ListPage`), `first` is the first page of the prefix, and `listers` is the number
+    of threads. If `first` is the only page, yield nothing. If `list_page` raises an exception, the listing ends and
+    raises that exception. If the iterator is closed, each lister finishes its current request and makes no other.
     Raises `OutOfOrderError` if the store does not return keys in ascending order.
     """
     if first.token is None:
@@ -163,15 +166,17 @@ class _Range:
         self.position = position
         self.end = end
         self.token: str | None = None
-        self.first = position  # key of its last page: a page reaches from here to the position
-        self.pages_left = 0.0  # estimated from its last page; 0 from a split until the next page
-        self.split_from = split_from  # until its first page shows whether the guess was good
-        self.misses = 0
+        self.first = position  # the first key of the range's last page, whose last key is `position`
+        self.pages_left = 0.0  # an estimate after each page; 0 from a split until the next page
+        self.split_from = split_from  # the range that was split, until the first page shows whether the guess was good
+        self.misses = 0  # how many times in a row a split of this range gave a range without keys
 
     def take(self, page: KeyPage[Rows]) -> tuple[int, bool]:
-        """Move the position past a page. Return the number of its keys in the range, and whether the range is done.
+        """Set `position` to the last of the page's keys that are in this range.
 
-        Raises `OutOfOrderError` if the keys are not in ascending order after the position.
+        Return the number of the page's keys that are in the range, and whether the range is done.
+
+        Raises `OutOfOrderError` if the page's keys are not in ascending order, or not after `position`.
         """
         keys = page.keys
         if (keys and keys[0] <= self.position) or any(after <= before for before, after in pairwise(keys)):
@@ -187,7 +192,7 @@ class _Range:
 
 
 class _Listing(Generic[Rows]):
-    """The ranges of one listing and the threads that list them. One lock guards everything that changes."""
+    """The ranges of one listing and the threads that list them. One lock guards all attributes that change."""
 
     def __init__(self, list_page: ListPage[Rows], first: KeyPage[Rows], prefix: str, listers: int) -> None:
         self._list_page = list_page
@@ -203,7 +208,7 @@ class _Listing(Generic[Rows]):
         self._space = KeySpace(prefix)
         everything = _Range("", None)
         self._ranges = {everything}  # ranges that are not done
-        self._unlisted = [everything]  # ranges that no lister has begun
+        self._unlisted = [everything]  # ranges that no lister works on
         self._take(everything, first)
 
     def start(self) -> None:
@@ -235,7 +240,7 @@ class _Listing(Generic[Rows]):
             yield rows
 
     def _work(self) -> None:
-        """List ranges until none is left: the work of one lister's thread. Keep its exception for `pages`."""
+        """List ranges until none is left. Each lister's thread runs this method. `pages` re-raises its exceptions."""
         try:
             while (mine := self._next_range()) is not None:
                 self._list_range(mine)
@@ -249,9 +254,9 @@ class _Listing(Generic[Rows]):
                 self._wake_all()
 
     def _next_range(self) -> _Range | None:
-        """Return a range that no lister has begun, or half of another lister's range. Wait until there is one.
+        """Return the range that the calling lister lists next: one without a lister, or half of another lister's range.
 
-        Return None if everything is listed or the listing has stopped.
+        If no range can be split, wait. Return None if everything is listed or the listing has stopped.
         """
         with self._ranges_changed:
             while self._ranges and not self._stopped:
@@ -263,7 +268,7 @@ class _Listing(Generic[Rows]):
     def _steal(self) -> _Range | None:
         """Split the range with the most pages left, and return its upper part as a new range.
 
-        Return None if less than a page is left, or if no key for the split is found.
+        Return None if every range has less than a page left, or if no key at which to split the range can be computed.
         """
         victim = max(self._ranges, key=lambda other: other.pages_left)
         if victim.pages_left < 1:
@@ -289,7 +294,7 @@ class _Listing(Generic[Rows]):
                 self._hand_over(page.rows(count))
 
     def _take(self, mine: _Range, page: KeyPage[Rows]) -> tuple[int, bool]:
-        """Move a range past a page, and update the estimates. Return what `_Range.take` returns."""
+        """Call `take` of the range with a listed page, and return its result. Estimate how many pages are left."""
         count, done = mine.take(page)
         if done:
             self._ranges.remove(mine)

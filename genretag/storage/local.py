@@ -1,11 +1,12 @@
-"""Local folders as a store: files are whole or absent, and one of several writers creates or replaces a file.
+"""The store for local folders: a written file appears in one step. If several writers create a file, one succeeds.
 
-The listing has the regular files of a folder. Hidden names, broken links, FIFOs, sockets and devices are left out
-silently. Names that are not UTF-8 and unreadable sub-folders are counted, and a warning names the first of them.
+A listing has the regular files below a folder. Hidden names, broken links, FIFOs, sockets and devices are left out
+silently. Names that are not UTF-8 and unreadable sub-folders are left out with a warning, which gives their number
+and the first of them.
 
-The listing follows links to folders, after the real folders. No folder is listed twice under another name, so there
-are no loops, and no poster comes twice through a linked folder. If access to the properties of a file is denied, the
-file is listed without an etag. Fetching such a file later fails with a message.
+A listing follows links to folders, after the real folders. No folder is listed twice, so there are no loops, and no
+poster comes twice through a linked folder. If access to the properties of a file is denied, the file is listed without
+an etag. Fetching such a file later fails with a message.
 """
 
 import errno
@@ -31,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 def list_folder(root: str, stat: Callable[[str], ObjectInfo], refuse: Callable[[OSError], None]) -> Iterator[pa.Table]:
-    """Yield the files below the folder `root` in tables with the columns of `LISTING`.
+    """Yield the files below the folder `root` as tables with the columns of `s3_listing.LISTING`.
 
     Names that are not UTF-8 are left out with a warning, because no table can hold them. Sub-folders without read
     permission are left out with a warning too.
 
     `stat` returns the properties of a file. If it raises `StorageError` with the reason `not_found`, the file is left
-    out. With the reason `access_denied`, the file is listed without an etag. `refuse` gets other errors of the walk
-    through the folders, and raises an exception. A sub-folder that is deleted meanwhile is no error.
+    out. With the reason `access_denied`, the file is listed without an etag. `refuse` gets every other error of the
+    walk through the folders, and raises an exception. A sub-folder that is deleted during the walk is no error.
     Raises `StorageError` with the reason `refused` if the name of the folder is not UTF-8.
     """
     if not _is_utf8(root):
@@ -71,35 +72,35 @@ class _Files:
     def __iter__(self) -> Iterator[ObjectInfo]:
         self._is_new(self._root)
         yield from self._below(self._root)
-        for link in self._links:  # grows while linked folders contain further links
+        for link in self._links:  # the list grows during the loop if linked folders contain links
             if self._is_new(link):
                 self._followed.append(link)
                 yield from self._below(link)
 
     def _below(self, top: str) -> Iterator[ObjectInfo]:
-        """Yield the files below the folder `top`. Links to folders are only remembered, not followed."""
+        """Yield the files below the folder `top`. Do not follow links to folders, but remember them for later."""
         for folder, subfolders, names in os.walk(top, onerror=self._meet):
             subfolders[:] = [name for name in self._usable(subfolders) if self._comes_now(folder, name)]
             for name in self._usable(names):
-                info = self._look_at(os.path.join(folder, name))  # noqa: PTH118 - Path changes what it joins
+                info = self._look_at(os.path.join(folder, name))  # noqa: PTH118 - Path would normalise the name
                 if info is not None:
                     yield info
 
     def _comes_now(self, folder: str, name: str) -> bool:
         """Return whether the walk goes into the sub-folder `name` of `folder` now.
 
-        If the sub-folder is a link, remember the link for later and return False. Below a followed link, return False
-        for a folder that is listed already. Below the root itself, return True for every real folder, whatever inodes
-        its file system reports.
+        If the sub-folder is a link, remember the link for later and return False. The walk from the root comes first.
+        It goes into every real folder, even if several folders have the same inode. Links are followed afterwards.
+        Below a followed link, return False for a folder that is listed already.
         """
-        path = os.path.join(folder, name)  # noqa: PTH118 - Path changes what it joins
+        path = os.path.join(folder, name)  # noqa: PTH118 - Path would normalise the name
         if os.path.islink(path):  # noqa: PTH114
             self._links.append(path)
             return False
         return self._is_new(path) or not self._followed
 
     def _is_new(self, folder: str) -> bool:
-        """Remember a folder by its device and inode. Return whether the folder is met for the first time."""
+        """Remember a folder by its device and inode. Return True if no folder with these numbers came before."""
         try:
             found = os.stat(folder)  # noqa: PTH116
         except OSError:
@@ -115,22 +116,22 @@ class _Files:
         return [name for name in seen if _is_utf8(name)]
 
     def _look_at(self, path: str) -> ObjectInfo | None:
-        """Return the properties of a file, without an etag if access is denied; None if there is no regular file."""
+        """Return a file's properties, without an etag if access is denied. Return None if it is no regular file."""
         try:
             return self._stat(path)
         except StorageError as error:
-            if error.reason == "not_found":  # deleted since, a broken link, or no regular file
+            if error.reason == "not_found":  # it was deleted, is a broken link, or is no regular file
                 return None
             if error.reason == "access_denied":
                 return ObjectInfo.unknown(path)
             raise
 
     def _meet(self, error: OSError) -> None:
-        """Handle an error of the walk: remember a closed sub-folder, ignore a deleted one, refuse anything else."""
+        """Handle an error of `os.walk`: remember an unreadable sub-folder, ignore a deleted one, or call `refuse`."""
         inside = error.filename != self._root
         if inside and isinstance(error, PermissionError):
             self._closed.append(str(error.filename))
-        elif not (inside and isinstance(error, FileNotFoundError)):  # a sub-folder may be deleted while we walk
+        elif not (inside and isinstance(error, FileNotFoundError)):  # it was deleted during the walk
             self._refuse(error)
 
     def warn(self) -> None:
@@ -153,7 +154,7 @@ class _Files:
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # Python represents such bytes as lone surrogates
+    except UnicodeEncodeError:  # Python represents bytes that are not UTF-8 as lone surrogates
         return False
     return True
 
@@ -166,11 +167,11 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # such as Lustre moun
 class LocalStore:
     """The store for local files. `Storage` documents the methods.
 
-    The etag combines modification time and size, because nothing cheaper shows a change.
+    The etag of a file combines its modification time and its size, so that no file must be read for its etag.
     """
 
     def list_tables(self, uri: str) -> Iterator["pa.Table"]:
-        if not os.path.isdir(uri):  # noqa: PTH112 - Path drops what the user may mean, such as a last slash
+        if not os.path.isdir(uri):  # noqa: PTH112 - Path would drop a trailing slash
             raise StorageError("not_found", f"{uri} is not a folder")
         return list_folder(uri, self.stat, _raise_as_storage_error)
 
@@ -233,10 +234,10 @@ class LocalStore:
 
 
 def second_name(source: str, target: str) -> None:
-    """Give the complete file `source` the second name `target`, which appears in one step.
+    """Make `target` a second name of the complete file `source`. A reader never sees a part of the file.
 
-    The second name is a hard link, or a copy if the file system has no hard links. If the target exists already, a
-    link raises `FileExistsError`, but a copy replaces the target.
+    The second name is a hard link, or a copy if the file system has no hard links. If `target` exists already, a link
+    raises `FileExistsError`, but a copy replaces `target`.
     Raises `OSError` if the link fails, and `StorageError` if the copy fails.
     """
     try:
@@ -268,9 +269,9 @@ def _take_name(temporary: Path, uri: str) -> None:
 
 @contextmanager
 def _written_aside(uri: str, data: bytes) -> Iterator[Path]:
-    """Yield the path of a temporary file next to `uri` that holds `data` and is synced to the disk.
+    """Write `data` to a temporary file next to `uri`, sync it to the disk, and yield its path.
 
-    The block renames or links the file into place. A temporary file that is left after the block is removed.
+    The caller's block renames or links the file to `uri`. If the temporary file exists after the block, it is removed.
     """
     with _aside(uri) as temporary:
         with temporary.open("wb") as file:
@@ -288,7 +289,7 @@ def _sync(file: IO[bytes]) -> None:
 def _aside(uri: str) -> Iterator[Path]:
     """Create the folder of `uri`, and yield a new path in that folder for a temporary file.
 
-    If the file exists after the block, remove the file. An `OSError` in the block becomes a `StorageError`.
+    If the temporary file exists after the `with` block, remove it. An `OSError` in the block becomes a `StorageError`.
     """
     path = Path(uri)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -304,9 +305,10 @@ def _aside(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def _folder_locked(folder: Path) -> Iterator[None]:
-    """Lock the folder during the block against other processes of this machine that lock the folder too.
+    """Hold an exclusive lock (`flock`) on the folder in the `with` block, for all processes that call this function.
 
-    The kernel frees the lock if the process dies. Raises `StorageError` if the file system has no file locks.
+    Wait until the lock is free. The kernel frees the lock if the process dies. Raises `StorageError` if the file system
+    has no file locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -326,7 +328,7 @@ def _raise_as_storage_error(error: OSError) -> None:
 
 
 def _storage_error(error: OSError) -> StorageError:
-    """Return the `StorageError` for an error of the operating system, with its text and the file name."""
+    """Return the `StorageError` for an error of the operating system. The message has its text and file name."""
     kinds: dict[type[OSError], str] = {
         FileNotFoundError: "not_found",
         NotADirectoryError: "not_found",

@@ -1,11 +1,12 @@
-"""The vocabulary of every store: objects, their etags, and the error if an object cannot be reached.
+"""The types that all stores share: objects, their etags, and the error if an object cannot be read or written.
 
-Etags have one form here, because stores, proxies, inventories and manifests write the same etag in several forms.
-HTTP puts an etag in quotes, and a compressing proxy puts `W/` before the quotes (RFC 9110, 8.8.3). boto3 keeps the
-quotes, S3 Inventory has none, and XML has `&quot;`. S3 writes MD5 sums in lower case, and some people's tables have
-them in upper case. Etags of other kinds (some stores use base64) are case-sensitive.
+Stores, proxies, inventories and manifests write the same etag in several forms. HTTP puts an etag in quotes, and a
+compressing proxy puts `W/` before the quotes (RFC 9110, 8.8.3). boto3 keeps the quotes, S3 Inventory has none, and XML
+has `&quot;`. S3 writes MD5 sums in lower case, and some people's tables have them in upper case. Etags of other kinds
+(some stores use base64) are case-sensitive. `etag_key` turns all these forms into one form.
 
-`RangeFile` presents an object as a readable file. Parquet is read this way: the footer first, then the wanted columns.
+`RangeFile` lets a library read parts of an object as a file. Parquet is read this way: the footer first, then the
+wanted columns.
 """
 
 import io
@@ -18,13 +19,14 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-PAGE = 1000  # objects in one page of a listing: what S3 returns at a time
+PAGE = 1000  # objects in one page of a listing, which is the most that S3 returns for a request
 
 
 class StorageError(Exception):
-    """An object or a place could not be read or written.
+    """Error if an object, a folder or a bucket cannot be read or written.
 
-    `reason` is a stable name, such as `not_found`, for code and failure rows. `message` is a line for people.
+    `reason` is a stable name, such as `not_found`, for code and for the output table `failures`. `message` is a
+    line for people.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -38,9 +40,9 @@ class StorageError(Exception):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing. If the content changes, the etag changes.
+    """The properties of one object. If the content changes, the etag changes.
 
-    An empty etag means that the object could not be looked up (`unknown`).
+    If the properties could not be read, the etag is empty, and size and time mean nothing (see `unknown`).
     """
 
     uri: str
@@ -50,20 +52,20 @@ class ObjectInfo:
 
     @staticmethod
     def unknown(uri: str) -> "ObjectInfo":
-        """Return an object that could not be looked up: its etag is empty, and its size and time mean nothing."""
+        """Return the `ObjectInfo` of an object whose properties could not be read. The etag is empty."""
         return ObjectInfo(uri, "", 0, datetime.fromtimestamp(0, UTC))
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The content of an object, and the etag of the version that was read. `data` is bytes or a memoryview."""
+    """The content of an object (`data`, bytes or a memoryview), and the etag of the version that was read."""
 
     data: Any
     etag: str
 
 
 class Store(Protocol):
-    """The calls that each kind of place supports. `Storage` documents each call."""
+    """The methods that local files and S3 both implement. `Storage` documents each method."""
 
     def list_tables(self, uri: str) -> "Iterator[pa.Table]": ...
     def stat(self, uri: str) -> ObjectInfo: ...
@@ -87,8 +89,8 @@ def refuse_large(size_bytes: int, max_bytes: int | None) -> None:
 
 MARK = r'[ \t\r\n"]|&quot;|&#34;'
 BARE = rf"(?s)^(?:{MARK}|[Ww]/)*(.*?)(?:{MARK})*$"
-MD5 = r"^[0-9A-Fa-f]{32}(?:-[0-9]+)?$"  # of the bytes, or of an upload in several parts
-UNUSUAL = r'^[ \t\r\n"&Ww]|[ \t\r\n";]$|[A-F]'  # an etag without any of these is in the common form already
+MD5 = r"^[0-9A-Fa-f]{32}(?:-[0-9]+)?$"  # with a number if the object was uploaded in several parts
+UNUSUAL = r'^[ \t\r\n"&Ww]|[ \t\r\n";]$|[A-F]'  # an etag that does not match is already as `etag_key` returns it
 
 _BARE, _MD5 = re.compile(BARE), re.compile(MD5)
 
@@ -100,16 +102,16 @@ def bare_etag(etag: str | None) -> str:
 
 
 def etag_key(etag: str | None) -> str:
-    """Return an etag in the form in which etags are compared and stored. Return an empty text for None.
+    """Return an etag in the one form in which etags are compared and stored. Return an empty text for None.
 
-    The form has no quotes and no `W/` (`bare_etag`), and MD5 sums are in lower case.
+    The form has no quotes and no `W/` (see `bare_etag`). MD5 sums are in lower case.
     """
     bare = bare_etag(etag)
     return bare.lower() if _MD5.match(bare) else bare
 
 
 def etag_keys(etags: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return `etag_key` of each etag. Null becomes an empty text."""
+    """Return each etag in the form of `etag_key`. Null becomes an empty text."""
     etags = pc.fill_null(etags, "")
     if not pc.any(pc.match_substring_regex(etags, UNUSUAL)).as_py():
         return etags
@@ -118,7 +120,7 @@ def etag_keys(etags: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 class RangeFile(io.RawIOBase):
-    """A readable file on an object. Each read is one call of `read_range`.
+    """A seekable, read-only file whose bytes come from an object of `size_bytes`. Each `read` calls `read_range` once.
 
     `read_range` takes the index of the first byte and the number of bytes, and returns these bytes.
     """

@@ -1,12 +1,12 @@
 """Paths with special characters: quoting for other syntaxes, and S3 keys that obstore cannot handle.
 
-DuckDB's SQL, glob patterns and catalogue URIs give some characters a special meaning. All code that puts a path or
-other foreign text there calls one of these functions, so the result always means exactly that path. The dialects of
-the warehouses have different rules (`output/warehouse.py`).
+DuckDB's SQL, glob patterns and catalogue URIs give some characters a special meaning. Code that puts a path or a user's
+text into SQL, a pattern or a URI calls a function of this file. So the result means exactly that path or text. The
+SQL dialects of data warehouses have other rules (`output/warehouse.py`).
 
 Odd keys have empty or dot segments, a `/` at either end, or control characters. obstore's library object_store reads a
 key as a path. So it drops a `/` at the beginning and at the end (`a/` would become `a`), and refuses the other odd
-keys. S3 has no paths: odd keys are keys like any other, and boto3 keeps them unchanged. So `OddKeys` uses boto3.
+keys. For S3, odd keys are valid keys, and boto3 does not change them. So `OddKeys` uses boto3.
 """
 
 import re
@@ -17,7 +17,7 @@ from genretag.storage.objects import Fetched, ObjectInfo, bare_etag, refuse_larg
 from genretag.storage.s3 import S3, S3Client
 
 IN_A_GLOB = re.compile(r"[*?\[]")
-NOT_FOR_DUCKDB = "?\\"  # in the path of a database: DuckDB cuts the name at `?`, and reads `\` as `/`
+NOT_FOR_DUCKDB = "?\\"  # not allowed in the path of a database: DuckDB cuts the path at `?`, and reads `\` as `/`
 
 
 def sql_text(text: object) -> str:
@@ -38,8 +38,8 @@ def glob_pattern(path: object) -> str:
 def parquet_rows(file: Path) -> str:
     """Return a `read_parquet(...)` call in DuckDB's SQL that reads the rows of one Parquet file.
 
-    Folders named `name=value` above the file add no columns. A path with a backslash must not also have wildcard
-    characters.
+    Folders named `name=value` above the file add no columns. If the path has a backslash, it must not have the wildcard
+    characters `*`, `?` and `[`.
     """
     return f"read_parquet({sql_text(glob_pattern(file))}, hive_partitioning = false)"
 
@@ -76,7 +76,7 @@ def is_odd(uri: str) -> bool:
 
 
 class OddKeys:
-    """The calls for single S3 objects with odd keys: stat, get and put. They cost four times `S3Client`'s CPU time."""
+    """Stat, get and put for S3 objects with odd keys (`is_odd`). A call takes four times the CPU time of `S3Client`."""
 
     def __init__(self, s3: S3Client) -> None:
         self._s3 = s3

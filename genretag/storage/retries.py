@@ -13,9 +13,9 @@ from genretag.storage.objects import StorageError
 
 Result = TypeVar("Result")
 
-ATTEMPT_S = 20.0  # for one request and its whole answer; then the connection counts as dead
+ATTEMPT_S = 20.0  # for one request and its complete answer; after this time, the connection counts as dead
 TOTAL_S = 60.0  # for all attempts at one object: longer than most outages
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between attempts: doubled each time, then drawn between half and all of it
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between attempts: doubled each time, minus a random part of up to half
 
 TRANSIENT = frozenset({"unavailable", "timeout"})
 """Reasons of temporary errors, for which a retry may help."""
@@ -38,11 +38,14 @@ class RetryPolicy:
 
     @property
     def retry_s(self) -> float:
-        """Seconds after the start in which a retry may still begin, so that the last attempt ends within `total_s`."""
+        """The number of seconds within which the pause before a retry may begin, at least 0.
+
+        `retry_s` is `total_s` minus the time of one attempt and of the longest pause.
+        """
         return max(0.0, self.total_s - self.attempt_s - LONGEST_PAUSE_S)
 
     def pauses(self) -> Iterator[float]:
-        """Yield the seconds to wait before each further attempt, until `retry_s` have passed since the first `next`."""
+        """Yield the seconds to wait before each retry, until `retry_s` seconds have passed since the first yield."""
         started, pause = time.monotonic(), FIRST_PAUSE_S
         while time.monotonic() - started <= self.retry_s:
             yield random.uniform(pause / 2, pause)  # noqa: S311 - jitter, so that many clients do not retry at once
@@ -50,7 +53,10 @@ class RetryPolicy:
 
 
 def _seconds(variable: str, default: float) -> float:
-    """Return the number of seconds in an environment variable, or `default` if it is unset. Raises `UsageError`."""
+    """Return the number of seconds in an environment variable, or `default` if the variable is unset or empty.
+
+    Raises `UsageError` if the value is no number above 0 and below 86,400.
+    """
     text = os.environ.get(variable, "")
     try:
         seconds = float(text or default)
@@ -62,9 +68,10 @@ def _seconds(variable: str, default: float) -> float:
 
 
 def retry(attempt: Callable[[], Result], policy: RetryPolicy) -> Result:
-    """Call `attempt` and return its result. Retry while its `StorageError` is temporary and the policy has time left.
+    """Call `attempt` and return its result. If it raises a temporary `StorageError`, call it again after a pause.
 
-    A `StorageError` is temporary if its reason is in `TRANSIENT`. Raises the error of the last attempt.
+    A `StorageError` is temporary if its reason is in `TRANSIENT`. If the error is not temporary, or if the time of
+    `policy` is over, raise the error.
     """
     pauses = policy.pauses()
     while True:
@@ -80,8 +87,8 @@ def retry(attempt: Callable[[], Result], policy: RetryPolicy) -> Result:
 def within(seconds: float, uri: str, call: Callable[[], Result]) -> Result:
     """Run `call` in a thread, and return its result or raise its exception.
 
-    If the call takes longer than `seconds`, raise `StorageError` with the reason `timeout` and the name `uri`. The call
-    then goes on in its thread, and its result is dropped.
+    If the call takes longer than `seconds`, raise `StorageError` with the reason `timeout` and a message that names
+    `uri`. The call then goes on in its thread, and its result is dropped.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -99,4 +106,4 @@ def within(seconds: float, uri: str, call: Callable[[], Result]) -> Result:
         raise errors[0]
     if results:
         return results[0]
-    raise StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")
+    raise StorageError("timeout", f"{uri}: the store did not send its whole answer in time")

@@ -1,7 +1,7 @@
-"""The store for S3 and everything that speaks its protocol.
+"""The store for S3 and other stores with its protocol.
 
-Objects go through obstore, and credentials come from boto3's chain. A boto3 client does what obstore cannot: complete
-listings, and keys that obstore's path parser refuses or changes.
+obstore reads and writes objects, with credentials from boto3. A boto3 client does what obstore cannot: it lists every
+key, and handles keys that obstore's path parser refuses or changes.
 """
 
 import io
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 
-CONNECTIONS = 64  # kept open at most, which bounds the listers and readers of odd keys that work at once
+CONNECTIONS = 64  # that the boto3 client keeps open for threads that list, or read odd keys, at the same time
 
 
 def open_client(settings: AwsSettings, retry_policy: RetryPolicy) -> Any:
-    """Open a boto3 client for S3 that makes one attempt per call. Threads may share the client.
+    """Return a new boto3 client for S3 that makes one attempt per call. Threads may share the client.
 
-    Credentials come from boto3's whole chain. Raises `UsageError` if the AWS settings cannot be used.
+    boto3 looks for credentials in all its usual sources. Raises `UsageError` if the AWS settings cannot be used.
     """
     import boto3
     from botocore.config import Config
@@ -60,13 +60,13 @@ def _agree_to_pay(params: Any, **_event: Any) -> None:
 
 @contextmanager
 def boto_errors(uri: str) -> Iterator[None]:
-    """Turn botocore's exceptions in the block into `StorageError`, with a message that names `uri`.
+    """Turn botocore's exceptions in the `with` block into `StorageError`, with a message that names `uri`.
 
-    The original exception is dropped, because its text may hold secrets.
+    The original exception is dropped, because its text may contain secrets.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    name = one_line(uri, 1100)  # a key may hold line feeds
+    name = one_line(uri, 1100)  # a key may contain line feeds
     try:
         yield
     except ClientError as error:
@@ -83,29 +83,29 @@ def boto_errors(uri: str) -> Iterator[None]:
 
 
 def _without_answer(uri: str, error: Exception) -> StorageError:
-    """Return the `StorageError` for an exception of botocore that came without an answer of the store."""
+    """Return the `StorageError` for an exception of botocore that contains no answer of the store."""
     from botocore import exceptions
 
     if isinstance(error, exceptions.ConnectTimeoutError | exceptions.ReadTimeoutError):
-        return StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")
+        return StorageError("timeout", f"{uri}: the store did not send its whole answer in time")
     if isinstance(error, exceptions.SSLError):
         return StorageError("certificate_refused", f"{uri}: {NO_TRUST}")
     if isinstance(error, exceptions.NoCredentialsError | exceptions.CredentialRetrievalError):
         return StorageError("credentials_refused", f"no credentials for {uri}: {CREDENTIALS}")
     if isinstance(error, exceptions.ParamValidationError):
-        return StorageError("refused", f"{uri} names nothing that S3 can hold")
+        return StorageError("refused", f"{uri}: this bucket or key is not valid in S3")
     return StorageError("unavailable", f"{uri}: the connection failed")
 
 
 S3 = "s3://"
-FETCHED_WHOLE_BYTES = 1 << 20  # a smaller object arrives as fast as a part of it
+FETCHED_WHOLE_BYTES = 1 << 20  # up to this size, the complete object arrives about as fast as a part of it
 Result = TypeVar("Result")
 
 
 class S3Client:
     """The store for S3 and compatible stores. `Storage` documents the methods.
 
-    Credentials come from boto3's chain: environment, profile, SSO, role. Buckets are opened at their first use.
+    Credentials come from boto3: environment, profile, SSO or role. Buckets are opened at their first use.
     """
 
     def __init__(self, endpoint_url: str | None, encryption: Encryption) -> None:
@@ -119,7 +119,7 @@ class S3Client:
     def _open(self, uri: str, *, retries: bool = True) -> tuple["S3Store", str]:
         """Return obstore's store for the bucket of a URI, and the key. Open the bucket at its first use.
 
-        `retries` has the meaning that it has in `open_bucket`.
+        If `retries` is false, return a store that makes only one attempt per request (see `open_bucket`).
         """
         bucket, _, key = uri.removeprefix(S3).partition("/")
         with self._lock:
@@ -130,10 +130,11 @@ class S3Client:
             return self._buckets[bucket, retries], key
 
     def _persist(self, uri: str, attempt: Callable[[], Result], *, writing: bool = False) -> Result:
-        """Call `attempt` and return its result. Retry while the error is temporary, within the time for one object.
+        """Call `attempt` and return its result. Retry while the error is temporary and time for the object is left.
 
-        obstore retries only what it considers safe. This method retries the rest: writes whose answer was lost, and
-        errors that S3 reports as if they were errors of the client. `writing` only changes the advice in messages.
+        obstore retries only requests that are safe to repeat. This method retries the others: writes whose answer was
+        lost, and temporary errors for which S3 sends a status of 400 to 499. Set `writing` for writes: if access is
+        denied, the message then also gives advice on encryption.
         """
 
         def translated() -> Result:
@@ -150,7 +151,7 @@ class S3Client:
     def ask_boto(self, uri: str, attempt: Callable[[Any, dict[str, str]], Result]) -> Result:
         """Call `attempt` for one object, and return its result. Retry while the error is temporary.
 
-        `attempt` gets the boto3 client and the object's place as boto3's arguments: `{"Bucket": …, "Key": …}`.
+        `attempt` gets the boto3 client, and the object's bucket and key as boto3's arguments `{"Bucket": …, "Key": …}`.
         """
         bucket, _, key = uri.removeprefix(S3).partition("/")
         client = self._boto(uri)
@@ -169,8 +170,11 @@ class S3Client:
         return self._persist(uri, translated)
 
     def _boto(self, uri: str) -> Any:
-        """Return the boto3 client. Open it at the first call."""
-        self._open(uri)  # raises an error if there are no credentials or no server
+        """Return the boto3 client, which is created at the first call.
+
+        Before that, open the bucket of `uri`, which raises a clear error if credentials or the server are missing.
+        """
+        self._open(uri)  # raises an error with advice if there are no credentials or no server
         with self._lock:
             if self._boto_client is None:
                 self._boto_client = open_client(self._settings, self._retry_policy)
@@ -211,7 +215,7 @@ class S3Client:
         import obstore
 
         store, key = self._open(uri)
-        # in one piece, because a store refuses a repeated part of an upload that has ended
+        # not multipart, because a store refuses repeated requests of a multipart upload that has ended
         self._persist(uri, lambda: obstore.put(store, key, data, use_multipart=False), writing=True)
 
     def create(self, uri: str, data: bytes) -> str:
@@ -221,10 +225,11 @@ class S3Client:
         return self._put_where(uri, data, {"e_tag": f'"{etag}"'})
 
     def _put_where(self, uri: str, data: bytes, mode: "PutMode") -> str:
-        """Write an object under the condition `mode`, and return its etag.
+        """Write an object under obstore's condition `mode`, and return its etag.
 
-        If the store's answer was lost, the retry finds our own object and recognises its bytes.
-        Raises `StorageError`, with the reason `exists` or `changed` if the condition does not hold.
+        If the condition fails, but the object holds `data`, the write counts as a success. An earlier attempt of this
+        call then wrote the object, but the store's answer was lost.
+        Raises `StorageError`, with the reason `exists` or `changed` if the condition fails and the object differs.
         """
         import obstore
 

@@ -1,7 +1,8 @@
-"""Errors of S3 explained: a stable reason, and one line with the store's own code and words and what to do.
+"""Turn errors of S3 into a `StorageError` with a stable reason and one line: the store's code and text, and advice.
 
-obstore gives most details only in its text, together with URLs, bodies and headers. Only the status, S3's error code
-and message, and a few known words are taken from that text. So no secret, signature or signed URL gets into a message.
+obstore gives most details only in the text of an exception, together with URLs, bodies and headers. Only the status,
+S3's error code and message, and a few known words are taken from that text. So no secret, signature or signed URL gets
+into a message.
 """
 
 import re
@@ -33,15 +34,15 @@ PROVIDER = "External AWS credential provider: "
 BARE_REDIRECT = "Received redirect without LOCATION"
 CODE = re.compile(r"<Code>([\w.]+)</Code>")
 WORDS_OF_STORE = re.compile(r"<Message>([^<]{1,2000})</Message>")
-SIGNED = re.compile(r"(?i)(signature|credential)=|AWS4-HMAC")  # no store has a reason to write this into a message
+SIGNED = re.compile(r"(?i)(signature|credential)=|AWS4-HMAC")  # in a message, this may be a signed URL or header
 LONGEST_WORDS = 160
 
-CREDENTIAL_CODES = {  # -> what to do
+CREDENTIAL_CODES = {  # error code -> what to do
     "InvalidAccessKeyId": f"the store does not know this key, {CREDENTIALS}",
     "SignatureDoesNotMatch": f"the secret does not belong to the key, {CREDENTIALS}",
     "ExpiredToken": NEW_SESSION,
     "TokenRefreshRequired": NEW_SESSION,
-    "InvalidToken": f"the session token is damaged or of other keys, check AWS_SESSION_TOKEN; {CREDENTIALS}",
+    "InvalidToken": f"the session token is damaged or belongs to other keys, check AWS_SESSION_TOKEN; {CREDENTIALS}",
     "RequestTimeTooSkewed": "the clock of this machine is wrong, set it (NTP); the keys may be right",
 }
 ACCOUNT_CODES = ("AllAccessDisabled", "AccountProblem", "UserSuspended", "NotSignedUp", "UserDisable")
@@ -50,12 +51,13 @@ ARCHIVED_CODE = "InvalidObjectState"
 REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
 OTHER_ENDPOINT = "must be addressed using the specified endpoint"  # Aliyun OSS sends this with the code AccessDenied
 FULL_CODES = ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull")  # of stores that are not AWS
-AGAIN_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")  # 400: a bad connection
+# Codes of temporary errors. Those of AGAIN_CODES come with status 400, because the connection is bad.
+AGAIN_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 AGAIN_KMS_CODES = ("KMS.ThrottlingException", "KMS.InternalException", "KMS.KMSInternalException")
-AGAIN_STATUSES = (408, 409, 429)  # 409: S3 answers so while another conditional write is running
+AGAIN_STATUSES = (408, 409, 429)  # 409: another conditional write to the object is running
 FULL_STATUS = 507
 
-WORDS = {  # words in Rust's text about a broken connection -> words for our message
+WORDS = {  # word in obstore's text about a failed connection -> text for our message
     "ConnectionRefused": f"connection refused: {ENDPOINT}",
     "ConnectionReset": "the connection was reset",
     "BrokenPipe": "the connection was reset",
@@ -74,12 +76,12 @@ NO_TRUST = (
 
 @dataclass(frozen=True)
 class Answer:
-    """The error answer of a store to one request. Its text is the status, the code and the words of the store."""
+    """The error answer of a store to one request. `str(answer)` gives the status, the code and the store's message."""
 
     status: int
     code: str = ""  # S3's error code, or empty
-    words: str = ""  # its message for people, or empty
-    writing: bool = False  # whether the request was a write
+    words: str = ""  # the store's message for people, or empty
+    writing: bool = False  # True: the request was a write
 
     def __str__(self) -> str:
         code = f"{self.status} {self.code}".strip()
@@ -87,9 +89,9 @@ class Answer:
 
 
 def words_of(text: str) -> str:
-    """Return a store's message `text` as one short line without secrets, for a log.
+    """Return a store's message `text` as one line of at most 160 characters without secrets.
 
-    Return an empty text if the message might hold a signature.
+    If the message might contain a signature, return an empty text.
     """
     words = redact(one_line(unescape(text), LONGEST_WORDS)).rstrip(".")
     return "" if SIGNED.search(words) else words
@@ -97,10 +99,10 @@ def words_of(text: str) -> str:
 
 @contextmanager
 def storage_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
-    """Turn obstore's exceptions in the block into `StorageError`, with a message that names `uri`.
+    """Turn obstore's exceptions in the `with` block into `StorageError`, with a message that names `uri`.
 
-    The original exception is dropped, because its text may hold secrets. If `writing`, the message gives advice on
-    encryption where access is denied.
+    The original exception is dropped, because its text may contain secrets. Set `writing` for writes: if access is
+    denied, the message then also gives advice on encryption.
     """
     from obstore.exceptions import BaseError
 
@@ -111,7 +113,10 @@ def storage_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
 
 
 def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageError:
-    """Return the `StorageError` for an exception of obstore about the object `uri`."""
+    """Return the `StorageError` for an exception of obstore about the object `uri`.
+
+    Set `writing` for writes: if access is denied, the message then also gives advice on encryption.
+    """
     from obstore import exceptions
 
     text, _, details = str(error).partition("Debug source:")
@@ -127,9 +132,9 @@ def s3_error(uri: str, error: Exception, *, writing: bool = False) -> StorageErr
 
 
 def of_answer(uri: str, said: Answer) -> StorageError:
-    """Return the `StorageError` for a store's error answer to a request about the object `uri`.
+    """Return the `StorageError` for the error answer `said` of a store to a request about the object `uri`.
 
-    The message says what to do, if the status and the error code show it.
+    If the status or the error code shows what a user can do, the message says so.
     """
     status, code, bucket = said.status, said.code, "/".join(uri.split("/")[:3])
     if code in REGION_CODES or 300 <= status < 400:
@@ -157,22 +162,22 @@ def of_answer(uri: str, said: Answer) -> StorageError:
 
 
 def _passes(status: int, code: str) -> bool:
-    """Return whether the same request may succeed a little later, by the status and the error code of the answer."""
+    """Return whether an error is temporary, by the status and the error code of the store's answer."""
     if code in AGAIN_CODES + AGAIN_KMS_CODES or status in AGAIN_STATUSES:
         return True
     return status >= 500 and status != 501
 
 
 def _who_may(said: Answer) -> str:
-    """Return advice for a message about denied access: what to check, or whom to ask."""
+    """Return the advice for a message about denied access: what the user can check, or whom to ask."""
     if said.code in ACCOUNT_CODES:
         return "the account or the bucket is disabled: its owner must act"
     if said.code.startswith("KMS.") or "kms:" in said.words:
         return KMS
     advice = "check what these credentials may do"
     if "explicit deny" in said.words:
-        advice = "a policy denies it, so other keys of the account may not help: ask who keeps the policy"
-    elif not said.code:  # as after HEAD, because its answers have no body
+        advice = "a policy denies it, so other keys of the account may not help: ask whoever maintains the policy"
+    elif not said.code:  # for example after HEAD, whose answers have no body
         advice = f"{CREDENTIALS}, what they may do, and the bucket's policy"
     else:
         advice += ", and the bucket's policy"
@@ -180,9 +185,9 @@ def _who_may(said: Answer) -> str:
 
 
 def _without_answer(uri: str, error: Exception, text: str, details: str) -> StorageError:
-    """Return the `StorageError` for an exception of obstore that came without an answer of the store.
+    """Return the `StorageError` for an exception of obstore that contains no answer of the store.
 
-    `text` and `details` are the two parts of the exception's text, before and after its debug information begins.
+    `text` is the exception's text before its debug information, and `details` is the debug information.
     """
     if isinstance(error, FileNotFoundError):
         return StorageError("not_found", f"{uri} does not exist")
@@ -194,6 +199,6 @@ def _without_answer(uri: str, error: Exception, text: str, details: str) -> Stor
     if CERTIFICATE in details:
         return StorageError("certificate_refused", f"{uri}: {NO_TRUST}")
     if "kind: Timeout" in details or "TimedOut" in details:
-        return StorageError("timeout", f"{uri}: the store did not answer in time, or not with all of it")
+        return StorageError("timeout", f"{uri}: the store did not send its whole answer in time")
     said = next((meaning for word, meaning in WORDS.items() if word in details), "the connection failed")
     return StorageError("unavailable", f"{uri}: {said}")

@@ -1,15 +1,15 @@
-"""Listings of a bucket as Arrow columns, with exact keys, and the opening of buckets.
+"""List a bucket into Arrow tables with exact keys, and open buckets.
 
-If the store keeps keys in order, several threads list a prefix in parallel. Arrow columns cost a sixth of Python
-objects; `to_objects` makes objects of listings that are short.
+If the store lists keys in order, several threads list a prefix in parallel. An Arrow table takes about a quarter of
+the memory of Python objects. For short listings, `to_objects` turns a table into Python objects.
 
-obstore would be less code, but it loses keys (object_store's path parser). A key with an empty segment, a dot segment
-or a control character breaks its listing. `a/` and `/a` both arrive as `a`. boto3 lists every key correctly, but needs
-110 ms of CPU time for a page of 1,000 objects. Regular expressions read the four columns before boto3's XML parser sees
-them, which leaves 6 ms.
+A listing by obstore would be less code, but obstore parses keys as paths. A key with an empty segment, a dot segment
+or a control character breaks obstore's listing. The keys `a/` and `/a` would both arrive as `a`. boto3 lists every key
+correctly, but its XML parser needs 110 ms of CPU time for a page of 1,000 objects. So regular expressions first take
+key, etag, size and time of each object out of the XML. With these expressions, a page takes 6 ms.
 
-`open_bucket` uses boto3's whole chain of credentials and sets a deadline for every request. It first checks that a
-server listens.
+`open_bucket` supports all of boto3's sources of credentials, and sets a deadline for every request. Before it
+opens a bucket, it checks that a server listens.
 """
 
 import re
@@ -67,11 +67,11 @@ def to_objects(table: pa.Table) -> list[ObjectInfo]:
     ]
 
 
-LISTERS = 16  # one process can read no more answers; S3 allows 5,500 requests a second per prefix
+LISTERS = 16  # threads; one process cannot read answers faster, and S3 allows 5,500 requests per second and prefix
 ORDERED_SERVERS = ("AmazonS3", "MinIO")
-"""Stores that list keys in the order of their UTF-8 bytes, by their `Server` header. SeaweedFS lists a folder `a/`
-before its neighbour `a-b`, and omits the folder if a listing starts after `a`. Ranges would lose objects there."""
-UNORDERED_BUCKETS = "--x-s3"  # the name ending of S3 Express directory buckets, which have no order and no start-after
+"""`Server` headers of stores that list keys in the order of their UTF-8 bytes. SeaweedFS does not: it lists a folder
+`a/` before `a-b`, and omits the folder if a listing starts after `a`. A parallel listing would lose objects there."""
+UNORDERED_BUCKETS = "--x-s3"  # suffix of S3 Express directory buckets, which have no key order and no start-after
 
 COLUMNS = {
     "keys": re.compile(rb"<Key>([^<]+)</Key>"),
@@ -91,13 +91,14 @@ class Page:
     etags: list[bytes]
     sizes: list[bytes]
     modified: list[bytes]
-    token: str | None  # with which the next page can be requested; None after the last page
+    token: str | None  # for the request of the next page; None if this is the last page
     server: str  # the `Server` header of the answer, or empty
 
     def rows(self, count: int) -> pa.Table:
-        """Return the first `count` objects as a table with the columns of `LISTING`. Folder marks are left out.
+        """Return the page's first `count` objects as a table with the columns of `LISTING`, without folder marks.
 
-        A folder mark is an object without bytes whose key ends with `/`. So the table may have fewer than `count` rows.
+        A folder mark is an object without bytes whose key ends with `/`. The table has fewer than `count` rows if there
+        are folder marks.
         """
         kept = [not (size == b"0" and key.endswith("/")) for key, size in zip(self.keys, self.sizes, strict=True)]
         kept[count:] = [False] * (len(kept) - count)
@@ -114,10 +115,11 @@ class Page:
 def list_below(
     client: Any, bucket: str, prefix: str, persist: Callable[[Callable[[], Page]], Page]
 ) -> Iterator[pa.Table]:
-    """Yield the objects below a prefix in tables with the columns of `LISTING`, each once, in no promised order.
+    """Yield the objects below a prefix as tables with the columns of `LISTING`. Each object comes once, in any order.
 
     `client` is a boto3 client. `persist` calls its argument, and retries while the error is temporary.
-    Raises `StorageError`, with the reason `refused` if the server promises ordered keys and breaks the order.
+    Raises `StorageError`, with the reason `refused` if a store that should list keys in order (`ORDERED_SERVERS`) does
+    not.
     """
 
     def list_page(after: str, token: str | None) -> Page:
@@ -137,10 +139,10 @@ def list_below(
 
 
 def take_columns(operation_model: Any, response_dict: Any, customized_response_dict: Any, **_event: Any) -> None:
-    """Read the columns of a listing from the XML, before botocore parses it (event `before-parse`).
+    """Handle botocore's event `before-parse`: read the columns of a listing from the XML before botocore parses it.
 
-    The answer of boto3 then has `Columns` (lists of bytes by name) and no `Contents`. If the XML is not as S3 writes
-    it, change nothing, so botocore parses all of it.
+    The answer of boto3 then has `Columns` (lists of bytes by name) and no `Contents`. If the XML is not in the form
+    that S3 writes, change nothing. botocore then parses the whole XML.
     """
     if operation_model.name != "ListObjectsV2" or response_dict["status_code"] != 200:
         return
@@ -175,7 +177,8 @@ def request_page(client: Any, bucket: str, prefix: str, after: str, token: str |
 def _decoded(keys: list[bytes]) -> list[str]:
     """Return the keys as text, decoded from XML and URL encoding.
 
-    All keys are joined by line feeds and decoded at once, unless a key itself may hold a line feed.
+    For speed, all keys are joined by line feeds and decoded in one call. If a key may contain a line feed, each key is
+    decoded alone.
     """
     joined = b"\n".join(keys).decode()
     if any(line_feed in joined for line_feed in ("%0A", "%0a", "&#")):
@@ -186,7 +189,7 @@ def _decoded(keys: list[bytes]) -> list[str]:
 def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return the columns of a page by their names in `Page`, from the `Contents` that botocore parsed.
 
-    botocore parses a page if its XML differs from that of S3.
+    This function is for pages that `take_columns` did not change, because their XML is not in the form that S3 writes.
     """
     return {
         "keys": [found["Key"] for found in contents],
@@ -196,12 +199,12 @@ def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:
     }
 
 
-CONNECT_S = 5.0  # for a connection: longer than the delay of three lost packets
-MOST_ATTEMPTS = 1000  # the time limits retries, not their number
-KNOCK_S = 2.0  # at the start, a server may be unreachable for this long before we report an error
+CONNECT_S = 5.0  # limit for opening a connection: longer than the delay of three lost packets
+MOST_ATTEMPTS = 1000  # never reached, because the time for one object limits the retries
+KNOCK_S = 2.0  # if the server is unreachable at the start, try again for this long
 CREDENTIALS_TTL = timedelta(minutes=10)
-"""The time for which obstore may use credentials; it asks again 5 minutes before the end. Credentials from boto3 stay
-valid for at least 10 minutes. obstore's default of 30 minutes would use expired credentials."""
+"""The time for which obstore uses credentials. It asks boto3 again 5 minutes before the end. Credentials from boto3 are
+valid for at least 10 minutes. With its default of 30 minutes, obstore would use expired credentials."""
 
 
 def open_bucket(
@@ -209,8 +212,8 @@ def open_bucket(
 ) -> "S3Store":
     """Return obstore's store for a bucket, after a check that a server listens. The bucket itself is not checked.
 
-    If `retries` is false, obstore makes only one attempt, for writes that must not happen twice. It then deletes each
-    object by a separate request.
+    If `retries` is false, obstore makes only one attempt per request, for writes that must not happen twice. Without
+    retries, obstore also deletes each object by a separate request.
     Raises `UsageError` if there are no credentials or if the settings cannot be used. Raises `StorageError` if no
     server listens.
     """
@@ -234,7 +237,7 @@ def open_bucket(
         return S3Store(
             bucket,
             endpoint=url,
-            aws_endpoint_url_s3=url,  # else the variable AWS_ENDPOINT_URL_S3 would override the given endpoint
+            aws_endpoint_url_s3=url,  # because else the variable AWS_ENDPOINT_URL_S3 would override `endpoint`
             virtual_hosted_style_request=in_host,
             disable_bulk_delete=not retries,  # one DELETE for each object, which every store supports
             request_payer=settings.requester_pays,
@@ -257,7 +260,7 @@ def open_bucket(
 
 
 def _require_credentials(session: Any, bucket: str) -> None:
-    """Raise `UsageError` if a boto3 session finds no credentials. The message names the bucket."""
+    """Raise `UsageError`, with a message that names the bucket, if a boto3 session finds no credentials."""
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -274,15 +277,15 @@ def _require_credentials(session: Any, bucket: str) -> None:
 def _knock(url: str, *, given: bool) -> None:
     """Raise `StorageError` if no server listens at `url`, and `UsageError` if `url` names no host.
 
-    obstore itself would retry for a minute and not name the address. `given` says whether the user named the endpoint,
-    so that the message advises to check the endpoint and not the region.
+    obstore itself would retry for a minute, and its error would not name the address. `given` says whether the user
+    set the endpoint. If so, the message advises to check the endpoint. Otherwise, it advises to check the region.
     """
     parts = urlsplit(url)
     host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
     if not host:
         raise UsageError(f"{one_line(url, 100)!r} is no endpoint: write http://HOST:PORT or https://HOST")
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return  # the proxy connects, not we
+        return  # a proxy connects to the server; this machine itself may not be able to
     deadline = time.monotonic() + KNOCK_S
     while True:
         try:

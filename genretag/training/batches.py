@@ -1,9 +1,9 @@
-"""Batches of one worker: its share of each step, read ahead while the worker trains on earlier steps, and augmentation.
+"""Training and validation batches of one data-parallel worker, and augmentation of the training images.
 
-`epoch_order.py` decides the order of the posters.
+`epoch_order.py` decides the order of the posters. A thread reads training posters ahead while the worker trains.
 
-Augmentation is random crops, mirror images and mild changes of colour. It runs in the TensorFlow graph, with uint8
-pixels as input and output, as in scoring. There is no rotation: posters hang upright, and so do their letters.
+Augmentation makes random crops, mirror images and mild changes of colour. It runs in the TensorFlow graph, on uint8
+pixels. Posters are not rotated, because real posters hang upright.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +20,11 @@ from genretag.training.pixels import DecodedPosters
 def augment(images: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
     """Return randomly changed copies of a batch. `images` and the result are uint8 tensors (N, height, width, 3).
 
-    Each poster gets its own random crop, scaled back to the full size. The crop keeps a share of the height and a share
-    of the width, each between `min_crop` and 1. If `flip`, half of the posters are mirrored. Contrast and brightness
-    each change by at most the share `colour`. If `min_crop` is 1, `colour` is 0 and `flip` is False, the pixels do not
-    change.
+    Each poster gets a different random crop, scaled back to the full size. The crop keeps a share of the height and a
+    share of the width, each between `min_crop` and 1. If `flip`, each poster is mirrored with probability 0.5. Contrast
+    and brightness are each multiplied by a random factor from 1 - `colour` to 1 + `colour`.
+
+    If `min_crop` is 1, `colour` is 0 and `flip` is False, the pixels do not change.
     """
     if min_crop == 1 and not colour and not flip:
         return images
@@ -33,7 +34,10 @@ def augment(images: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
 
 
 def _cropped_and_mirrored(images: Any, min_crop: float, flip: bool) -> Any:
-    """Return a random crop of each poster, mirrored at random if `flip`: float32, the size of `images`."""
+    """Crop each poster at random, and return float32 pixels in the shape of `images`.
+
+    A crop keeps at least the share `min_crop` of each side. If `flip`, each poster is mirrored with probability 0.5.
+    """
     import tensorflow as tf
 
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
@@ -47,7 +51,7 @@ def _cropped_and_mirrored(images: Any, min_crop: float, flip: bool) -> Any:
 
 
 def _recoloured(images: Any, colour: float) -> Any:
-    """Return uint8 pixels. Random factors from 1 - `colour` to 1 + `colour` scale contrast and brightness."""
+    """Scale contrast and brightness by random factors from 1 - `colour` to 1 + `colour`. Return uint8 pixels."""
     import tensorflow as tf
 
     pixels = tf.cast(images, tf.float32)
@@ -74,12 +78,14 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield the share of worker number `rank` (from 0) of each batch of one epoch.
 
-    `posters` is the training split and `batch_size` counts the posters of all `workers` together. `seed` and `epoch`
-    decide the order. All workers yield the same number of batches. Posters after the last whole batch are left out.
+    `posters` is the training split. `batch_size` is the number of posters in a batch of all `workers` together. `seed`
+    and `epoch` decide the order. All workers yield the same number of batches. If the last posters of the epoch do not
+    fill a batch, they are left out.
 
-    If a poster cannot be read, a readable poster takes its place. Memory holds the pixels of the worker's share of at
-    most two windows: the window in use and the window that a thread reads. Raises `JobError` if a worker can read no
-    poster of its share of a window.
+    If a poster cannot be read, a readable poster replaces it. Posters are read in windows, groups of consecutive
+    posters in the epoch's order. All windows but the last hold at least 1,024 posters. Memory holds the pixels of this
+    worker's share of at most two windows: one in use, and one that a thread reads. Raises `JobError` if the worker
+    cannot read any poster of its share of a window.
     """
     windows = epoch_windows([len(block.rows) for block in posters.blocks], seed, epoch)
     steps = len(posters) // batch_size
@@ -93,9 +99,11 @@ def training_batches(
 
 
 def validation_batches(posters: DecodedPosters, rank: int, workers: int) -> Iterator[Batch]:
-    """Yield the readable posters of worker number `rank` (from 0), at most one block of posters at a time.
+    """Yield batches of the validation posters of worker number `rank` (from 0).
 
-    All `workers` together yield each readable poster of the validation split once. A batch may be empty.
+    A batch holds posters of one block, a group of posters that are cached and read together. All `workers` together
+    yield each readable poster of the validation split once. Unreadable posters are left out and counted in
+    `Batch.unreadable`. So a batch may be empty.
     """
     first, stop = share_of(len(posters), rank, workers)
     start = 0
@@ -108,9 +116,10 @@ def validation_batches(posters: DecodedPosters, rank: int, workers: int) -> Iter
 
 
 def _read(posters: DecodedPosters, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read the posters at `places`, int64 (n, 2): the number of a block, and a place in that block.
+    """Read the posters at `places`, int64 (n, 2).
 
-    Return images uint8 (n, height, width, 3), labels float32 (n, L), and a mask bool (n,) that is False for unreadable
+    Each row of `places` is the index of a block in `posters.blocks` and the index of a poster in that block. Return
+    images uint8 (n, height, width, 3), labels float32 (n, L), and a mask bool (n,) that is False for unreadable
     posters. All three have the order of `places`.
     """
     images = np.empty((len(places), posters.rule.height, posters.rule.width, 3), dtype=np.uint8)
@@ -126,8 +135,8 @@ def _read(posters: DecodedPosters, places: np.ndarray) -> tuple[np.ndarray, np.n
 def _with_stand_ins(images: np.ndarray, labels: np.ndarray, readable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels in which a readable poster replaces each unreadable one. So batches keep their size.
 
-    The replacement is the last readable poster before the unreadable one, or the first readable poster if there is
-    none. Raises `JobError` if no poster can be read.
+    The replacement is the last readable poster before the unreadable one. If no readable poster comes before, the first
+    readable poster of all replaces it. `readable` is bool (n,). Raises `JobError` if no poster can be read.
     """
     if readable.all():
         return images, labels

@@ -1,12 +1,13 @@
 """Checkpoints of a training run: written after each epoch, and read to resume.
 
-A checkpoint holds the weights, their moving average, the optimiser's state and the history.
+A checkpoint holds the weights, their moving average, the optimiser's state and the history. In the folder of
+`--checkpoints` there are:
 
-    CHECKPOINTS/training-run.json   settings and posters of the run; there from its start until its bundle is written
-    CHECKPOINTS/run/                the checkpoints that Ray Train keeps
+    training-run.json   settings and fingerprints of the posters; it exists until the bundle is written
+    run/                the checkpoints that Ray Train keeps
 
-If a run is interrupted, both stay, and `--resume` goes on after the last finished epoch. If no epoch had finished, the
-resumed run starts at the first epoch.
+If a run is interrupted, `training-run.json` and the checkpoints stay. `--resume` then goes on after the last finished
+epoch. If no epoch had finished, the resumed run starts at the first epoch.
 """
 
 import json
@@ -37,8 +38,8 @@ WEIGHTS, STATE, OPTIMIZER = "weights.npz", "state.json", "optimizer.npz"
 def report(replica: "Replica", metrics: dict[str, Any], phase_starts: int) -> None:
     """Report the metrics of an epoch to Ray Train. Worker 0 also writes and reports the checkpoint of the epoch.
 
-    All workers must call this once per epoch. `phase_starts` is the epoch, from 0, in which the current phase (head or
-    fine-tuning) began.
+    All workers must call this once per epoch. `replica` holds this worker's networks and history. `phase_starts` is the
+    epoch, from 0, in which the current phase (head or fine-tuning) began.
     """
     import ray.train
 
@@ -56,7 +57,7 @@ def report(replica: "Replica", metrics: dict[str, Any], phase_starts: int) -> No
 def restore_weights(replica: "Replica") -> None:
     """Load the last checkpoint into `replica`: the weights, their moving average and the history.
 
-    If Ray Train has no checkpoint of the run, leave `replica` unchanged.
+    `replica` holds this worker's networks. If Ray Train has no checkpoint of the run, leave `replica` unchanged.
     """
     import ray.train
 
@@ -70,10 +71,11 @@ def restore_weights(replica: "Replica") -> None:
 
 
 def restore_optimizer(replica: "Replica", phase_starts: int) -> None:
-    """Load the optimiser's state of the last checkpoint into `replica`, if the checkpoint was written in this phase.
+    """Load the optimiser's state of the last checkpoint into `replica`, if the checkpoint is of the current phase.
 
-    `phase_starts` is the epoch, from 0, in which this phase began. If the checkpoint is of an earlier phase, or if
-    there is no checkpoint, leave the optimiser unchanged.
+    The phases are head and fine-tuning. `replica` holds this worker's networks. `phase_starts` is the epoch, from 0, in
+    which the current phase began. If the checkpoint is of an earlier phase, or if there is no checkpoint, leave the
+    optimiser unchanged.
     """
     import ray.train
 
@@ -86,7 +88,7 @@ def restore_optimizer(replica: "Replica", phase_starts: int) -> None:
 
 
 def read_checkpoint(checkpoint: Any) -> tuple[list[np.ndarray], list[dict[str, float]]]:
-    """Return the moving average's weights in a Ray Train checkpoint, and the history up to that epoch.
+    """Return the moving average of the weights in a Ray Train checkpoint, and the history up to its epoch.
 
     The weights are in the network's order. The history has one dictionary of metrics per epoch.
     """
@@ -109,8 +111,8 @@ def _load(file: Path, variables: list[Any]) -> None:
 
 
 NOTE, RUN = "training-run.json", "run"
-# Settings that say where and how fast to train, and so do not change the result. Also settings for reading the CSV:
-# the fingerprints of the posters show whether the CSV gave the same posters and labels.
+# Settings that may differ when a run is resumed. Most of them decide where and how fast to train, not what to learn.
+# The others are for reading the CSV: the fingerprints of the posters show if the CSV gave other posters or labels.
 FREE_TO_CHANGE = {"workers", "cpus_per_worker", "gpu", "mixed_precision", "cache", "max_failures", "summary"} | {
     setting.name for setting in fields(LabelSettings)
 }
@@ -126,14 +128,16 @@ def opened_run(
     teachers: Sequence[str] = (),
     resume: bool,
 ) -> Iterator[None]:
-    """Hold the folder `checkpoints` for one run during the `with` block, and clear the folder after a success.
+    """Reserve the folder `checkpoints` for one run during the `with` block. After a success, delete the checkpoints.
 
-    With `resume`, the folder must belong to an interrupted run with the same settings, posters and `teachers` (model
-    versions). Settings in `FREE_TO_CHANGE` may differ. Without `resume`, no other run may have the folder.
+    With `resume`, the folder must belong to an interrupted run with the same settings, posters and `teachers`. Settings
+    in `FREE_TO_CHANGE` may differ. Without `resume`, the folder must not hold an unfinished run. `teachers` are the
+    model versions of the bundles whose probabilities the network also learns.
 
     Raises `UsageError` if the folder does not meet these conditions, or cannot be read or written. If the block raises
-    a `UsageError` before Ray Train has written anything, the folder is cleared too. After any other exception the
-    folder stays.
+    a `UsageError` before Ray Train has written anything, the note of the run in the folder, `training-run.json`, is
+    deleted too. After any other exception, the checkpoints and `training-run.json` stay, so that the run can be
+    resumed.
     """
     _take(checkpoints, _note(settings, splits, teachers), storage, resume=resume)
     try:
@@ -146,13 +150,18 @@ def opened_run(
 
 
 def _take(checkpoints: str, note: dict[str, Any], storage: Storage, *, resume: bool) -> None:
-    """Write `note` to the folder of a new run, or with `resume` compare the two notes. Raises `UsageError`."""
+    """Write `note` to `training-run.json` in the folder. With `resume`, compare `note` with that file instead.
+
+    `note` has the settings of the run and fingerprints of its posters (see `_note`). With `resume`, the file must exist
+    and must not differ from `note`. Without `resume`, the file must not exist yet. Raises `UsageError` if the file does
+    not meet these conditions, or cannot be read or written.
+    """
     uri = join(checkpoints, NOTE)
     try:
         if resume:
             _require_same(json.loads(bytes(storage.get(uri).data)), note, checkpoints)
         else:
-            storage.create(uri, json.dumps({**note, "run": uuid4().hex}, indent=1).encode())  # the id is unique
+            storage.create(uri, json.dumps({**note, "run": uuid4().hex}, indent=1).encode())  # a random id
     except ValueError as error:
         raise UsageError(f"{uri} is damaged: remove the folder and start again without --resume") from error
     except StorageError as error:
@@ -170,7 +179,7 @@ def _take(checkpoints: str, note: dict[str, Any], storage: Storage, *, resume: b
 
 
 def _has_trained(checkpoints: str, storage: Storage) -> bool:
-    """Return True if the folder holds checkpoints, or if that cannot be found out."""
+    """Return True if the folder holds checkpoints, or if an error prevents listing. A missing folder gives False."""
     try:
         return any(storage.list(join(checkpoints, RUN)))
     except StorageError as error:
@@ -178,7 +187,7 @@ def _has_trained(checkpoints: str, storage: Storage) -> bool:
 
 
 def _clear(checkpoints: str, storage: Storage) -> None:
-    """Delete the checkpoints and the note. If that fails, only log a warning."""
+    """Delete the checkpoints and `training-run.json`. If that fails, only log a warning."""
     try:
         storage.delete_below(join(checkpoints, RUN))
         storage.delete(join(checkpoints, NOTE))
@@ -187,15 +196,23 @@ def _clear(checkpoints: str, storage: Storage) -> None:
 
 
 def _note(settings: TrainSettings, splits: Splits[LabelledPosters], teachers: Sequence[str]) -> dict[str, Any]:
-    """Return the content of `training-run.json`: the settings that decide the result, and each split's fingerprint."""
+    """Return the content of `training-run.json`: the settings that decide the result, and each split's fingerprint.
+
+    A fingerprint is a hash of the posters' ids and labels. `teachers` are the model versions of the bundles whose
+    probabilities the network also learns.
+    """
     decisive = {name: value for name, value in asdict(settings).items() if name not in FREE_TO_CHANGE}
     decisive["teachers"] = list(teachers)
     posters = {name: part.fingerprint for name, part in splits.parts().items()}
-    return json.loads(json.dumps({"settings": decisive, "posters": posters}))  # in the form that reading it back gives
+    return json.loads(json.dumps({"settings": decisive, "posters": posters}))  # as read back: tuples are lists
 
 
 def _require_same(began: dict[str, Any], goes_on: dict[str, Any], checkpoints: str) -> None:
-    """Raise `UsageError` if the note of the resumed run, `goes_on`, differs from the note in the folder, `began`."""
+    """Raise `UsageError` if two contents of `training-run.json` differ in the settings or the posters.
+
+    `began` is the content of that file in the folder `checkpoints`. `goes_on` is the content that the resumed run would
+    write.
+    """
     for name, value in goes_on["settings"].items():
         before = began["settings"].get(name)
         if before != value:
@@ -211,7 +228,11 @@ def _require_same(began: dict[str, Any], goes_on: dict[str, Any], checkpoints: s
 
 @dataclass
 class Replica:
-    """One worker's networks: `learner`, the mirrored one that trains, and `average`, whose weights a bundle gets."""
+    """The networks, loss, settings and history of one worker.
+
+    `learner` is the network that trains. `strategy` keeps its weights equal on all workers. `average` is a second
+    network with the moving average of these weights. The bundle gets the weights of `average`.
+    """
 
     strategy: Any
     learner: Any

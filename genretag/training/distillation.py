@@ -1,7 +1,7 @@
 """Distillation: a network learns from the probabilities of other bundles, its teachers, as well as from the labels.
 
-A probability says more about a poster than yes or no. So a quicker network can learn what several networks know, or
-one network with more pixels (Hinton et al. 2015, arXiv:1503.02531).
+A probability says more about a poster than yes or no. So a small, fast network can learn from several networks, or from
+a network with a larger input image (Hinton et al. 2015, arXiv:1503.02531).
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ from genretag.storage import Storage, resolve
 
 
 def load_teachers(places: Sequence[str], splits: Splits[LabelledPosters], storage: Storage) -> list[Candidate]:
-    """Load the bundles at `places`, in order. If there are no places, return an empty list.
+    """Load the bundles at `places`, in order. If `places` is empty, return an empty list.
 
-    `splits` are the posters of the new run. Raises `UsageError` if a bundle cannot be loaded or lacks one of their
-    labels. Also raises `UsageError` if a bundle was trained on validation or test posters of this run.
+    `splits` are the posters of the new run. Raises `UsageError` if a bundle cannot be loaded, or if it lacks one of the
+    posters' labels. Also raises `UsageError` if a bundle was trained on validation or test posters of this run, or does
+    not record what it was trained on.
     """
     teachers = [Candidate(resolve(place), load_bundle(place, storage)) for place in places]
     for teacher in teachers:
@@ -55,7 +56,8 @@ def with_targets(
     """Return the posters with `targets`, float32 (N, L): a mix of the teachers' probabilities and the labels.
 
     A target is `share` times the teachers' probability plus (1 - `share`) times the label. The teachers' probability is
-    the sigmoid of the mean of their logits. If a teacher cannot read a poster, the poster's targets are its labels.
+    the sigmoid of the mean of their logits. If a poster's image cannot be read, the poster's targets are its labels.
+    `teachers` must not be empty.
     """
     logits = np.zeros(posters.labelled.multi_hot.shape)
     display.phase("asking the teachers", len(posters) * len(teachers))

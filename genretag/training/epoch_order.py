@@ -1,14 +1,16 @@
 """Order of the training posters in an epoch: a function of the posters' ids, the seed and the epoch only.
 
-The number of workers, their speed and the cache do not change the order. There is one exception: a cache leaves
-unreadable posters out before the order is made, and without a cache other posters replace them. Each step's batch is
-defined first, and each worker takes its share of the batch. So two workers with 16 posters each do the same as one
-worker with 32.
+The number of workers, their speed and the setting `cache` do not change the order. Unreadable posters are an exception.
+With a cache of decoded posters, they are left out before the order is made. Without a cache, readable posters replace
+them during training.
 
-Posters lie in blocks, which a cache holds and reads whole. An epoch takes the blocks in random order, joins several
-blocks to a window, and shuffles the posters of each window. The result is close to a full shuffle, because blocks are
-random sets of posters. No worker needs more than two windows in memory. If the posters fit into one window, the shuffle
-is full.
+The order decides the batch of each step, and each worker takes a share of the batch. So two workers with 16 posters
+each train on the same posters as one worker with 32.
+
+Posters are divided into blocks. A cache stores and reads a block at a time. An epoch takes the blocks in random order,
+joins several blocks into a window, and shuffles the posters of each window. The result is close to a full shuffle,
+because blocks are random sets of posters. A worker needs memory for its share of two windows. If all posters fit into
+one window, the shuffle is full.
 """
 
 import hashlib
@@ -24,25 +26,27 @@ from genretag.training.settings import TrainSettings
 def shown_posters(training: LabelledPosters, settings: TrainSettings) -> LabelledPosters:
     """Return the training posters that each epoch shows, with repetitions if `settings.balanced_sampling`.
 
-    Without balanced sampling, each poster comes once. With it, the same number of posters is drawn with replacement,
-    those with rare labels more often. So some posters repeat and others are missing, the same in every epoch.
+    Without balanced sampling, return `training` unchanged. With it, draw the same number of posters with replacement,
+    and draw posters with rare labels more often. The draw is made once, so every epoch repeats and leaves out the same
+    posters.
     """
     if not settings.balanced_sampling:
         return training
     return training.at(balanced_rows(training.labelled.multi_hot, settings.seed))
 
 
-BLOCK_POSTERS = 64  # upper limit of the average block: 10 MB at 288 x 192
+BLOCK_POSTERS = 64  # at most this many per block on average; 10 MB at 288 x 192 pixels
 
 
-WINDOW_POSTERS = 1024
+WINDOW_POSTERS = 1024  # least number of posters in a window, except in the last one of an epoch
 
 
 def blocks_of(ids: Sequence[str]) -> list[np.ndarray]:
     """Divide posters into blocks by a hash of the id. Each block is an int64 array of indices into `ids`.
 
-    Each poster is in one block. No ids give no blocks. If a poster is added or removed, only its block changes, and the
-    cached pixels of the other blocks stay valid. All blocks change only if the number of blocks must double or halve.
+    Each poster is in one block. If `ids` is empty, return an empty list. If a poster is added or removed, only its
+    block changes, and the cached pixels of the other blocks stay valid. All blocks change only if the number of blocks
+    must double or halve.
     """
     if not ids:
         return []
@@ -62,8 +66,8 @@ def _place(poster_id: str) -> int:
 def epoch_windows(sizes: Sequence[int], seed: int, epoch: int) -> Iterator[np.ndarray]:
     """Yield the order of an epoch's posters, one window at a time.
 
-    `sizes` has the number of posters of each block. A window is int64 (n, 2): for each poster the number of its block,
-    and its place in the block. All windows but the last hold at least `WINDOW_POSTERS` posters.
+    `sizes` has the number of posters of each block. A window is int64 (n, 2). Each of its rows is a poster: the index
+    of its block, and its index in that block. All windows but the last hold at least `WINDOW_POSTERS` posters.
     """
     random = np.random.default_rng([seed, epoch])
     waiting: list[np.ndarray] = []
@@ -79,8 +83,8 @@ def epoch_windows(sizes: Sequence[int], seed: int, epoch: int) -> Iterator[np.nd
 def share_of(batch_size: int, rank: int, workers: int) -> tuple[int, int]:
     """Return the part of each batch that worker number `rank` (from 0) takes, as (first, stop).
 
-    The worker takes the places from `first` up to, but not including, `stop`. The parts of all `workers` cover the
-    batch.
+    The worker takes the posters at positions `first` to `stop` - 1 of the batch. The parts of all `workers` together
+    are the batch.
     """
     return rank * batch_size // workers, (rank + 1) * batch_size // workers
 
@@ -88,10 +92,12 @@ def share_of(batch_size: int, rank: int, workers: int) -> tuple[int, int]:
 def worker_windows(
     windows: Iterable[np.ndarray], batch_size: int, steps: int, rank: int, workers: int
 ) -> Iterator[np.ndarray]:
-    """Yield the posters of worker number `rank` in an epoch of `steps` batches, window by window.
+    """Yield the posters of worker number `rank` (from 0) in an epoch of `steps` batches, one window at a time.
 
-    `windows` come from `epoch_windows`, and the result has the same form. Each yielded array holds whole shares of
-    batches: a rest waits for the next window. Posters after the last whole batch are left out.
+    `windows` come from `epoch_windows`, and the yielded arrays have the same format. `batch_size` is the number of
+    posters in a batch of all `workers` together. The worker's share is the posters that it takes from one batch. Each
+    array holds complete shares. If a share is incomplete at the end of a window, it is yielded with the next window.
+    Posters after the last whole batch are left out.
     """
     first, stop = share_of(batch_size, rank, workers)
     start, rest = 0, np.empty((0, 2), dtype=np.int64)

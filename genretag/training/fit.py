@@ -30,16 +30,16 @@ from genretag.training.worker import train_worker
 logger = logging.getLogger(__name__)
 
 DECODING = Ask("a task that decodes", 1.0)
-STARTS_AT_MOST = 30  # attempts to start workers if there is no room; Ray Train tries each for a minute
+STARTS_AT_MOST = 30  # attempts to start the workers if CPUs or GPUs are not free; each attempt takes a minute
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Result of the workers: the best weights, the history of all epochs, and the memory that the workers took."""
+    """Result of training: the best weights, the history of all epochs, and the peak memory of a worker."""
 
     weights: list[np.ndarray]  # of the best epoch by validation macro mAP
     history: list[dict[str, float]]  # one entry per epoch
-    worker_bytes: int  # the largest resident memory of any worker
+    worker_bytes: int  # the peak resident memory of any worker; 0 if unknown
 
 
 def fit(
@@ -53,8 +53,9 @@ def fit(
     """Train on all workers, and return the weights of the epoch with the best validation macro mAP.
 
     Training starts from the last checkpoint in `checkpoints`, or from the first epoch if there is none. Raises
-    `UsageError` if the cluster has no room for the workers, or if too few posters can be read. Raises `JobError` if Ray
-    fails, or if workers failed more often than `settings.max_failures`.
+    `UsageError` if the cluster has too few CPUs or GPUs, or if a node cannot see a local folder of the run. Also raises
+    `UsageError` if too few posters can be read, or if the cache of decoded posters cannot be used. Raises `JobError`
+    if Ray fails, or if workers failed more often than `settings.max_failures`.
     """
     _require_a_fit_cluster(splits, settings, session, cluster, checkpoints)
     with running_ledger(sys.maxsize) as board:
@@ -70,8 +71,8 @@ def _fit(
     board: Any,
     display: Display,
 ) -> TrainedWeights:
-    """Do the work of `fit`. `board` is the ledger actor that collects the workers' counts."""
-    with stderr_muted(not session.verbose):  # TensorFlow is imported here for the first time
+    """Train as `fit` does. `board` is the handle of the actor that collects the workers' progress."""
+    with stderr_muted(not session.verbose):  # TensorFlow prints to stderr when it is first imported
         import ray.train
         from ray.train.tensorflow import TensorflowTrainer
     learned = {"train": shown_posters(splits.train, settings), "validation": splits.validation}
@@ -85,7 +86,7 @@ def _fit(
             **decoded,
         }
         display.phase("starting")
-        require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # again: decoding may have taken long
+        require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # again: nodes may be lost while decoding
         with display.following(board, _showing(display, settings, len(decoded["train"]))):
             trainer = TensorflowTrainer(
                 train_worker,
@@ -117,8 +118,8 @@ def _decode(
 ) -> dict[str, DecodedPosters]:
     """Return the decoded training and validation posters, by the names `train` and `validation`.
 
-    The log counts the unreadable posters by reason. Raises `UsageError` if fewer training posters than one
-    batch, or no validation poster, can be read.
+    `guard` has the settings for reading posters. The log counts the unreadable posters by reason. Raises `UsageError`
+    if there are fewer readable training posters than one batch, or if no validation poster can be read.
     """
     decoded, done = {}, 0
     watch = RoomWatch([DECODING], session.wait_for_nodes_s)
@@ -130,7 +131,7 @@ def _decode(
         display.advance(posters)
 
     for name in ("train", "validation"):
-        at_once = max(2, int(cluster.cpus))  # two even on one CPU, because one of them may wait for the store
+        at_once = max(2, int(cluster.cpus))  # at least two tasks, as one may wait for the store
         split = decode_posters(
             splits[name],
             settings.rule,
@@ -146,7 +147,7 @@ def _decode(
     if len(decoded["train"]) < settings.batch_size or not len(decoded["validation"]):
         raise UsageError(
             f"only {len(decoded['train'])} training and {len(decoded['validation'])} validation posters can be read, "
-            f"less than a batch of {settings.batch_size} and one: {decoded['train'].failures}"
+            f"but at least {settings.batch_size} (one batch) and 1 are needed: {decoded['train'].failures}"
         )
     return decoded
 
@@ -154,14 +155,18 @@ def _decode(
 def _require_a_fit_cluster(
     splits: Splits[LabelledPosters], settings: TrainSettings, session: Session, cluster: Cluster, checkpoints: str
 ) -> None:
-    """Raise `UsageError` if the workers could never start, or if a node cannot see the posters or checkpoints."""
+    """Raise `UsageError` if the cluster can never run this training.
+
+    That is the case if no nodes could ever fit the decoding tasks or the workers. It is also the case if a node cannot
+    see the folders of the posters or of the checkpoints.
+    """
     require_room([DECODING, _workers(settings, cluster)], session.wait_for_nodes_s)
     folders = {os.path.dirname(uri) for split in splits.parts().values() for uri in split.uris[:1]}  # noqa: PTH120 - URIs
     require_seen([*sorted(folders), checkpoints], "training (its posters, and --checkpoints)")
 
 
 def _workers(settings: TrainSettings, cluster: Cluster) -> Ask:
-    """Return the room that the smallest number of workers needs."""
+    """Return the CPUs and GPUs to request for the smallest number of workers that `settings.workers` allows."""
     fewest, _ = settings.worker_range
     return Ask("training workers", _cpus_of_a_worker(settings, cluster), float(settings.gpu), fewest)
 
@@ -169,8 +174,10 @@ def _workers(settings: TrainSettings, cluster: Cluster) -> Ask:
 def _cpus_of_a_worker(settings: TrainSettings, cluster: Cluster) -> float:
     """Return the number of CPUs to request from Ray for each worker.
 
-    If `workers` is a range and Ray declares more CPUs than there are, each worker requests more in proportion. So Ray
-    does not start more workers than the real CPUs can run.
+    If `settings.workers` is one number, return `settings.cpus_per_worker`. If it is a range, Ray starts as many workers
+    as fit into the CPUs that Ray declares. A local Ray declares more CPUs than the machine has. If Ray declares twice
+    as many CPUs as there are, each worker requests twice `settings.cpus_per_worker`. So Ray does not start more workers
+    than the machine can run.
     """
     import ray
 
@@ -180,7 +187,10 @@ def _cpus_of_a_worker(settings: TrainSettings, cluster: Cluster) -> float:
 
 
 def _scaling_config(settings: TrainSettings, cluster: Cluster) -> Any:
-    """Return Ray Train's `ScalingConfig`: a fixed number of workers, or a range with which the run is elastic."""
+    """Return Ray Train's `ScalingConfig`, with a fixed number of workers or a range.
+
+    With a range, Ray Train changes the number of workers during the run.
+    """
     import ray.train
 
     (fewest, most), cpus = settings.worker_range, _cpus_of_a_worker(settings, cluster)
@@ -193,9 +203,10 @@ def _scaling_config(settings: TrainSettings, cluster: Cluster) -> Any:
 
 
 def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> Any:
-    """Return Ray Train's `RunConfig`: checkpoints below `checkpoints`, and how often failed workers are replaced.
+    """Return Ray Train's `RunConfig`: where checkpoints are stored, and how often failed workers are replaced.
 
-    The run always has the name `RUN`, so that Ray Train finds the checkpoints of an interrupted run.
+    Checkpoints go to the location `checkpoints`. The run always has the name `RUN`, so that Ray Train finds the
+    checkpoints of an interrupted run.
     """
     import pyarrow.fs
     import ray.train
@@ -214,9 +225,10 @@ def _run_config(settings: TrainSettings, checkpoints: str, storage: Storage) -> 
 
 
 def _showing(display: Display, settings: TrainSettings, posters: int) -> Callable[[dict[str, Any]], None]:
-    """Return a function that shows the board's values as progress. `posters` is the number of training posters.
+    """Return a function that shows the progress of training on `display`.
 
-    The training phase begins with the first finished step.
+    The function takes the values of the board (the actor that collects the workers' progress). `posters` is the number
+    of training posters. Before the first finished step, the function shows nothing.
     """
     epochs, each = settings.head_epochs + settings.epochs, posters // settings.batch_size * settings.batch_size
 

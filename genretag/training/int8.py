@@ -4,9 +4,10 @@ NNCF does post-training quantization. It scales weights by channel, and activati
 calibration posters. It corrects biases for the shift from rounding (Nagel et al. 2019, arXiv:1906.04721). Weights use
 half of the 8-bit range, so that no sum saturates on CPUs without VNNI (`genretag.model.engines.openvino_engine`).
 
-A bundle keeps its int8 network only if the network is as good as the native one. Its probabilities and genres must also
-stay nearly the same under every instruction set of this processor. A process chooses its kernels once. So each
-instruction set runs in a separate process, `python -m genretag.training.int8`.
+A bundle keeps the int8 network only if that network's validation macro mAP is nearly that of the native (not quantized)
+network. The int8 network's probabilities and genres must also be nearly the same under every instruction set of this
+processor. OpenVINO chooses its kernels once per process. So each instruction set runs in a separate process, `python -m
+genretag.training.int8`.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ from genretag.model.engines.processors import CAP, this_processor
 from genretag.model.thresholds import Profile
 from genretag.storage import Storage
 
-CALIBRATION_POSTERS = 300
-MAP_IT_MAY_COST = 0.003  # macro mAP on validation posters; if int8 costs as much, the bundle goes without it
+CALIBRATION_POSTERS = 300  # training posters from which NNCF learns the ranges of activations
+MAP_IT_MAY_COST = 0.003  # an int8 network that loses at least this much validation macro mAP is left out
 
 
 def int8_files(files: Mapping[str, bytes], images: np.ndarray) -> dict[str, bytes]:
@@ -60,9 +61,9 @@ def int8_files(files: Mapping[str, bytes], images: np.ndarray) -> dict[str, byte
 
 
 ALL = "ALL"
-# Later instruction sets compute int8 as these do, or with AMX, which `ALL` tries (no cap). Earlier sets are those of
-# processors from before 2013 and have no fused multiplication. They round differently, so near a threshold a genre may
-# change by chance.
+# oneDNN's names of the instruction sets to try. Newer sets compute int8 in the same way, except AMX. If the processor
+# has AMX, `ALL` (no limit) uses it. Older sets, of processors from before 2013, have no fused multiply-add. They round
+# differently, so a genre may change by chance if its probability is near the threshold.
 TRIED = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 PROBABILITY_MAY_MOVE = 0.02
 POSTERS_MAY_CHANGE = 0.01  # share of posters that may get other genres
@@ -71,26 +72,31 @@ BATCH, THREADS = 8, 4
 
 @dataclass(frozen=True)
 class Change:
-    """Difference of the answers under one instruction set from the answers under all that the processor has."""
+    """Difference between an int8 network's predictions with one instruction set and with all instruction sets."""
 
-    largest_difference: float  # of a probability
-    other_genres: float  # share of the posters
+    largest_difference: float  # between two probabilities of the same poster and label
+    other_genres: float  # share of the posters that get other genres
 
     @property
     def is_small(self) -> bool:
-        """Return True if the differences are at most `PROBABILITY_MAY_MOVE` and `POSTERS_MAY_CHANGE`."""
+        """Return True if the instruction set hardly changes the int8 network's predictions.
+
+        `largest_difference`, between two probabilities, must be at most `PROBABILITY_MAY_MOVE`. `other_genres`, the
+        share of posters that get other genres, must be at most `POSTERS_MAY_CHANGE`.
+        """
         return self.largest_difference <= PROBABILITY_MAY_MOVE and self.other_genres <= POSTERS_MAY_CHANGE
 
     def facts(self) -> dict[str, float]:
-        """Return both differences by field name, rounded to 4 digits, as a bundle records them."""
+        """Return `largest_difference` and `other_genres` by name, rounded to 4 decimals, for `bundle.json`."""
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 def answers_under_each(bundle: Bundle, images: np.ndarray) -> dict[str, np.ndarray]:
     """Return the probabilities of a bundle's int8 network, float32 (N, labels), by the name of the instruction set.
 
-    The names are those in `TRIED` that this processor has, and `ALL`, which sets no limit. `images` is uint8 (N,
-    height, width, 3). Raises `subprocess.CalledProcessError` if the network does not run under an instruction set.
+    The network runs once for each instruction set in `TRIED` that this processor has. In that run, it may use only this
+    set and older ones. The entry `ALL` is from a run without a limit. `images` is uint8 (N, height, width, 3). Raises
+    `subprocess.CalledProcessError` if the network does not run under an instruction set.
     """
     own = this_processor(cap="").instruction_sets
     with tempfile.TemporaryDirectory() as folder:
@@ -101,9 +107,10 @@ def answers_under_each(bundle: Bundle, images: np.ndarray) -> dict[str, np.ndarr
 
 
 def changes(answers: Mapping[str, np.ndarray], profile: Profile) -> dict[str, Change]:
-    """Return how the answers under each instruction set differ from the answers under `ALL`, by the set's name.
+    """Compare an int8 network's predictions under each instruction set with those under `ALL` (no limit).
 
-    `answers` come from `answers_under_each`. `profile` decides the genres. The result has no entry for `ALL`.
+    Return a `Change` for each set but `ALL`, by the set's name. `answers` has the probabilities under each set, from
+    `answers_under_each`. The thresholds of `profile` decide the genres of a poster.
     """
     usual = answers[ALL]
     genres = profile.predicted(usual)
@@ -118,7 +125,11 @@ def changes(answers: Mapping[str, np.ndarray], profile: Profile) -> dict[str, Ch
 
 
 def _answers(folder: str, cap: str) -> np.ndarray:
-    """Return the probabilities of the bundle in `folder`, from a new process that is limited to the set `cap`."""
+    """Return the probabilities of the bundle in `folder`, float32 (N, labels), from a new process.
+
+    The process may use the instruction set `cap` and older ones. If `cap` is `ALL`, the process may use every
+    instruction set of the processor.
+    """
     environment: dict[str, Any] = {name: value for name, value in os.environ.items() if name != CAP}
     if cap != ALL:
         environment[CAP] = cap

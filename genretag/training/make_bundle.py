@@ -1,8 +1,9 @@
 """Make a bundle from trained weights: calibrate, quantize, choose thresholds, and measure next to the null model.
 
-A bundle holds the Keras model, the same network for OpenVINO, and the int8 network if it is as good.
+A bundle holds the Keras model and the same network for OpenVINO. It also holds the int8 network, if that is nearly as
+good. For every poster, the null model predicts the same probabilities: each label's share of the training posters.
 
-Validation posters decide every choice. Test posters only measure.
+Validation posters decide every choice. Test posters decide nothing: the finished bundle is measured on them.
 """
 
 import logging
@@ -45,7 +46,7 @@ def bundle_files(
     slope: np.ndarray | None = None,
     offset: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """Return the network's files by name, for a network that gives sigmoid(slope * logits + offset).
+    """Return a bundle's Keras and OpenVINO files, by name. The network returns sigmoid(slope * logits + offset).
 
     `weights` are in the order of `build_network`; the last one is the head's bias. `slope` and `offset` are float
     (labels,). None means 1 for each slope and 0 for each offset.
@@ -59,10 +60,10 @@ def bundle_files(
 
 
 def network_files(scoring: Any) -> dict[str, bytes]:
-    """Return the Keras file and the OpenVINO files of a network that gives probabilities, by name.
+    """Return the Keras and OpenVINO files of `scoring`, by name. `scoring` is a Keras model that gives probabilities.
 
-    This changes the network: its weights are rounded to float16. OpenVINO's file stores float16, so all engines compute
-    with the same numbers.
+    This function changes `scoring`: it rounds the weights to float16, because OpenVINO's file stores float16. So all
+    engines compute with the same numbers.
     """
     scoring.set_weights([weights.astype(np.float16).astype(np.float32) for weights in scoring.get_weights()])
     with tempfile.TemporaryDirectory() as folder:
@@ -107,9 +108,9 @@ def make_bundle(
 ) -> MeasuredBundle:
     """Make a bundle from trained weights, and measure it on the validation and test posters.
 
-    Validation posters decide the calibration, the thresholds, and whether the int8 network stays. Training posters give
-    the ranges for the quantization. `weights` are in the network's order. The bundle records `teachers`, the model
-    versions of the teachers.
+    Validation posters decide the calibration, the thresholds, and whether the bundle gets the int8 network. Training
+    posters give the ranges for the quantization. `weights` are in the order of `build_network`. `teachers` are the
+    model versions of the bundles whose probabilities the network also learned. The new bundle records them.
     """
     raw = Bundle(
         labels=splits.train.labelled.labels,
@@ -137,10 +138,10 @@ def requantize(
     storage: Storage,
     display: Display = QUIET,
 ) -> MeasuredBundle:
-    """Make a bundle's int8 network again, choose the thresholds again, and measure. The native network stays as it is.
+    """Make a bundle's int8 network again, choose the thresholds again, and measure.
 
-    `splits` must be those of the bundle's training. Raises `KeyError` if the bundle's facts lack `calibration` or
-    `null`.
+    The native (not quantized) network stays as it is. `splits` must be the posters that the bundle was trained with.
+    Raises `KeyError` if `bundle.facts` lacks the entry `calibration` or the entry `null`.
     """
     native = replace(bundle, files={name: data for name, data in bundle.files.items() if name not in INT8_FILES})
     display.phase("scoring", len(splits.validation))
@@ -158,9 +159,10 @@ def _quantized_and_measured(
     storage: Storage,
     display: Display,
 ) -> MeasuredBundle:
-    """Return a calibrated bundle with its int8 network (if that is as good), thresholds, and figures.
+    """Add the int8 network (if it is good enough), the thresholds and the figures to a calibrated bundle.
 
-    `calibrated` has the native network only, and `native_map` is that network's macro mAP on the validation posters.
+    `calibrated` has only the native (not quantized) network, and `native_map` is that network's macro mAP on the
+    validation posters.
     """
     display.phase("quantizing", len(splits.validation))
     chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage, display)
@@ -173,7 +175,11 @@ def _quantized_and_measured(
 
 
 def _facts(splits: Splits[LabelledPosters], settings: TrainSettings, teachers: Sequence[str]) -> dict[str, Any]:
-    """Return the bundle's facts about its posters, split and training. `genretag evaluate` needs some of them."""
+    """Return the entries of `bundle.json` about the posters, the split and the training.
+
+    `genretag evaluate` needs some of these entries. `teachers` are the model versions of the bundles whose
+    probabilities the network also learned.
+    """
     train = splits.train.labelled
     return {
         "data": {
@@ -189,9 +195,10 @@ def _facts(splits: Splits[LabelledPosters], settings: TrainSettings, teachers: S
 
 
 def _calibration_facts(calibration: Calibration, scored: Scored) -> dict[str, Any]:
-    """Return the facts of the calibration, and the expected calibration error before and after it, by split.
+    """Return the entry of `bundle.json` about the calibration, with calibration errors by split.
 
-    `scored` has the truth and the calibrated probabilities of the network that the bundle uses for scoring.
+    The entry has the expected calibration error before and after calibration. `scored` has the truth and the calibrated
+    probabilities of the network that the bundle uses for scoring.
     """
     errors = {
         name: {
@@ -209,9 +216,10 @@ def _calibration_facts(calibration: Calibration, scored: Scored) -> dict[str, An
 
 
 def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
-    """Return the bundle with threshold profiles from the validation posters, and with figures for each split.
+    """Return the bundle with threshold profiles (named sets of thresholds) and with figures for each split in `scored`.
 
-    Each split also gets the figures of the null model, which predicts the prevalence of the training posters.
+    The validation posters decide the thresholds. Each split also gets the figures of the null model, which predicts
+    each label's share of the training posters.
     """
     bundle = replace(bundle, thresholds=threshold_profiles(*scored["validation"]))
     prevalence = np.array(bundle.facts["null"]["prevalence"])
@@ -234,10 +242,14 @@ def _with_int8_if_as_good(
     storage: Storage,
     display: Display,
 ) -> tuple[Bundle, tuple[np.ndarray, np.ndarray], dict[str, Any]]:
-    """Return the bundle, with the int8 network if that is as good as the native one.
+    """Quantize a bundle's network. Return the bundle with the int8 network if that is good enough.
 
-    Also return the truth and the probabilities of the validation posters, and the facts about both networks. `native`
-    is the validation macro mAP of the native network.
+    The int8 network is good enough if it loses less than `MAP_IT_MAY_COST` of validation macro mAP. It must also give
+    nearly the same predictions under all instruction sets. `native` is the validation macro mAP of the native (not
+    quantized) network.
+
+    Also return the truth and the probabilities of the validation posters, and the entry of `bundle.json` that compares
+    the two networks. The probabilities are those of the network that the returned bundle uses.
     """
     posters = splits.train.uris[:: max(1, len(splits.train) // CALIBRATION_POSTERS)][:CALIBRATION_POSTERS]
     read = PosterReader(storage, bundle.rule, CALIBRATION_THREADS).read_many(posters)
@@ -263,10 +275,12 @@ def _with_int8_if_as_good(
 def _says_the_same_everywhere(
     quantized: Bundle, profile: Profile, images: np.ndarray
 ) -> tuple[bool, dict[str, dict[str, float]]]:
-    """Return whether the int8 network answers alike under all instruction sets, and the differences by set.
+    """Return True if the int8 network of `quantized` predicts nearly the same under all instruction sets.
 
-    The first value is False if a difference is too large, or if a layer would saturate on CPUs without VNNI. If the
-    trial itself fails, return False and no differences.
+    Also return the differences by instruction set. `profile` decides the genres that are compared, and `images` are
+    posters, uint8 (N, height, width, 3). The first value is False if a difference is too large, or if a layer's sums
+    would overflow on CPUs without VNNI. If the network does not run under an instruction set, return False and an empty
+    dictionary.
     """
     layers = saturating_layers_of(quantized.files)
     if layers:

@@ -1,8 +1,8 @@
-"""Pixel files: decoded posters in Parquet files, one for each block, which later epochs and later runs read.
+"""Pixel files: decoded posters in Parquet files, one file per block, which later epochs and later runs read.
 
-A hash names each file. The hash covers everything that decides the pixels: each poster's URI and etag, the image rule,
-and the version of the decoder. If one of these changes, the file gets another name, so no file is ever wrong. Files of
-posters that are gone stay until somebody removes them.
+The name of a file is a hash. The hash covers everything that decides the pixels: each poster's URI and etag, the input
+size, the way of resizing, and the version of the decoder. If one of these changes, the file gets another name, so a
+file never has outdated pixels. genretag does not delete the files of posters that no longer exist.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ import pyarrow.parquet
 from genretag.images import ImageRule
 from genretag.storage import Storage, StorageError, join
 
-FORMAT = "1"
+FORMAT = "1"  # version of the files' format; it is part of the hash
 FACTS = b"genretag"  # the key of genretag's facts in a file's metadata
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Contents of a block's file: the posters that have pixels, and the failures of the others.
+    """Result of decoding a block (group) of posters: which posters have pixels, and why the others have none.
 
-    `readable`, int64 (n,), has the places in the block of the posters with pixels. `failures` has a text "stage:
-    reason" for each other poster. `lasting` is False if a poster could not be fetched, or has changed since the
-    listing. Then a later run decodes the block again.
+    `readable`, int64 (n,), has the posters with pixels, as indices in the block. `failures` has a text "stage: reason"
+    for each poster without pixels. `lasting` is False if a poster could not be fetched, or has changed since the
+    posters were listed. Then a later run decodes the block again.
     """
 
     readable: np.ndarray
@@ -38,7 +38,11 @@ class Contents:
 
 
 def file_of(cache: str, rule: ImageRule, uris: Sequence[str], etags: Sequence[str]) -> str:
-    """Return the URI of a block's file below `cache`. The rule and the posters' URIs and etags decide the name."""
+    """Return the URI of the Parquet file with a block's decoded posters, below the folder or prefix `cache`.
+
+    The name is a hash of `rule` (the image size and the way of resizing), the posters' URIs and etags, and the
+    decoder's version.
+    """
     decided_by = [
         FORMAT,
         PIL.__version__,
@@ -50,9 +54,10 @@ def file_of(cache: str, rule: ImageRule, uris: Sequence[str], etags: Sequence[st
 
 
 def write_pixels(file: str, pixels: np.ndarray, contents: Contents, storage: Storage) -> None:
-    """Write a block to the Parquet file `file` (a URI), so that a reader sees all of it or nothing.
+    """Write a block of decoded posters to the Parquet file `file` (a URI). A reader sees the complete file or none.
 
-    `pixels` are uint8 (n, height, width, 3), one for each of `contents.readable`. Raises `StorageError`.
+    `pixels` are uint8 (n, height, width, 3), one image for each poster in `contents.readable`. Raises `StorageError` if
+    the file cannot be written.
     """
     count, size = len(pixels), int(np.prod(pixels.shape[1:]))
     column = pa.Array.from_buffers(pa.binary(size), count, [None, pa.py_buffer(np.ascontiguousarray(pixels))])
@@ -64,13 +69,16 @@ def write_pixels(file: str, pixels: np.ndarray, contents: Contents, storage: Sto
     }
     table = pa.table({"pixels": column}).replace_schema_metadata({FACTS: json.dumps(facts)})
     buffer = pa.BufferOutputStream()
-    # Compression and a dictionary do not help with pixels. Statistics would put two whole posters into the metadata.
+    # Compression and a dictionary do not help with pixels. Statistics would put two complete posters into the metadata.
     pyarrow.parquet.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False)
     storage.put(file, buffer.getvalue().to_pybytes())
 
 
 def contents_of(file: str, storage: Storage) -> Contents | None:
-    """Read the contents from a file's footer alone. Return None if there is no such file. Raises `StorageError`."""
+    """Return a block's `Contents` (which posters have pixels). Only the footer of its Parquet file is read.
+
+    `file` is a URI. Return None if there is no such file. Raises `StorageError` if the file cannot be read.
+    """
     try:
         info = storage.stat(file)
     except StorageError as error:
@@ -85,7 +93,7 @@ def contents_of(file: str, storage: Storage) -> Contents | None:
 def read_pixels(file: str, storage: Storage) -> np.ndarray:
     """Return the pixels of a block's file, uint8 (n, height, width, 3), one for each readable poster.
 
-    The array is read-only. Raises `StorageError`.
+    The array is read-only. Raises `StorageError` if the file cannot be read.
     """
     table = pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(storage.get(file).data)))
     column, shape = table["pixels"].combine_chunks(), _facts(table.schema)["shape"]
@@ -97,5 +105,5 @@ def read_pixels(file: str, storage: Storage) -> np.ndarray:
 
 
 def _facts(schema: pa.Schema) -> dict[str, Any]:
-    """Return genretag's facts from a file's metadata: shape, readable, failures and lasting."""
+    """Return genretag's metadata of a pixel file: the shape of an image, and the fields of `Contents`."""
     return json.loads(schema.metadata[FACTS])

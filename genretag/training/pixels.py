@@ -1,8 +1,8 @@
 """Pixels of the labelled posters: Ray tasks decode them once before training and keep them in the cache.
 
-The setting `cache` decides where a worker finds the pixels of a block of posters. With `memory` they are in Ray's
-object store. With a folder or prefix they are in Parquet files. With `none` the worker decodes the images in each
-epoch. The pixels are always those of `PosterReader`, the decoder of scoring. A cache keeps them unchanged.
+The setting `cache` decides where a worker finds the pixels of a block of posters. With `memory`, they are in Ray's
+object store. With a folder or an s3:// prefix, they are in Parquet files. With `none`, the worker decodes the images in
+each epoch. The pixels are the same in all three cases: those of `PosterReader`, which also decodes for scoring.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from genretag.training.settings import MEMORY, NO_CACHE
 class Block:
     """Posters that are cached and read together.
 
-    `rows`, int64 (n,), are the posters' rows in `DecodedPosters.labels`. Place i of `pixels` belongs to `rows[i]`.
+    Poster i of `pixels` has its labels in row `rows[i]` of `DecodedPosters.labels`. `rows` is int64 (n,).
     """
 
     rows: np.ndarray
@@ -38,10 +38,11 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class DecodedPosters:
-    """A split as workers train on it: pixels by block, and the labels. Cheap to pickle.
+    """The training or validation posters: labels, and access to pixels by block. Pickling copies no pixels.
 
-    `labels` (posters, L) has a row for each poster of the split, unreadable ones too. It is uint8, or float32 if
-    teachers gave targets. The length is the number of posters in the blocks.
+    `labels` (posters, L) has a row for each poster of the split, unreadable ones too. The dtype is uint8, or float32 if
+    the network also learns the probabilities of other bundles. `len()` gives the number of posters in the blocks
+    (groups of posters).
     """
 
     labels: np.ndarray
@@ -55,7 +56,10 @@ class DecodedPosters:
 
 @dataclass(frozen=True)
 class _Work:
-    """Posters for one task to decode. `file` is the URI for their pixels; None means Ray's object store."""
+    """A block of posters for one task to decode.
+
+    `file` is the URI of the cache file for the pixels. None means that the pixels go to Ray's object store.
+    """
 
     uris: tuple[str, ...]
     etags: tuple[str, ...]
@@ -76,9 +80,9 @@ def decode_posters(
 ) -> DecodedPosters:
     """Decode the posters that the cache does not hold yet, and return the split with access to all pixels.
 
-    `cache` is the setting of that name. `guard` says which store to read, and what happens to a decoder that hangs.
-    At most `at_once` blocks are decoded at a time. `progress` gets the number of posters of each finished block.
-    `waiting` is called each second in which no block finishes.
+    `cache` is `memory`, `none`, or the location of a folder or prefix. `guard` has the store to read and the time limit
+    of the decoder. At most `at_once` blocks (groups of posters) are decoded at a time. `progress` is called with the
+    number of posters of each finished block. `waiting` is called each second in which no block finishes.
 
     Posters that cannot be read are left out and counted. If the cache is `none`, nothing is decoded here, and workers
     find unreadable posters during training. Raises `UsageError` if the cache cannot be read or written.
@@ -102,7 +106,10 @@ def decode_posters(
 
 
 def _work(rows: np.ndarray, posters: LabelledPosters, rule: ImageRule, cache: str, guard: "Guard") -> _Work:
-    """Return the task for one block: the posters in `rows`, and the cache file for their pixels."""
+    """Return the decoding task for one block: the posters in `rows`, and the cache file for their pixels.
+
+    `rows` are indices into `posters`. If `cache` is `memory` or `none`, the file is None.
+    """
     uris, etags = ([of[row] for row in rows] for of in (posters.uris, posters.etags))
     file = None if cache in (MEMORY, NO_CACHE) else file_of(resolve(cache), rule, uris, etags)
     return _Work(tuple(uris), tuple(etags), rule, guard, file)
@@ -111,10 +118,11 @@ def _work(rows: np.ndarray, posters: LabelledPosters, rule: ImageRule, cache: st
 def _run(
     works: Sequence[_Work], at_once: int, waiting_for_one: Callable[[], None]
 ) -> Iterator[tuple[int, Contents, Any]]:
-    """Decode blocks in Ray tasks, at most `at_once` at a time.
+    """Decode the blocks (groups of posters) `works` in Ray tasks, at most `at_once` at a time.
 
-    As each task ends, yield the block's number, its contents, and Ray's reference to its pixels (to None if they are in
-    a file). Call `waiting_for_one` each second in which no task ends. Raises `UsageError` if the cache fails.
+    As each task ends, yield the block's index in `works`, its `Contents`, and Ray's reference to its pixels. If the
+    pixels are in a file, the referenced object is None. Call `waiting_for_one` each second in which no task ends.
+    Raises `UsageError` if the cache cannot be read or written.
     """
     import ray
 
@@ -141,9 +149,9 @@ def _run(
 
 
 def _decode(work: _Work) -> tuple[Contents, np.ndarray | None]:
-    """Decode one block in a task. Return its contents and its pixels, or None instead of pixels that are in a file.
+    """Decode one block in a task. Return its `Contents` and its pixels. If a file has the pixels, return None for them.
 
-    If a lasting file of the cache holds the block already, only read the footer of that file.
+    If the cache holds a file for the block whose `Contents.lasting` is True, read only the footer of that file.
     """
     if work.file is None:
         pixels, contents = decode_block(work.uris, work.etags, work.rule, work.guard)
@@ -164,17 +172,17 @@ class Pixels(Protocol):
     """Access to the pixels of one block. Cheap to pickle."""
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixels and a readable mask of the posters at the places `places` of the block.
+        """Return the pixels of some posters of the block, and a mask that is False for unreadable posters.
 
-        `places` is int64 (n,), and the results have its order. Pixels are uint8 (n, height, width, 3), the mask is bool
-        (n,). If a poster cannot be read, its pixels are zero.
+        `places`, int64 (n,), are the posters' indices in the block, and both results have the same order. Pixels are
+        uint8 (n, height, width, 3), the mask is bool (n,). If a poster cannot be read, its pixels are zero.
         """
         ...
 
 
 @dataclass(frozen=True)
 class StoredPixels:
-    """Pixels in Ray's object store, which spills to disk if its memory is full."""
+    """Pixels of a block in Ray's object store, which spills to disk if its memory is full."""
 
     reference: Any
 
@@ -186,7 +194,7 @@ class StoredPixels:
 
 @dataclass(frozen=True)
 class FiledPixels:
-    """Pixels in the cache's Parquet file `file`, a URI."""
+    """Pixels of a block in the cache's Parquet file `file`, a URI."""
 
     file: str
     endpoint_url: str | None
@@ -198,7 +206,7 @@ class FiledPixels:
 
 @dataclass(frozen=True)
 class UndecodedPixels:
-    """Posters without a cache: each `read` fetches and decodes the images again."""
+    """A block of posters without a cache: each `read` fetches and decodes the images again."""
 
     uris: tuple[str, ...]
     rule: ImageRule
@@ -217,10 +225,10 @@ class UndecodedPixels:
 def decode_block(
     uris: Sequence[str], etags: Sequence[str], rule: ImageRule, guard: "Guard"
 ) -> tuple[np.ndarray, Contents]:
-    """Fetch and decode a block. Return the pixels of its readable posters and the contents.
+    """Fetch and decode a block of posters. Return the pixels of its readable posters, and its `Contents`.
 
-    Pixels are uint8 (n, height, width, 3). `etags` are those of the listing: if a poster now has another etag, the
-    contents do not last.
+    Pixels are uint8 (n, height, width, 3). `etags` are the etags when the posters were listed. If a poster now has
+    another etag, `Contents.lasting` is False.
     """
     posters = guard.read(uris, rule)
     images = [poster.image.pixels for poster in posters if isinstance(poster, Poster)]
@@ -238,10 +246,11 @@ def decode_block(
 
 @dataclass(frozen=True)
 class Guard:
-    """Settings for reading the posters of a training run with the guarded reader, as in scoring. Cheap to pickle.
+    """Settings for reading posters. If the decoder hangs or crashes, the run loses only one poster.
 
-    `ledger` is the handle of the run's ledger actor. If one poster takes longer than `decode_timeout_s` to decode, the
-    process ends and the poster becomes a failure.
+    `ledger` is the handle of the run's ledger actor, which counts the crashes that each poster causes. If a poster
+    takes longer than `decode_timeout_s` to decode, the process ends and the poster becomes a failure. `endpoint_url` is
+    the address of the S3 store. None means the address in the AWS settings.
     """
 
     endpoint_url: str | None
@@ -249,16 +258,19 @@ class Guard:
     decode_timeout_s: float = TagSettings.decode_timeout_s
 
     def read(self, uris: Sequence[str], rule: ImageRule) -> list[Poster | Failure | Held]:
-        """Return decoded posters or failures, in the order of `uris`. If the ledger stopped the job, return []."""
+        """Return decoded posters or failures, in the order of `uris`.
+
+        If the ledger (the actor that counts crashes) stopped the job, return [].
+        """
         with GuardedReader(_poster_reader(self.endpoint_url, rule), self.ledger, self.decode_timeout_s) as guarded:
             return guarded.read(uris) or []
 
 
 @cache
 def _poster_reader(endpoint_url: str | None, rule: ImageRule) -> PosterReader:
-    """Return the reader of this process, made once for each store and rule.
+    """Return the poster reader of this process, made once for each store and image rule.
 
-    A new store and new threads for each block would cost more than the block.
+    With a new reader for each block, each block would need a new store client and new threads.
     """
     return PosterReader(_storage(endpoint_url), rule, DECODE_THREADS)
 

@@ -1,8 +1,8 @@
 """Settings of a training run, with the defaults that made the default bundle, and named recipes.
 
 A recipe is a named set of settings. Flags, environment and settings file override the recipe, and the recipe overrides
-the defaults. `tests/benchmarks/recipes.py` measures each recipe on the same test split next to the null model. The
-README has the table.
+the defaults. `tests/benchmarks/recipes.py` measures each recipe on the same test split. `docs/training.md` has the
+figures.
 """
 
 import difflib
@@ -43,10 +43,10 @@ class TrainSettings(LabelSettings):
     width: int = 192
     """Width of the network's input, in pixels."""
     resize: str = "squash"
-    """Fit of a picture with another shape: squash, letterbox (aspect kept, grey bars) or crop (aspect kept)."""
+    """Method for images of another shape: squash (stretch), letterbox (add grey bars) or crop (cut the edges)."""
     workers: int | str = 2
-    """Data-parallel workers: a number, or a range such as `1..4` for as many as fit, now and later. More workers are
-    faster if each has its own processor or GPU."""
+    """Data-parallel workers: a number, or a range such as `1..4`. With a range, training uses as many as fit into
+    the cluster, and adapts when nodes come or go. More workers are faster if each has its own processor or GPU."""
     cpus_per_worker: int = 1
     """CPUs that each worker computes with."""
     gpu: bool = False
@@ -58,7 +58,7 @@ class TrainSettings(LabelSettings):
     epochs: int = 3
     """Epochs of fine-tuning after the head epochs. Small sets overfit from the fourth epoch on. 0 skips them."""
     batch_size: int = 32
-    """Posters in one step of all workers together, whatever their number."""
+    """Posters in one training step, of all workers together."""
     scale_learning_rate: bool = True
     """Multiply both learning rates by the square root of batch_size / 32. Their defaults were tuned at 32."""
     head_learning_rate: float = 2e-3
@@ -70,27 +70,27 @@ class TrainSettings(LabelSettings):
     weight_decay: float = 0.02
     """Weight decay of AdamW."""
     clip_norm: float = 1.0
-    """Scale the gradient of a fine-tuning step down to this norm. 0 does not clip."""
+    """Largest norm of the gradient in fine-tuning. A larger gradient is scaled down to it. 0 does not clip."""
     loss: str = "bce"
-    """Loss: bce (binary cross-entropy), or a form of it for labels that are mostly absent, asymmetric or focal."""
+    """Loss: bce (binary cross-entropy), asymmetric or focal. The last two suit labels that few posters have."""
     gamma_positive: float = 1.0
-    """Asymmetric loss: the higher, the less a present label counts if the network is sure of it."""
+    """Asymmetric loss: a higher value gives less weight to present labels with a high probability. 0 turns this off."""
     gamma_negative: float = 4.0
-    """Asymmetric loss: the higher, the less an absent label counts if the network is sure of it."""
+    """Asymmetric loss: a higher value gives less weight to absent labels with a low probability. 0 turns this off."""
     margin: float = 0.05
     """Asymmetric loss: an absent label with a probability below this margin does not count."""
     label_weights: str = "none"
     """Weight of a label in the loss: none (all equal), or sqrt (square root of the inverse frequency)."""
     balanced_sampling: bool = False
-    """Show training posters of rare labels more often: draw them again with replacement, after the split."""
+    """Draw the training posters with replacement, those with rare labels more often. Other splits do not change."""
     label_smoothing: float = 0.0
     """Move the training labels towards one half by this share. 0 leaves them unchanged."""
     teacher_share: float = 0.7
-    """With --teacher: share of the teachers' answers in the targets. The rest is the labels."""
+    """With --teacher: share of the teachers' probabilities in the training targets. The rest is the labels."""
     flip: bool = True
     """Mirror half of the posters."""
     min_crop: float = 0.84
-    """Smallest random crop, as a share of each side. 1 does not crop. A genre shows in the whole poster."""
+    """Smallest random crop, as a share of each side. 1 does not crop. Small crops can lose what shows the genre."""
     colour: float = 0.10
     """Brightness and contrast change by at most this share. 0 does not change them."""
     dropout: float = 0.5
@@ -98,7 +98,7 @@ class TrainSettings(LabelSettings):
     drop_connect: float = 0.25
     """Drop rate of the residual branch in the last block. Earlier blocks have lower rates."""
     average_momentum: float = 0.99
-    """Momentum of the weights' moving average, which is validated and kept. 0 keeps the weights themselves."""
+    """Momentum of the moving average of the weights. The bundle gets the average. 0 turns averaging off."""
     patience: int = 0
     """End training after this many epochs without a better validation macro mAP. 0 trains all epochs."""
     min_positives: int = 20
@@ -108,7 +108,7 @@ class TrainSettings(LabelSettings):
     test_share: float = 0.1
     """Share of the posters, by a hash of the id, that only measure."""
     cache: Location = MEMORY
-    """Place of decoded posters between epochs. memory: Ray's object store, which spills to disk. A folder or an
+    """Storage of decoded posters between epochs. memory: Ray's object store, which spills to disk. A folder or an
     s3:// prefix: Parquet files, which later runs read too. none: decode in each epoch."""
     max_failures: int = 3
     """Number of times that lost workers are replaced, each time from the last checkpoint."""
@@ -133,7 +133,7 @@ class TrainSettings(LabelSettings):
 
     @property
     def rule(self) -> "ImageRule":
-        """Return the size and the fit that turn a picture into the network's input."""
+        """Return the image rule: the input size and the method that resizes an image to it."""
         from genretag.images import ImageRule
 
         return ImageRule(self.height, self.width, self.resize)
@@ -157,7 +157,7 @@ class TrainSettings(LabelSettings):
         return "mixed_bfloat16" if mixed else "float32"
 
     def _check_choices(self) -> None:
-        """Raise `UsageError` for an unknown name, or if the input is too small for the backbone."""
+        """Raise `UsageError` if a setting names an unknown choice, or if the input is too small for the backbone."""
         from genretag.images.resizing import RESIZES
         from genretag.model.losses import LOSSES, WEIGHTINGS
         from genretag.model.networks import BACKBONES, smallest_side
@@ -181,7 +181,7 @@ class TrainSettings(LabelSettings):
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        for name in ("gamma_positive", "gamma_negative"):  # between 0 and 1 the loss is infinitely steep
+        for name in ("gamma_positive", "gamma_negative"):  # between 0 and 1, the gradient can be infinite
             if not (getattr(self, name) == 0 or getattr(self, name) >= 1):
                 raise UsageError(f"{name} must be 0, or at least 1, not {getattr(self, name)}")
         if not 0 < self.min_crop <= 1:
@@ -195,7 +195,7 @@ def _one_of(choices: Iterable[str], what: str, chosen: str) -> None:
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    # As published, except for the split by a hash of the id, and a test part next to the validation part.
+    # The published tutorial, with two differences: a hash of the id decides the split, and there is a test split.
     "tutorial": {
         "backbone": "tutorial",
         "height": 400,
@@ -241,14 +241,14 @@ def settings_of(name: str, **changes: Any) -> TrainSettings:
     return TrainSettings(**{**recipe(name), **changes})
 
 
-RECIPE_SOURCE = "recipe "
+RECIPE_SOURCE = "recipe "  # marks values of the command line that come from a recipe
 
 
 @dataclass(frozen=True)
 class TrainRunSettings:
-    """Settings for the start and the end of a training run. `TrainSettings` has all other settings of the run.
+    """Settings of one call of `train`: recipe, teachers (bundles to learn from), checkpoints and output.
 
-    Raises `UsageError` if `resume` is given without `checkpoints`.
+    `TrainSettings` has all other settings. Raises `UsageError` if `resume` is given without `checkpoints`.
     """
 
     recipe: str = DEFAULT_RECIPE
@@ -256,8 +256,8 @@ class TrainRunSettings:
     teacher: tuple[Location, ...] = ()
     """A bundle whose probabilities the network learns in addition to the labels. May be given several times."""
     checkpoints: Location | None = None
-    """Place for checkpoints that all nodes can reach. Default: a local temporary folder. A run that succeeds leaves
-    nothing there."""
+    """Folder or s3:// prefix for checkpoints. All nodes must be able to reach it. Default: a local temporary folder. A
+    run that succeeds deletes its checkpoints."""
     resume: bool = False
     """Go on with the interrupted run that left its checkpoints in --checkpoints."""
     overwrite: bool = False

@@ -1,4 +1,8 @@
-"""Splits of a training run: the posters that it learns from (train), chooses on (validation) and measures on (test)."""
+"""Training, validation and test posters of a training run.
+
+The network learns from the training posters. The validation posters decide every choice, such as the thresholds. The
+test posters decide nothing: the final bundle is measured on them.
+"""
 
 from genretag.data.splits import SplitRule, Splits
 from genretag.errors import UsageError
@@ -17,9 +21,9 @@ def read_labelled_posters(
 ) -> Splits[LabelledPosters]:
     """Read the CSV at `labels`, match its ids with the file names of the images at `images`, and divide the posters.
 
-    A hash of the id decides the split. Identical pictures stay in the same split. The log counts everything that is
-    left out. Raises `UsageError` if a split is empty, or if training has fewer posters than a batch. Also raises
-    `UsageError` if the CSV or the images cannot be read or do not match.
+    A hash of the id decides the split. Identical pictures stay in the same split. The log counts the rows, images and
+    posters that are left out. Raises `UsageError` if a split is empty, or if training has fewer posters than a batch.
+    Also raises `UsageError` if the CSV or the images cannot be read or do not match.
     """
     content = read_label_file(labels, storage)
     found = find_posters(content, labels, images, storage, settings, min_positives=settings.min_positives)

@@ -34,18 +34,19 @@ def rate_factor(batch_size: int, optimizer: str = "adam") -> float:
 
     `optimizer` is `adam` or `sgd`. `adam` stands for all optimisers that divide gradients by their root mean square.
     For these, the factor is the square root of the ratio of batch sizes (Malladi et al. 2022, arXiv:2205.10287). For
-    `sgd`, with or without momentum, the factor is the ratio (Goyal et al. 2017, arXiv:1706.02677). Neither rule holds
-    for batches of any size. Both papers use a warm-up, and so does fine-tuning here.
+    `sgd`, with or without momentum, the factor is the ratio itself (Goyal et al. 2017, arXiv:1706.02677). Neither rule
+    holds for very large batches. Both papers use a warm-up, and so does fine-tuning here. Raises `KeyError` for another
+    optimiser.
     """
     ratio = batch_size / TUNED_AT
     return {"adam": ratio**0.5, "sgd": ratio}[optimizer]
 
 
 def with_scaled_rates(settings: TrainSettings) -> TrainSettings:
-    """Return the settings with both learning rates scaled to the batch size.
+    """Return the settings with both learning rates (head and fine-tuning) scaled to the batch size.
 
-    Without `scale_learning_rate`, return the settings unchanged. The scale is Adam's (`rate_factor`), because all
-    optimisers here are Adam or AdamW.
+    If `settings.scale_learning_rate` is False, return the settings unchanged. The scale is Adam's
+    (`rate_factor`), because all optimisers here are Adam or AdamW.
     """
     if not settings.scale_learning_rate:
         return settings
@@ -60,8 +61,9 @@ def with_scaled_rates(settings: TrainSettings) -> TrainSettings:
 def clip_the_sum(optimizer: Any, replicas: int) -> None:
     """Make an optimiser clip gradients to its `global_clipnorm` after the sum over `replicas` instead of before.
 
-    The clipped sum is divided by the number of replicas, and then Keras sums it once more. This costs a second exchange
-    of gradients. With one replica, or without a clip norm, nothing changes.
+    Keras still sums over the replicas afterwards. So each replica first divides the clipped sum by the number of
+    replicas. The second sum costs another exchange of gradients. With one replica, or without a clip norm, nothing
+    changes.
     """
     import tensorflow as tf
 
@@ -93,8 +95,8 @@ def stops_early(history: Sequence[Mapping[str, float]], patience: int) -> bool:
 def run_epoch(replica: "Replica", step: Any, epoch: int, config: dict[str, Any], phase_starts: int) -> None:
     """Train epoch number `epoch` (from 0), validate, and report the metrics and the checkpoint to Ray Train.
 
-    `step` comes from `_training_step`, and `config` is that of `train_worker`. `phase_starts` is the first epoch of the
-    current phase.
+    `replica` holds this worker's networks. `step` comes from `_training_step`, and `config` is the argument of
+    `train_worker`. `phase_starts` is the first epoch of the current phase (head or fine-tuning).
     """
     import ray.train
 
@@ -124,7 +126,7 @@ def run_epoch(replica: "Replica", step: Any, epoch: int, config: dict[str, Any],
 def _train(
     replica: "Replica", step: Any, epoch: int, config: dict[str, Any], rank: int, workers: int
 ) -> tuple[float, int, float]:
-    """Train one epoch. Return the mean loss, the number of posters of all workers, and the seconds of training."""
+    """Train one epoch. Return the mean loss, the number of posters of all workers, and the duration in seconds."""
     import tensorflow as tf
 
     settings, board = replica.settings, config["board"]
@@ -144,7 +146,7 @@ def _train(
 
 
 def _validate(replica: "Replica", posters: DecodedPosters, rank: int, workers: int) -> float:
-    """Return the macro mAP of the moving average on the validation posters of all workers.
+    """Return the macro mAP on the validation posters of all workers, for the moving average of the weights.
 
     Every worker gets the same value.
     """
@@ -167,8 +169,9 @@ WARMUP_STEPS = 100
 def train_worker(config: dict[str, Any]) -> None:
     """Run training in one Ray Train worker: first the head epochs, then fine-tuning.
 
-    If there is a checkpoint, training goes on after its epoch. `config` holds `settings`, `prevalence` float (L,),
-    `train` and `validation` (`DecodedPosters`), and `board`, the ledger actor that shows progress.
+    If there is a checkpoint, training goes on after its epoch. `config` holds `settings`, `train` and `validation`
+    (`DecodedPosters`), `prevalence` and `board`. `prevalence`, float (L,), is each label's share of the training
+    posters. `board` is the actor that collects the workers' progress.
     """
     import keras
 
@@ -196,9 +199,9 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Replica:
-    """Return a worker's networks, with the same starting weights on every worker.
+    """Build a worker's networks and loss. All workers start with the same weights.
 
-    `prevalence` is float (L,), and `posters` is the number of training posters.
+    `prevalence`, float (L,), is each label's share of the training posters, and `posters` is their number.
     """
     import keras
     import ray.train
@@ -223,7 +226,10 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
 
 
 def _loss(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> LabelLoss:
-    """Return the loss. `prevalence`, float (L,), and the number of training `posters` decide the label weights."""
+    """Return the loss. `prevalence`, float (L,), and the number of training `posters` decide the label weights.
+
+    If `settings.label_weights` is `none`, all labels have the same weight.
+    """
     return build_loss(
         settings.loss,
         label_weights=label_weights(prevalence, posters) if settings.label_weights == "sqrt" else None,
@@ -235,7 +241,7 @@ def _loss(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Labe
 
 
 def _show_summary(replica: Replica, board: Any) -> None:
-    """Print the network's layers if the settings ask for them. Only worker 0 prints."""
+    """If `settings.summary` is set, send Keras's table of the network's layers to the log. Only worker 0 does so."""
     import ray.train
 
     if replica.settings.summary and ray.train.get_context().get_world_rank() == 0:
@@ -244,7 +250,7 @@ def _show_summary(replica: Replica, board: Any) -> None:
 
 
 def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) -> None:
-    """Freeze all layers but the head, and compile the network with Adam."""
+    """Freeze all layers but the head (the last layer), and compile the network with Adam."""
     import keras
 
     network.train_only_the_head(replica.learner)
@@ -252,7 +258,10 @@ def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) ->
 
 
 def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) -> None:
-    """Unfreeze all layers but the depthwise ones, and compile the network with AdamW for `steps` steps."""
+    """Unfreeze all layers but the depthwise ones, and compile the network with AdamW.
+
+    `steps` is the length of the learning rate schedule, in training steps.
+    """
     import keras
 
     network.train_all_but_depthwise(replica.learner)
@@ -265,7 +274,7 @@ def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) ->
 
 
 def _learning_rate(settings: TrainSettings, steps: int) -> Any:
-    """Return the rate of fine-tuning: a constant, or a Keras schedule of `steps` steps with a warm-up."""
+    """Return the learning rate of fine-tuning: a number, or a cosine schedule of `steps` steps with a warm-up."""
     import keras
 
     if settings.schedule == "constant":
@@ -285,7 +294,7 @@ def _compile(replica: Replica, optimizer: Any) -> None:
 def _training_step(replica: Replica) -> Any:
     """Return a function (images, labels) that takes one training step and then updates the moving average.
 
-    Its arguments are this worker's share of a batch: uint8 (n, height, width, 3) and float32 (n, L).
+    The function's arguments are this worker's share of a batch: uint8 (n, height, width, 3) and float32 (n, L).
     """
     import tensorflow as tf
 

@@ -1,13 +1,14 @@
-"""Nights with crashes: does each poster end as one row, whatever died, and behind a store that often fails?
+"""Run nights with crashes behind an unreliable store, and check that each poster still becomes one row.
 
     python tests/benchmarks/chaos.py --rounds 20 --seed 1 --posters 2000
 
-Each round tags a bucket into a fresh output on a local Ray cluster of a head and two nodes. All traffic of S3 goes
-through a proxy that spoils a few percent of it. One to three crashes, drawn from the seed, happen at drawn moments:
-kill -9 for the driver, an actor, a worker node (another takes its place), or for the driver when all part files are
-written and the run record is not. In half of the rounds fetching and predicting have actors of their own. Then the
-same command is run again until it ends well. What came out is read from the Parquet files alone. Exit code 1 where a
-poster was lost or is there twice.
+Each round tags a bucket into a new output on a local Ray cluster of a head and two nodes. A proxy injects faults into a
+few percent of all S3 requests. One to three crashes happen at random moments, all chosen by the seed. A crash kills by
+SIGKILL the driver, an actor, or a worker node (which is replaced). Or it kills the driver when all part files are
+written but not the run record. In half of the rounds, fetching and predicting have their own actors.
+
+Then the same command is run again until it succeeds. The result is checked from the Parquet files alone. The exit code
+is 1 if a poster was lost or has two rows.
 """
 
 import argparse
@@ -35,22 +36,22 @@ from genretag.demo.s3_server import running_s3_server
 from genretag.storage import Storage, join
 
 BUCKET = "s3://chaos"
-DRAWN = 160  # different posters; their bytes are used again under other keys
+DRAWN = 160  # different posters, whose bytes are repeated under other keys
 BROKEN_SHARE = 0.02
-FAULT_RATE = 0.01  # of each of the nine kinds: some 7 % of the requests
+FAULT_RATE = 0.01  # of each of the nine kinds, so about 7 % of the requests get a fault
 LAST = "driver before record"
 TOGETHER = ("driver", "actor", "worker node", LAST)
 APART = ("driver", "fetch actor", "predict actor", "worker node", LAST)
 STAGES = {"actor": "FetchDecodePredict", "fetch actor": "FetchDecode", "predict actor": "Predict"}
 RECORD = r"/runs/[^/]+/run\.json$"
 RUNS_AT_MOST = 5
-RUN_TIMEOUT_S = 600  # a run that takes longer hangs
-IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # or each request that hangs would cost 20 s
+RUN_TIMEOUT_S = 600  # a run that takes longer counts as hanging
+IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # otherwise each hanging request would cost 20 s
 
 
 @dataclass(frozen=True)
 class Crash:
-    """What dies, and when: after which share of a run's GETs."""
+    """A planned crash: what dies, and after which share of a run's GETs."""
 
     kind: str
     after: float
@@ -61,13 +62,13 @@ class Crash:
 
 @dataclass
 class Round:
-    """What happened in one round, and what came out."""
+    """A round: its crashes and runs, and the rows in the output."""
 
     seed: str
     stages: str
     crashes: list[str]
-    exit_codes: list[int | None] = field(default_factory=list)  # none: it hung
-    last_words: list[str] = field(default_factory=list)  # of runs that failed by themselves
+    exit_codes: list[int | None] = field(default_factory=list)  # of each run; None if the run hung
+    last_words: list[str] = field(default_factory=list)  # last lines of runs that failed without a crash
     faults: dict[str, int] = field(default_factory=dict)
     scored: int = 0
     failed: int = 0
@@ -108,7 +109,7 @@ def main() -> int:
 
 
 def _fill_bucket(server, posters: int) -> set[str]:
-    """Puts posters into a new bucket, some of them broken, and returns their URIs."""
+    """Put posters into a new bucket, some of them broken, and return their URIs."""
     server.create_bucket(BUCKET.removeprefix("s3://"))
     drawn, random = [poster.data for poster in draw_posters(DRAWN, seed=1)], Random(1)
     broken = [make(drawn[0], random) for make in BROKEN.values()]
@@ -160,7 +161,10 @@ class _Run:
         self._gets_before, self._deadline = proxy.requests["GET"], time.monotonic() + RUN_TIMEOUT_S
 
     def through(self, crashes: list[Crash]) -> tuple[int | None, list[str]]:
-        """Takes the crashes that come to pass out of the list; returns exit code and error output."""
+        """Run the command until it ends. Crashes that happened are removed from `crashes`.
+
+        Return the exit code (None if the run hung) and the error output.
+        """
         while crashes and self._await(crashes[0]):
             self._happen(crashes.pop(0))
         try:
@@ -173,9 +177,9 @@ class _Run:
         return code, self._errors.read().splitlines()
 
     def _await(self, crash: Crash) -> bool:
-        """Waits for a crash's moment; false where the run ended, or hung, before."""
+        """Wait for the moment of a crash. Return False if the run ended or hung before that."""
         calm = self._proxy.faults
-        if crash.kind == LAST:  # the record is asked to be written, and is not
+        if crash.kind == LAST:  # the driver asks to write the record, and the proxy holds the request back
             self._proxy.faults = replace(calm, always={RECORD: "hang"})
         try:
             until(
@@ -206,7 +210,7 @@ class _Run:
 
 
 def _check(done: Round, output: str, expected: set[str]) -> None:
-    """Counts what came out, by the Parquet files and the last run record, past the proxy."""
+    """Count the rows in the Parquet files and read the last run record, without the proxy."""
     scored, failed = rows(output), rows(output, "failures")
     found = Counter(row["uri"] for row in (*scored, *failed))
     done.scored, done.failed = len(scored), len(failed)

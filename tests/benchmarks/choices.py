@@ -1,11 +1,12 @@
-"""Are the defaults of `genretag train` right? Each setting's alternatives at equal cost, beside the default.
+"""Compare each setting of `genretag train` with its alternatives at equal cost, to check the defaults.
 
     python tests/benchmarks/choices.py --labels train.csv --images images [--json FILE] [--only focal crop]
 
-Trains a smaller version of the default recipe (192 x 128 pixels, an epoch of the head, two of all) once per choice, on
-the same posters, and measures it on validation posters, a quarter of all: test posters take no part. What differs from
-the default is shown with a paired 95 % bootstrap interval over posters. The default with two other seeds is the null:
-differences no larger than theirs are luck. Probabilities of one half of the posters are calibrated on the other half.
+Trains a smaller version of the default recipe (192 x 128 pixels, an epoch of the head, two of all layers) once per
+choice, on the same posters. Each choice is measured on validation posters, a quarter of all; test posters are not used.
+The difference from the default is printed with a paired 95 % bootstrap interval over posters. The default with two
+other seeds is the null: differences that are not larger than theirs are chance. Probabilities of one half of the
+posters are calibrated on the other half.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from genretag.training.splits import read_labelled_posters
 
 DEFAULT = "default"
 SETTINGS = TrainSettings(height=192, width=128, head_epochs=1, epochs=2, validation_share=0.25)
-SQUARE = {"height": 156, "width": 156}  # as many pixels as 192 x 128
+SQUARE = {"height": 156, "width": 156}  # about as many pixels as 192 x 128
 CHOICES: dict[str, dict] = {
     DEFAULT: {},
     "seed 1": {"seed": 1},
@@ -53,7 +54,7 @@ COMPARED = ("macro_map", "micro_ap", "bce")
 
 
 def main() -> None:
-    """Trains each choice, measures it, prints a row."""
+    """Train each choice, measure it, and print a row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", required=True)
     parser.add_argument("--images", required=True)
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def _trained(splits: Splits[LabelledPosters], settings: TrainSettings) -> tuple[ScoredPosters, float]:
-    """What the choice says of the validation posters, and how many posters a second it trained on."""
+    """Train with these settings. Return the answers on validation posters, and the training rate in posters/s."""
     session = Session(quiet=True)
     with tempfile.TemporaryDirectory() as folder, ray_session(session) as cluster:
         fitted = fit(splits, settings, session, cluster, folder)
@@ -95,7 +96,7 @@ def _trained(splits: Splits[LabelledPosters], settings: TrainSettings) -> tuple[
 def _answers(
     weights: list[np.ndarray], posters: LabelledPosters, settings: TrainSettings, cluster: Cluster
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The truth, uint8 (N, L), and the logits, float64 (N, L), of the posters that can be read."""
+    """Return the truth, uint8 (N, L), and the logits, float64 (N, L), of the posters that can be read."""
     network = build_network(settings.backbone, len(posters.labelled.labels), settings.height, settings.width)
     network.set_weights(weights)
     read = PosterReader(Storage(), settings.rule, 2 * int(cluster.cpus)).read_many(posters.uris)

@@ -1,9 +1,11 @@
-"""What colour profiles cost and change: `python tests/benchmarks/colours.py --images FOLDER [--model BUNDLE]`.
+"""Measure what colour profiles cost, and what they change.
 
-Takes posters that are sRGB, stores each as JPEG without a profile and with one (its numbers converted to that profile),
-decodes all forms in turn, and prints CPU milliseconds, the difference to the pixels of the same picture in sRGB, and
-how many posters get other labels than that one. A press does not have all colours of sRGB: what it has is compared
-with itself, converted back to sRGB at its full size. About two minutes for 200 posters.
+    python tests/benchmarks/colours.py --images FOLDER [--model BUNDLE]
+
+Takes sRGB posters and stores each as JPEG without a profile and with several profiles. Decodes all forms in turn.
+Prints for each form the CPU milliseconds, the difference from the pixels in sRGB, and the share of posters that get
+other labels. A printing press cannot show all colours of sRGB. So its form is compared with its own colours, converted
+back to sRGB at full size. Takes about two minutes for 200 posters.
 """
 
 import argparse
@@ -35,7 +37,7 @@ def jpeg(image: Image.Image, profile: bytes | None = None) -> bytes:
 
 
 def forms(image: Image.Image) -> dict[str, bytes]:
-    """The poster in every form."""
+    """Return the poster as a file in every form, by name of the form."""
     press, adobe, p3 = bytes(pyvips.Image.profile_load("cmyk")), rgb_profile("Adobe RGB"), rgb_profile("Display P3")
     inks = in_profile(image, press, "CMYK")
     press_profile = ImageCms.ImageCmsProfile(io.BytesIO(press))
@@ -71,7 +73,7 @@ def main() -> None:
         if options.width:
             image = image.resize((options.width, image.height * options.width // image.width), Image.Resampling.LANCZOS)
         for name, data in forms(image).items():
-            decode(data, bundle.rule)  # reads the profile
+            decode(data, bundle.rule)  # so that the profile is read before the timing
             started = time.thread_time()
             decoded = decode(data, bundle.rule)
             milliseconds.setdefault(name, []).append(1000 * (time.thread_time() - started))

@@ -1,9 +1,9 @@
-"""docker/compose.yaml without Docker: its services as processes, with the commands, names and variables it gives.
+"""Run the services of docker/compose.yaml without Docker, as processes with the commands, names and variables there.
 
     python tests/benchmarks/compose.py
 
-All of them run in a network namespace of their own (Linux, as root), in which their names are addresses; so they listen
-on the very ports that the file says, and nobody outside is met. Ends with the job's exit code.
+All processes run in one network namespace (Linux, as root), in which the names of services are addresses. So they
+listen on exactly the ports in the file, and are not reachable from outside. The exit code is that of the job.
 """
 
 import os
@@ -27,7 +27,7 @@ HEALTH = {"store": "http://127.0.0.1:8333/healthz", "head": "http://127.0.0.1:52
 
 
 def main() -> int:
-    """Starts the namespace, and in it this file again."""
+    """Make the namespace, and run this file again in it."""
     if INSIDE in sys.argv:
         return run(Path(sys.argv[-1]))
     with tempfile.TemporaryDirectory() as folder:
@@ -42,13 +42,13 @@ def main() -> int:
 
 
 def services() -> dict[str, dict]:
-    """The services, with a secret drawn."""
+    """Return the services, with a random secret."""
     text = re.sub(r"\$\{CLUSTER_SECRET:\?[^}]*\}", secrets.token_hex(32), FILE.read_text())
     return yaml.safe_load(text.replace("/data", "DATA"))["services"]
 
 
 def run(folder: Path) -> int:
-    """All services in the order of what they wait for."""
+    """Start the services in the order of their dependencies. Return the exit code of the job."""
     found, started = services(), time.monotonic()
     for name in ("store", "head", "worker"):
         for number in range(found[name].get("deploy", {}).get("replicas", 1)):
@@ -73,7 +73,7 @@ def _start(name: str, service: dict, home: Path) -> subprocess.Popen:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "HOME": str(home),
-        "RAY_AUTH_MODE": "token",  # as the image has it
+        "RAY_AUTH_MODE": "token",  # as set in the image
         "RAY_USAGE_STATS_ENABLED": "0",
         **service["environment"],
     }

@@ -1,11 +1,11 @@
-"""How often do the 95 % intervals of `genretag evaluate` hold the population's figures? On simulated posters.
+"""Count how often the 95 % intervals of `genretag evaluate` contain the population's figure, on simulated posters.
 
     python tests/benchmarks/coverage.py [--sets 400] [--draws 300] [--methods]
 
-Draws test sets of 765 posters with 23 labels from a population of 100,000 (tests/simulated_posters.py), measures each
-one as `genretag evaluate --against` does, and counts how often an interval holds the population's figure. Means over
-labels are compared with the population's mean over the labels that the test set has. `--methods` compares other ways
-to get an interval from the same draws, which takes three times as long.
+Draws test sets of 765 posters with 23 labels from a population of 100,000 (tests/simulated_posters.py). Measures each
+set as `genretag evaluate --against` does, and counts how often an interval contains the population's figure. Means over
+labels are compared with the population's mean over the labels that the test set has. `--methods` compares other ways to
+get an interval from the same draws, and takes three times as long.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Ends = tuple[float, float]
 
 
 class Tally:
-    """Whether intervals held their value, and how wide they were."""
+    """Counts how often intervals contained the true value, and records their widths, by name."""
 
     def __init__(self) -> None:
         self.held: dict[object, list[bool]] = defaultdict(list)
@@ -54,7 +54,7 @@ class Tally:
 
 
 def main() -> None:
-    """Simulate, count, print tables."""
+    """Simulate test sets, count, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=400)
     parser.add_argument("--draws", type=int, default=300)
@@ -128,7 +128,10 @@ def _count_methods(tally: Tally, found: TestSet, precisions: np.ndarray, resampl
 
 
 def _methods(value: float, drawn: np.ndarray, left_out: np.ndarray | None) -> Mapping[str, Ends]:
-    """Intervals from the same draws, float64 (B,); `left_out` has the figure without each poster, float64 (N,)."""
+    """Return intervals by several methods from the same draws, float64 (B,).
+
+    `left_out` has the figure without each poster, float64 (N,).
+    """
     drawn = drawn[np.isfinite(drawn)]
     (low, high), bias, sd = np.percentile(drawn, (2.5, 97.5)), drawn.mean() - value, drawn.std()
     middle = norm.ppf(np.clip(np.mean(drawn < value), 0.002, 0.998))
@@ -148,7 +151,10 @@ def _methods(value: float, drawn: np.ndarray, left_out: np.ndarray | None) -> Ma
 
 
 def _errors(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, least: int) -> np.ndarray:
-    """Standard errors of a mean of average precisions, by the infinitesimal jackknife: of all posters, then by draw."""
+    """Return standard errors of a mean of average precisions, by the infinitesimal jackknife.
+
+    The first is that of all posters; the others are those of each draw.
+    """
     weights = np.concatenate([np.ones((len(truth), 1)), weights], axis=1)
     columns = np.flatnonzero(truth.sum(axis=0) >= least)
     influence = sum(_influence(truth[:, i], scores[:, i], weights) for i in columns) / len(columns)
@@ -156,13 +162,13 @@ def _errors(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, least: i
 
 
 def _studentised(value: float, drawn: np.ndarray, errors: np.ndarray) -> Ends:
-    """The bootstrap's t interval; `errors` is one longer than `drawn`."""
+    """Return the bootstrap-t interval. `errors` has the error of all posters first, and then one for each draw."""
     low, high = np.percentile((drawn - value) / np.maximum(errors[1:], 1e-9), (2.5, 97.5))
     return value - high * errors[0], value - low * errors[0]
 
 
 def _influence(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What a little more weight of each poster changes in a label's average precision: float64 (N, B)."""
+    """Return the derivative of a label's average precision by the weight of each poster: float64 (N, B)."""
     order = np.argsort(-scores, kind="stable")
     true, weight = truth[order].astype(np.float64)[:, np.newaxis], weights[order]
     seen, hits = np.maximum(np.cumsum(weight, axis=0), 1), np.cumsum(weight * true, axis=0)

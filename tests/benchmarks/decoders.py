@@ -1,10 +1,10 @@
-"""Pillow, as genretag uses it, beside simplejpeg (a binding of libjpeg-turbo): CPU milliseconds for the same pictures.
+"""Compare the decoder of genretag with plain Pillow and with simplejpeg (libjpeg-turbo): CPU ms for the same pictures.
 
     python tests/benchmarks/decoders.py [--images FOLDER] [--posters 400]
 
-Both decode JPEG at a reduced scale that is never below the target, and resize with the same filter; `genretag` is the
-whole of our decoder, with its checks. Interleaved rounds, medians. Drawn posters of three sizes, and those of a folder.
-simplejpeg has no filter of its own, so Pillow resizes for it. Needs the extra `bench`.
+All decode JPEG at a reduced scale that is never below the target, and resize with the same filter. `genretag` is our
+complete decoder with its checks. simplejpeg cannot resize, so Pillow resizes for it. Rounds are interleaved, and
+medians are printed, for drawn posters of three sizes and for those of a folder. Needs the extra `bench`.
 """
 
 import argparse

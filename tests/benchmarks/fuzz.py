@@ -1,7 +1,10 @@
-"""Fuzzes the image decoder and the label reader: `python tests/benchmarks/fuzz.py --minutes 10 [--target decoder]`.
+"""Fuzz the image decoder and the label reader.
 
-Guided by coverage where atheris is installed (`pip install atheris`; it is no dependency of genretag), else by chance.
-Prints the number of tries. What fails is written to tests/regressions/, where a test decodes it from then on.
+    python tests/benchmarks/fuzz.py --minutes 10 [--target decoder]
+
+Coverage guides the fuzzer if atheris is installed (`pip install atheris`; it is no dependency of genretag). Otherwise
+mutations are random. Prints the number of tries. An input that fails is written to tests/regressions/, and from then on
+a test decodes it.
 """
 
 import argparse
@@ -26,7 +29,7 @@ with atheris.instrument_imports(include=["genretag", "PIL"]) if atheris else nul
 
 
 def keep(target: str, data: bytes) -> Path:
-    """Writes an input that failed to where the tests look for it."""
+    """Write an input that failed to the folder of regressions, and return its path."""
     file = TESTS / "regressions" / f"{target}-{hashlib.sha256(data).hexdigest()[:16]}"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
@@ -34,7 +37,7 @@ def keep(target: str, data: bytes) -> Path:
 
 
 def fuzz(target: str, seconds: float) -> None:
-    """Runs one target for so long; a failed input is kept and raised."""
+    """Fuzz one target for this number of seconds. If an input fails, store it and raise its exception."""
     check, make_seeds = TARGETS[target]
     tries, slowest, ends = 0, 0.0, time.monotonic() + seconds
 
@@ -65,7 +68,7 @@ def fuzz(target: str, seconds: float) -> None:
         options = [f"-max_total_time={int(seconds)}", "-max_len=20000", "-rss_limit_mb=3000", "-timeout=30"]
         atheris.Setup([sys.argv[0], *options, corpus], run)
         try:
-            atheris.Fuzz()  # ends the process when the time is over
+            atheris.Fuzz()  # this call ends the process when the time is over
         finally:
             report()
 

@@ -1,10 +1,10 @@
-"""How long a gallery of thousands of posters takes to make, to open in Chromium, and whether it scrolls smoothly.
+"""Measure how long a gallery of thousands of posters takes to make and to open in Chromium, and how it scrolls.
 
     python tests/benchmarks/gallery.py --posters 5000
 
-Draws the posters, writes predictions for them with random probabilities of 23 labels, makes the page with `genretag
-gallery`, opens it three times, and scrolls through all of it. A frame is "blank" where a row of the window has no
-cards, "undrawn" where a picture in it is not decoded yet. The null is an empty page in the same browser. Prints JSON.
+Draws posters, writes predictions with random probabilities of 23 labels, and makes the page with `genretag gallery`.
+Opens the page three times and scrolls through all of it. A frame is "blank" if a row of the window has no cards, and
+"undrawn" if a picture in the window is not decoded yet. The null is an empty page in the same browser. Prints JSON.
 """
 
 import argparse
@@ -76,7 +76,10 @@ def main() -> None:
 
 
 def make(folder: Path, posters: int) -> dict[str, float]:
-    """The page, and what it took."""
+    """Draw posters, write predictions, and make the page.
+
+    Return the seconds that the page took (`made_s`) and its size (`bytes`).
+    """
     (folder / "posters").mkdir()
     with ProcessPoolExecutor() as processes:
         paths = list(processes.map(_draw, [folder] * posters, range(posters), chunksize=50))
@@ -94,7 +97,7 @@ def _draw(folder: Path, number: int) -> Path:
 
 
 def load(browser: Browser, page: Path, until: str) -> float:
-    """Milliseconds from the start of the navigation until the posters of the first window are decoded."""
+    """Return the milliseconds from the start of the navigation until the posters in the first window are decoded."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.goto(page.as_uri(), wait_until="commit")
@@ -104,7 +107,7 @@ def load(browser: Browser, page: Path, until: str) -> float:
 
 
 def use(browser: Browser, page: Path, per_frame: int) -> dict[str, object]:
-    """Scrolling through all posters, and the time of a filter and of a sort."""
+    """Scroll through all posters, filter and sort. Return figures of the frames, and the times."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.goto(page.as_uri())

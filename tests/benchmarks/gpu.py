@@ -1,11 +1,11 @@
-"""A night on a GPU: decode and infer alone, the whole job beside the one on CPUs, and whether both say the same.
+"""Measure a night on a GPU: decoding and inference alone, and the job compared with the job on CPUs.
 
     python tests/benchmarks/gpu.py [--posters 80000] [--rounds 2] [--engines jax torch] [--json FILE]
 
-Draws posters of 300 x 450 and gives them many names in a local folder. Infers random pixels, which lie in memory as
-uint8, by engine, precision and batch, in steps as the job has them, and on the GPU alone; prints medians of five
-repeats. Then tags the folder by turns on the GPU and on all CPUs, and a few posters in each precision, whose rows are
-compared with those of OpenVINO in float32.
+Draws posters of 300 x 450 pixels and links them under many names in a local folder. Infers random uint8 pixels from
+memory, by engine, precision and batch size, in steps as in the job, and also from the GPU's own memory. Prints medians
+of five repeats. Then tags the folder on the GPU and on all CPUs in turn. Finally tags a few posters in each precision,
+and compares the rows with those of OpenVINO in float32.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.worklist import POSTERS_PER_STEP
 from genretag.storage import Storage
 
-DRAWN = 2_000  # different posters, also those that are compared
-PIXELS = 4_096  # random pictures to infer
+DRAWN = 2_000  # number of different posters; these are also compared
+PIXELS = 4_096  # number of random pictures to infer
 REPEATS = 5
 PARTS = ("decode", "infer", "jobs", "agreement")
 CPUS = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
-    """Draws, measures, prints."""
+    """Draw posters, measure, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posters", type=int, default=80_000)
     parser.add_argument("--rounds", type=int, default=2)
@@ -78,18 +78,18 @@ def main() -> None:
 
 
 def head(*columns: str) -> None:
-    """The first two lines of a table."""
+    """Print the first two lines of a Markdown table."""
     print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """In a process of its own, since Keras has one backend in each."""
+    """Call `work` in a new process and return its result. Keras can have only one backend per process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(work, *arguments).result()
 
 
 def draw(folder: Path, posters: int) -> tuple[Path, Path]:
-    """A folder of different posters, and one in which they have many names."""
+    """Return a folder of different posters, and a folder with many links to them."""
     few, many = folder / "few", folder / "many"
     few.mkdir()
     many.mkdir()
@@ -102,14 +102,17 @@ def draw(folder: Path, posters: int) -> tuple[Path, Path]:
 
 
 def decode_rate(encoded: list[bytes]) -> float:
-    """Posters/s of one process for each CPU: threads of one process would wait for Python's lock."""
+    """Return the decoding rate of all CPUs, in posters/s.
+
+    Each CPU has its own process, because threads of one process would wait for Python's lock.
+    """
     with ProcessPoolExecutor(CPUS, mp_context=multiprocessing.get_context("spawn")) as processes:
         shares = [encoded[number::CPUS] for number in range(CPUS)]
         return median(sum(processes.map(decode_share, shares)) for _ in range(REPEATS))
 
 
 def decode_share(encoded: list[bytes]) -> float:
-    """Posters/s of one process while the others do the same."""
+    """Return the decoding rate of one process, in posters/s, while the others do the same."""
     rule, started = load_bundle(str(DEFAULT_BUNDLE), Storage()).rule, time.perf_counter()
     for data in encoded * 5:
         decode(data, rule)
@@ -117,7 +120,7 @@ def decode_share(encoded: list[bytes]) -> float:
 
 
 def infer(engine: str, precision: str, batches: list[int]) -> list[dict[str, Any]]:
-    """Posters/s of an engine from the host's memory, step by step, and from the device's."""
+    """Return rates of an engine, in posters/s by batch size: from the host's memory in steps, and from GPU memory."""
     bundle, found = load_bundle(str(DEFAULT_BUNDLE), Storage()), []
     shape = (PIXELS, bundle.rule.height, bundle.rule.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -135,7 +138,7 @@ def infer(engine: str, precision: str, batches: list[int]) -> list[dict[str, Any
 
 
 def on_device(engine: str, loaded: Any, batch: np.ndarray) -> Callable[[], Any]:
-    """What infers a batch that the GPU has already, again and again."""
+    """Return a function that infers a batch in GPU memory again and again, `PIXELS` pictures in total."""
     from keras import ops
 
     there, repeats = ops.convert_to_tensor(batch), PIXELS // len(batch)
@@ -143,7 +146,7 @@ def on_device(engine: str, loaded: Any, batch: np.ndarray) -> Callable[[], Any]:
 
 
 def rate(work: Callable[[], Any]) -> float:
-    """Posters/s, the median of some repeats after a first one."""
+    """Return the median rate in posters/s of some repeats, after one call that does not count."""
     work()
     times = []
     for _ in range(REPEATS):
@@ -154,7 +157,7 @@ def rate(work: Callable[[], Any]) -> float:
 
 
 def job(engine: str, images: Path, output: Path) -> dict[str, Any]:
-    """One night, and what nvidia-smi says of the GPU meanwhile."""
+    """Tag once. Return the rates of the job, and the use of the GPU that nvidia-smi reports meanwhile."""
     query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "200"]
     with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as smi:
         run = run_job(str(images), str(output), TagSettings(engine=engine, report=False), Session(quiet=True))
@@ -172,7 +175,7 @@ def job(engine: str, images: Path, output: Path) -> dict[str, Any]:
 
 
 def rows(images: Path, output: Path, engine: str, precision: str) -> np.ndarray:
-    """The probabilities that a night writes to Parquet, by poster."""
+    """Tag a folder, and return the probabilities in the Parquet files, in the order of the posters."""
     settings = TagSettings(engine=engine, precision=precision, report=False)
     run_job(str(images), str(output), settings, Session(quiet=True))
     table = pyarrow.parquet.read_table(output / "predictions", partitioning=None).sort_by("poster_id")
@@ -181,7 +184,7 @@ def rows(images: Path, output: Path, engine: str, precision: str) -> np.ndarray:
 
 
 def compare(engine: str, precision: str, found: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """How far two nights differ."""
+    """Return the differences between the probabilities of two nights."""
     differ = np.abs(found - reference)
     same = float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1)))
     print(f"| {engine}, {precision} | {differ.max():.5f} | {differ.mean():.6f} | {same:.2%} |", flush=True)

@@ -1,10 +1,10 @@
-"""What a night costs as it grows: rate and memory at more posters, and with more actors.
+"""Measure rate and memory of a night with more posters, and with more actors.
 
     python tests/benchmarks/growth.py --posters 1000 10000 100000 --actors 1 2 4 [--json FILE]
 
-Tags drawn posters, a few different ones under many names, from a local folder into another. The rows with different
-actor counts are of the smallest number of posters but one. Prints a table; memory is the peak resident set of the
-driver and of the largest actor, as the run record has it.
+Tags drawn posters from a local folder into another; a few different posters are linked under many names. Runs with
+different actor counts use the second smallest number of posters. Prints a table. Memory is the peak resident set of the
+driver and of the largest actor, from the run record.
 """
 
 import argparse

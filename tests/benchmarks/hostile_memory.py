@@ -1,8 +1,11 @@
-"""What hostile files cost: `python tests/benchmarks/hostile_memory.py`.
+"""Measure the memory and CPU time of decoding hostile files.
 
-Decodes each kind of tests/hostile_corpus.py in a process of its own and prints its peak resident memory above the
-baseline, what `decode` reserved for it, and CPU seconds; the costliest last, and the kinds that took more than was
-reserved. Then it decodes them all with six threads and one DecodeMemory, and prints that peak. About half a minute.
+    python tests/benchmarks/hostile_memory.py
+
+Decodes each file of tests/hostile_corpus.py in its own process. Prints its peak resident memory above the baseline, the
+memory that `decode` reserved for it, and CPU seconds, the most expensive last. Also prints the files that took more
+than was reserved. Then decodes all files with six threads and one DecodeMemory, and prints that peak. Takes about half
+a minute.
 """
 
 import multiprocessing
@@ -25,21 +28,21 @@ RULE = ImageRule(288, 192)
 
 
 def resident_bytes(line: str) -> int:
-    """VmRSS (now) or VmHWM (the peak) of this process."""
+    """Return VmRSS (current) or VmHWM (peak) of this process, in bytes. `line` is the name."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(line)[2].split()[0]) * 1024
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """The peak resident memory while `work` runs, above what it is before."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    """Call `work`, and return how far the resident memory rose above its earlier value, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = resident_bytes("VmRSS:")
     work()
     return resident_bytes("VmHWM:") - before
 
 
 class Recorder:
-    """Notes what `decode` reserves."""
+    """Records the bytes that `decode` reserves."""
 
     def __init__(self) -> None:
         self.largest_bytes = 0
@@ -59,7 +62,10 @@ def outcome(file: HostileFile, memory) -> str:
 
 
 def measure(file: HostileFile) -> tuple[str, str, int, int, float]:
-    """Name, outcome, peak bytes, reserved bytes and CPU seconds; runs in a process that decoded nothing before."""
+    """Decode a file. Return name, outcome, peak bytes, reserved bytes and CPU seconds.
+
+    Runs in a process that has decoded nothing before.
+    """
     recorder, result, started = Recorder(), [], time.process_time()
     peak_bytes = peak_of(lambda: result.append(outcome(file, recorder)))
     return file.name, result[0], peak_bytes, recorder.largest_bytes, time.process_time() - started
@@ -67,7 +73,7 @@ def measure(file: HostileFile) -> tuple[str, str, int, int, float]:
 
 def main() -> None:
     files = [*hostile_files(), HostileFile("slow.jpg", slow_jpeg(), "scored")]
-    # A server that forks: every process starts with Pillow loaded, the same small heap, and no pixel decoded.
+    # With a fork server, every process starts with Pillow loaded, the same small heap, and no pixel decoded.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["genretag.images.decoding", "hostile_corpus"])
     with processes.Pool(1, maxtasksperchild=1) as pool:

@@ -1,9 +1,9 @@
-"""How much speed do more pixels cost? The default model's engine at several input sizes, by turns.
+"""Measure how the input size changes the speed of the default model's engine.
 
     python tests/benchmarks/input_sizes.py [--sizes 224x224 288x192 384x256] [--rounds 5] [--precision int8]
 
-The same network at each size, on noise, on all CPUs: posters/s of predicting alone, medians over rounds with the
-slowest and the fastest, and the ratio to the first size.
+Runs the same network at each size in turn, on noise, on all CPUs. Prints posters/s of prediction alone: the median over
+rounds with the slowest and the fastest round, and the ratio to the first size.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BATCH, POSTERS = 32, 512
 
 
 def main() -> None:
-    """Measures each size in each round, prints a table."""
+    """Measure each size in each round, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", default=["224x224", "288x192", "384x256"], help="height x width")
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,9 +1,10 @@
-"""`genretag bench` on a bucket: the job beside its own ceiling, on an S3 server of this machine.
+"""Run `genretag bench` on a bucket of an S3 server on this machine.
 
     python tests/benchmarks/job.py [--images FOLDER] --posters 10000 --rounds 3 [--json FILE] [further options of bench]
 
-Starts a SeaweedFS, puts posters into it (those of a folder, again under other keys where there are too few, or
-drawn ones), and runs the command there. Its CPU time is the store's too: they share the machine in all measurements.
+Starts a SeaweedFS and fills a bucket with the posters of a folder, or with drawn ones. If there are too few, they are
+repeated under other keys. Then runs the command there. In all measurements, the store runs on the same machine and uses
+some of its CPU time.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Lists a large prefix with 1, 4 and 16 listers, from a stub that answers as S3 does, after a set time for each page.
-
-Uploading a million objects to a real store takes an hour, and a store on the same machine answers far sooner than AWS,
-which takes 50 to 100 ms. The stub runs in a process of its own, and shares the machine with the listers: on few cores
-that, not the latency, ends the gain of more listers.
+"""List a large prefix with 1, 4 and 16 listers, from a stub S3 server with a fixed delay per page.
 
     python tests/benchmarks/listing.py --keys 1000000 --latency-ms 50
+
+A stub is used because the upload of a million objects to a real store takes an hour. A store on this machine answers
+much faster than AWS, which takes 50 to 100 ms. The stub runs in its own process and shares the machine with the
+listers. On few cores this, and not the latency, limits the gain of more listers.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from genretag.storage import Storage
 
 SHAPES: dict[str, Callable[[int], str]] = {
     "numbers": lambda number: f"posters/{number:09d}.jpg",
-    "hex": lambda number: f"posters/{number * 0x9E3779B97F4A7C15 % 2**64:016x}.jpg",  # Fibonacci hashing: all differ
+    # Fibonacci hashing, so that all keys differ.
+    "hex": lambda number: f"posters/{number * 0x9E3779B97F4A7C15 % 2**64:016x}.jpg",
 }
 ANSWER = """<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>films</Name><EncodingType>url</EncodingType>\
@@ -39,7 +40,7 @@ BEHIND_KEY = (
 def serve(
     keys: list[str], latency_s: float, port: "multiprocessing.Queue[int]", requests: "multiprocessing.Value"
 ) -> None:
-    """Answers ListObjectsV2 from a sorted list of keys, for ever."""
+    """Answer ListObjectsV2 from a sorted list of keys, until the process is killed."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -67,7 +68,7 @@ def serve(
 
 
 def page_of(keys: list[str], query: dict[str, str]) -> str:
-    """One answer to ListObjectsV2; a continuation token is the last key of the page before."""
+    """Return one answer to ListObjectsV2. The continuation token is the last key of the page before."""
     prefix, size = query.get("prefix", ""), int(query.get("max-keys", "1000"))
     after = query.get("continuation-token") or query.get("start-after", "")
     start = max(bisect.bisect_left(keys, prefix), bisect.bisect_right(keys, after))
@@ -78,12 +79,12 @@ def page_of(keys: list[str], query: dict[str, str]) -> str:
         count=len(found),
         more=str(more).lower(),
         token=f"<NextContinuationToken>{urllib.parse.quote(found[-1])}</NextContinuationToken>" if more else "",
-        contents="".join([f"<Contents><Key>{key}{BEHIND_KEY}" for key in found]),  # such keys need no encoding
+        contents="".join([f"<Contents><Key>{key}{BEHIND_KEY}" for key in found]),  # these keys need no XML escapes
     )
 
 
 def measure(listers: int, requests: Any) -> tuple[int, int, float, float]:
-    """Returns keys, requests, seconds, and this process's CPU seconds of one listing."""
+    """List the prefix once. Return keys, requests, seconds, and CPU seconds of this process."""
     storage, before = Storage(), requests.value
     started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     with patch.object(s3_listing, "LISTERS", listers):
@@ -109,7 +110,7 @@ def main() -> None:
     print(f"{options.keys:,} keys ({options.shape}), {options.latency_ms:g} ms a page")
     print("listers      keys/s  requests  seconds  CPU s  times one lister")
     single = 0.0
-    measure(1, requests)  # imports, and the first connection
+    measure(1, requests)  # warm-up: imports, and the first connection
     for listers in (1, 4, 16):
         found, made, seconds, cpu = measure(listers, requests)
         assert found == options.keys, f"{found} keys came, not {options.keys}"

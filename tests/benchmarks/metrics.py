@@ -1,10 +1,10 @@
-"""What the metrics cost: CPU of recording those of one step of 256 posters, and of a Ray that serves them.
+"""Measure the CPU cost of metrics: of recording those of a step of 256 posters, and of a Ray that serves them.
 
     python tests/benchmarks/metrics.py --rounds 3
 
-Each round starts a Ray without metrics and one with them, in turn. In a worker of it the metrics of many steps are
-recorded, and the CPU time of its process is taken, with all its threads; then all processes of that Ray are watched
-while they have nothing to do. Both are CPU seconds: a busy machine matters little.
+Each round starts a Ray without metrics, and then one with metrics. A worker records the metrics of many steps, and the
+CPU time of its process is measured, with all threads. Then all processes of that Ray are measured while they are idle.
+All figures are CPU seconds, so other work on the machine hardly matters.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ON_AND_OFF = ("false", "true")
 
 
 def record_a_step(in_flight: Any) -> None:
-    """What the two stages and their share of a part file record for one step, in the code of `tagging/stages.py`."""
+    """Record the metrics of one step: those of both stages, and its share of those of a part file."""
     from genretag.runtime import telemetry
 
     with in_flight.holding(POSTERS_PER_STEP), telemetry.timed("fetch_decode"):
@@ -37,11 +37,11 @@ def record_a_step(in_flight: Any) -> None:
 
 
 def recording_us() -> float:
-    """CPU microseconds of one step in this process, with what its other threads do meanwhile."""
+    """Return the CPU microseconds that one step costs this process, including its other threads."""
     from genretag.runtime.telemetry import InFlight
 
     in_flight = InFlight()
-    record_a_step(in_flight)  # makes the instruments
+    record_a_step(in_flight)  # the first call creates the instruments
     before = time.process_time()
     for _ in range(STEPS):
         record_a_step(in_flight)
@@ -49,12 +49,12 @@ def recording_us() -> float:
 
 
 def one_round() -> None:
-    """Prints the CPU microseconds of a step, and the CPU milliseconds per second of a Ray with nothing to do."""
+    """Print the CPU microseconds of a step, and the CPU milliseconds per second of an idle Ray."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
     step_us = ray.get(ray.remote(num_cpus=1)(recording_us).remote())
-    time.sleep(5)  # until it has settled
+    time.sleep(5)  # until the new Ray is idle
     before = _cpu_s()
     time.sleep(WATCHED_S)
     print(step_us, (_cpu_s() - before) / WATCHED_S * 1000)
@@ -62,7 +62,7 @@ def one_round() -> None:
 
 
 def _cpu_s() -> float:
-    """Of all processes that this one has started, and theirs: Ray's own, and its idle workers."""
+    """Return the CPU seconds of all child processes of this process, which are those of Ray."""
     import psutil
 
     seconds = 0.0

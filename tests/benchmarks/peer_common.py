@@ -1,8 +1,8 @@
-"""What the peers of peers.py share: what they are asked for, the keys of a bucket, GETs, and the Parquet file.
+"""Shared code of the peers in peers.py: arguments, keys of a bucket, GETs, and the Parquet file.
 
-Nothing of genretag is imported here: a peer is what somebody would write who does not know of it. A peer is run as
-`python peer_X.py IMAGES OUTPUT MODEL`, two s3:// prefixes and a folder with bundle.json, model.keras and model.onnx.
-It writes Parquet with the columns `uri`, `probabilities` and `scored_at`, the Unix time at which its batch was done.
+This file imports nothing of genretag: a peer is what somebody would write without genretag. A peer is run as `python
+peer_X.py IMAGES OUTPUT MODEL`: two s3:// prefixes, and a folder with bundle.json, model.keras and model.onnx. It writes
+Parquet with the columns `uri`, `probabilities` and `scored_at`, the Unix time at which its batch was done.
 """
 
 import json
@@ -27,7 +27,7 @@ FETCHES_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Job:
-    """Where the posters are, where the rows go, and what the network wants to see."""
+    """The arguments of a peer: locations of posters, rows and model, and the network's input size in pixels."""
 
     images: str
     output: str
@@ -51,7 +51,7 @@ def job_of_command_line() -> Job:
 
 
 def s3_client() -> Any:
-    """A client for threads to share; where the store is and who we are come from the environment."""
+    """Return an S3 client that threads can share. Endpoint and credentials come from the environment."""
     return boto3.client("s3", config=Config(max_pool_connections=2 * FETCHES_AT_ONCE))
 
 
@@ -84,12 +84,12 @@ def arrow_s3() -> pyarrow.fs.S3FileSystem:
 
 
 def stamps(rows: int) -> np.ndarray:
-    """The column `scored_at` of a batch that is done now."""
+    """Return the column `scored_at` of a batch that is done now."""
     return np.full(rows, time.time())
 
 
 def write_parquet(output: str, uris: list[str], probabilities: np.ndarray, scored_at: np.ndarray) -> None:
-    """Writes the rows of a whole run as one file."""
+    """Write the rows of a run as one file."""
     table = pa.table({"uri": uris, "probabilities": list(probabilities), "scored_at": scored_at})
     path = f"{output.removeprefix('s3://')}/part-0.parquet"
     pyarrow.parquet.write_table(table, path, filesystem=arrow_s3())

@@ -1,4 +1,4 @@
-"""Who is measured by peers.py, and how one of them is run: in processes of its own, of which none is left."""
+"""The programs that peers.py compares, and a function that runs one in its own processes and leaves none behind."""
 
 import os
 import shutil
@@ -12,23 +12,23 @@ from time import monotonic
 HERE = Path(__file__).parent
 TIMEOUT_S = 1800
 ENVIRONMENT = {
-    "PYTHONPATH": str(HERE),  # for the worker processes of the peers
+    "PYTHONPATH": str(HERE),  # so that worker processes of the peers find the shared code
     "PYTHONUNBUFFERED": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "DAFT_PROGRESS_BAR": "0",
-    "DO_NOT_TRACK": "true",  # nobody is told, and nobody waits until that fails
+    "DO_NOT_TRACK": "true",  # turn off telemetry, which would also wait for the network
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Somebody who does the job. `packages` are the ones whose versions say what was measured."""
+    """A program that does the job. `packages` are the packages whose versions are reported."""
 
     name: str
     title: str
     packages: tuple[str, ...]
-    program: str | None = None  # what must be there besides Python
+    program: str | None = None  # a program that must be installed, besides Python packages
 
     def command(self, python: str, images: str, output: str, model: Path) -> list[str]:
         if self.name == "genretag":
@@ -36,7 +36,7 @@ class Contestant:
         return [python, str(HERE / f"peer_{self.name}.py"), images, output, str(model)]
 
     def versions(self, python: str) -> dict[str, str]:
-        """The versions of its packages. Raises `LookupError`, which says why, where it cannot run here."""
+        """Return the versions of its packages. Raises `LookupError` with the reason if the program cannot run here."""
         if self.program and not shutil.which(self.program):
             raise LookupError(f"no {self.program}")
         ask = "import sys, importlib.metadata as m; print(*map(m.version, sys.argv[1:]))"
@@ -57,7 +57,10 @@ PEERS = (
 
 
 def run_alone(command: list[str], log: Path) -> tuple[float, str]:
-    """Runs a command to its end, and kills what it leaves; returns seconds, and the end of its log if it failed."""
+    """Run a command until it ends, and kill processes that it leaves behind.
+
+    Return the seconds. If the command failed, also return the end of its log, otherwise an empty text.
+    """
     started = monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(

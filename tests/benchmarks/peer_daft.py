@@ -1,4 +1,4 @@
-"""Peer: a Daft data frame, `download`, `decode_image`, `resize`, and a class with a batch method."""
+"""A peer: a Daft data frame with `download`, `decode_image`, `resize`, and a class with a batch method."""
 
 import os
 

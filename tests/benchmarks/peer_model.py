@@ -1,6 +1,6 @@
-"""The network of genretag's default bundle in the forms that the peers load: `python peer_model.py FOLDER`.
+"""Write the network of the default bundle in the forms that the peers load: `python peer_model.py FOLDER`.
 
-A process of its own, so that peers.py has no TensorFlow in it.
+This is a separate process, so that peers.py does not load TensorFlow.
 """
 
 import json

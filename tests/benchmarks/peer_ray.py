@@ -1,4 +1,4 @@
-"""Peer: Ray Data as its documentation has it, `read_images`, a class in `map_batches`, `write_parquet`."""
+"""A peer: Ray Data as in its documentation, with `read_images`, a class in `map_batches`, and `write_parquet`."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def main() -> None:
         Classifier,
         fn_constructor_args=(job.keras_file,),
         batch_size=BATCH,
-        compute=ray.data.ActorPoolStrategy(size=1),  # of two CPUs the other reads and decodes
+        compute=ray.data.ActorPoolStrategy(size=1),  # with two CPUs, the other CPU reads and decodes
     )
     predictions.write_parquet(job.output.removeprefix("s3://"), filesystem=arrow_s3())
 

@@ -1,7 +1,7 @@
-"""Peer: PySpark on this machine, keys listed by boto3, `mapInPandas` that fetches, decodes and predicts with Keras.
+"""A peer: PySpark on this machine. boto3 lists keys; `mapInPandas` fetches, decodes and predicts with Keras.
 
-Spark writes to a local folder and its files are then copied to the bucket: writing to S3 itself takes jars of Hadoop
-that no Python package brings.
+Spark writes to a local folder, and the files are then copied to the bucket. Spark needs Hadoop's JAR files to write to
+S3, and no Python package has them.
 """
 
 import io
@@ -32,10 +32,10 @@ CORES = 2
 
 
 def predict(frames: Iterable[pd.DataFrame], job: Job) -> Iterator[pd.DataFrame]:
-    """The rows of one partition; the network is loaded once for it."""
+    """Yield the rows of one partition. The network is loaded once for each partition."""
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)  # each core has a Python process of its own
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # Spark has a Python process for each core
     model, client = load_keras(job.keras_file), s3_client()
 
     def read(uri: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Peer: one process with `tf.data` and `model.predict`; the bytes come through boto3 in a `py_function`."""
+"""A peer: one process with `tf.data` and `model.predict`. boto3 fetches the bytes in a `py_function`."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from peer_common import (
 
 
 class Stamps(keras.callbacks.Callback):
-    """Notes when each batch was predicted."""
+    """Records when each batch was predicted."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Peer: as with PyTorch's DataLoader, a dataset with `__getitem__` and a loader with threads; ONNX Runtime predicts."""
+"""A peer in the style of PyTorch's DataLoader: a dataset, a loader with threads, and ONNX Runtime."""
 
 import io
 from collections import deque
@@ -20,11 +20,11 @@ from peer_common import (
 )
 from PIL import Image
 
-PREFETCHED_BATCHES = 2  # DataLoader's prefetch_factor
+PREFETCHED_BATCHES = 2  # like `prefetch_factor` of DataLoader
 
 
 class Posters:
-    """uint8 (height, width, 3) by number."""
+    """A dataset of posters by number: each is uint8 (height, width, 3)."""
 
     def __init__(self, job: Job) -> None:
         self.uris = list_uris(job.images)
@@ -40,7 +40,7 @@ class Posters:
 
 
 def load(posters: Posters) -> Iterator[np.ndarray]:
-    """Batches in order, uint8 (N, height, width, 3); the next ones are read meanwhile."""
+    """Yield batches in order, uint8 (N, height, width, 3). Threads read the next batches meanwhile."""
     with ThreadPoolExecutor(FETCHES_AT_ONCE) as threads:
         waiting: deque[list] = deque()
         for numbers in batches(list(range(len(posters)))):
@@ -54,7 +54,8 @@ def load(posters: Posters) -> Iterator[np.ndarray]:
 def main() -> None:
     job = job_of_command_line()
     settings = onnxruntime.SessionOptions()
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the loader needs the CPUs too
+    # No busy waiting, because the loader needs the CPUs too.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(job.onnx_file, settings, providers=["CPUExecutionProvider"])
     posters, probabilities, scored_at = Posters(job), [], []
     for images in load(posters):

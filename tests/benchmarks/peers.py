@@ -1,16 +1,16 @@
-"""genretag beside the ways people write this job today: the same posters, bucket, network and image size for all.
+"""Compare genretag with common ways to write this job: same posters, bucket, network and image size for all.
 
     python tests/benchmarks/peers.py --images posters --posters 2000 --rounds 3
     python tests/benchmarks/peers.py --posters 200 --rounds 1 --only ray,threads --json peers.json
 
-The peers are the scripts `peer_*.py` beside this one, and `pip install -e '.[dev,bench]'` brings what they need. All
-read JPEG posters from one SeaweedFS on this machine and write Parquet to it. Each is run in processes of its own, one
-after the other, in another order each round; genretag is always among them. --images is a folder or an s3:// prefix;
-without it posters are drawn. --python NAME=INTERPRETER runs a peer in another environment than ours.
+The peers are the scripts `peer_*.py` next to this file. `pip install -e '.[dev,bench]'` installs what they need. All
+read JPEG posters from one SeaweedFS on this machine and write Parquet to it. Each program runs alone in its own
+processes, in another order each round. genretag is always included. --images is a folder or an s3:// prefix; without it
+posters are drawn. --python NAME=INTERPRETER runs a peer in another environment.
 
-Two rates: posters by the seconds of the whole command, and, in steady state, the posters between the first and the last
-tenth by the seconds in which they were scored. Exit code 1 where a contestant failed, left a poster out, or gave fewer
-than 90 % of the posters genretag's first label.
+There are two rates. The first is posters divided by the seconds of the whole command. The steady rate counts the
+posters between the first and the last tenth, divided by the seconds in which they were scored. The exit code is 1 if a
+program failed, left out a poster, or gave fewer than 90 % of the posters the same first label as genretag.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from genretag.storage import Storage, join
 
 BUCKET = "s3://peers"
 POSTERS = f"{BUCKET}/posters"
-DRAWN = 160  # different posters; their bytes are used again under other keys
-SAME_LABELS = 0.9  # at least: filters that resize and precision differ
+DRAWN = 160  # different posters, whose bytes are repeated under other keys
+SAME_LABELS = 0.9  # not all, because resize filters and precisions differ
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a contestant wrote: URIs, the most probable label of each by its number, and when it was scored."""
+    """The rows that a program wrote: URIs, index of the most probable label, and time of scoring."""
 
     uris: list[str]
     first_labels: list[int]
@@ -59,7 +59,7 @@ NOTHING = Rows([], [], np.empty(0))
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one contestant."""
+    """One run of one program."""
 
     name: str
     round: int
@@ -126,7 +126,7 @@ def _options() -> argparse.Namespace:
 
 
 def _poster_bytes(images: str | None, posters: int) -> list[bytes]:
-    """JPEG files, at most as many as posters are asked for."""
+    """Return JPEG files, at most as many as there are posters to tag."""
     if images is None:
         return [draw_poster(seed, (), *SIZES[seed % len(SIZES)]) for seed in range(min(DRAWN, posters))]
     storage = Storage()
@@ -136,7 +136,7 @@ def _poster_bytes(images: str | None, posters: int) -> list[bytes]:
 
 
 def _fill_bucket(server: S3Server, data: list[bytes], posters: int) -> set[str]:
-    """Puts posters into a new bucket and returns their URIs."""
+    """Put posters into a new bucket and return their URIs."""
     server.create_bucket(BUCKET.removeprefix("s3://"))
     uris, storage = [f"{POSTERS}/{number:06d}.jpg" for number in range(posters)], Storage()
     with ThreadPoolExecutor(8) as threads:
@@ -145,7 +145,7 @@ def _fill_bucket(server: S3Server, data: list[bytes], posters: int) -> set[str]:
 
 
 def _round(number: int, order: list[Contestant], pythons: dict[str, str], model: Path, expected: set[str]) -> list[Run]:
-    """Runs each contestant once and compares what they wrote with what genretag wrote."""
+    """Run each program once, and compare its rows with those of genretag."""
     ended: dict[str, tuple[float, str, Rows]] = {}
     for contestant in order:
         output = f"{BUCKET}/out-{number}-{contestant.name}"
@@ -159,7 +159,7 @@ def _round(number: int, order: list[Contestant], pythons: dict[str, str], model:
 
 
 def _rows(contestant: Contestant, output: str) -> Rows:
-    """Reads what a run wrote; genretag has a column for each label, the others a list."""
+    """Read the rows of a run. genretag has a column for each label, and the others have a list."""
     filesystem, path = Storage().filesystem(join(output, "predictions") if contestant is GENRETAG else output)
     if not filesystem.exists(path):
         return NOTHING
@@ -177,7 +177,7 @@ def _rows(contestant: Contestant, output: str) -> Rows:
 def _judged(
     name: str, number: int, seconds: float, error: str, rows: Rows, expected: set[str], labels: dict[str, int]
 ) -> Run:
-    """`labels` are genretag's, by URI."""
+    """Judge the rows of one run. `labels` has genretag's first label by URI."""
     found = set(rows.uris)
     same = sum(labels.get(uri) == label for uri, label in zip(rows.uris, rows.first_labels, strict=True))
     return Run(
@@ -194,7 +194,10 @@ def _judged(
 
 
 def _steady_rate(scored_at: np.ndarray) -> float:
-    """Posters/s between the moments at which a tenth and nine tenths were scored; 0 where these are the same."""
+    """Return the rate between the moments at which a tenth and nine tenths were scored, in posters/s.
+
+    If these moments are equal, return 0.
+    """
     stamps = np.sort(scored_at)
     if not len(stamps):
         return 0.0
@@ -203,7 +206,7 @@ def _steady_rate(scored_at: np.ndarray) -> float:
 
 
 def _table(runs: list[Run], contestants: list[Contestant], absent: dict[Contestant, str]) -> Iterator[str]:
-    """The lines of a Markdown table."""
+    """Yield the lines of a Markdown table of results."""
     heads = (
         "contestant",
         "posters/s with start-up",

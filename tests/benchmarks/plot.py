@@ -1,9 +1,9 @@
-"""Pictures of what benchmarks found.
+"""Draw charts from the JSON results of benchmarks.
 
     python tests/benchmarks/plot.py bench bench.json docs/figures/bench.svg
     python tests/benchmarks/plot.py growth growth.json docs/figures/growth.svg
 
-The JSON files are those of `genretag bench --json` (or job.py) and of growth.py. Needs the extra `bench`.
+The JSON files come from `genretag bench --json` (or job.py) and from growth.py. Needs the extra `bench`.
 """
 
 import json
@@ -22,7 +22,7 @@ SETTINGS = {"svg.hashsalt": "genretag", "font.size": 10, "axes.spines.top": Fals
 
 
 def bench(found: dict[str, Any]) -> plt.Figure:
-    """Horizontal bars: each stage alone, all in plain threads, the job."""
+    """Draw horizontal bars: each stage alone, all stages in plain threads, and the job."""
     bars = [
         (f"{name} alone", rate["posters_per_s"], STAGE) for name, rate in found["stages"].items() if name != "write"
     ]
@@ -41,7 +41,7 @@ def bench(found: dict[str, Any]) -> plt.Figure:
 
 
 def growth(found: list[dict[str, Any]]) -> plt.Figure:
-    """Rates and memory by the number of posters, and rates by the number of actors."""
+    """Draw rates and memory by the number of posters, and rates by the number of actors."""
     by_posters = [run for run in found if run["actors"] is None]
     by_actors = [run for run in found if run["actors"] is not None]
     figure, (rates, memory, actors) = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")

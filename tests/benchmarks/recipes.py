@@ -1,10 +1,11 @@
-"""Every recipe of `genretag train` on the same split, compared with the null model: the table of docs/training.md.
+"""Train every recipe of `genretag train` on the same split, and compare it with the null model.
 
     python tests/benchmarks/recipes.py --labels train.csv --images images --output models [--recipes fine-tune lite2]
 
-Trains each recipe with the command that a user would give (`--option name=value` adds more to it), evaluates it on its
-test split, and prints a row; 95 % bootstrap intervals in parentheses. A recipe whose bundle is in `--output` already is
-not trained again. Minutes are those of training alone, on this machine, whatever else it does.
+The result is the table of docs/training.md. Trains each recipe with the command that a user would run (`--option
+name=value` adds options), evaluates it on its test split, and prints a row. Parentheses hold 95 % bootstrap intervals.
+If `--output` already has the bundle of a recipe, the recipe is not trained again. Minutes are those of training alone
+on this machine, and depend on its other work.
 """
 
 import argparse
@@ -21,7 +22,7 @@ GENRETAG = (sys.executable, "-m", "genretag.cli")
 
 
 def main() -> None:
-    """Trains, evaluates, prints."""
+    """Train, evaluate and print each recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--labels", required=True)
     parser.add_argument("--images", required=True)
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def _measured(recipe: str, bundle: Path, data: list[str], options: list[str]) -> dict:
-    """The evaluation, with the minutes that training took."""
+    """Return the evaluation of a bundle, and the minutes that its training took."""
     minutes = bundle.with_suffix(".minutes")
     if not (bundle / "bundle.json").exists():
         began = time.monotonic()

@@ -1,9 +1,9 @@
-"""How many rows a second `genretag retag` gives other genres: part files of the default model's labels in a folder.
+"""Measure how many rows `genretag retag` rewrites per second: part files of the default model in a local folder.
 
     python tests/benchmarks/retag.py [--rows 3000000] [--rounds 3]
 
-Each round applies the profile that the rows do not have. Prints seconds, rows per second and CPU seconds, beside the
-null: the same files read and written again by pyarrow with its own settings, in as many threads.
+Each round applies a profile that the rows do not have. Prints seconds, rows per second and CPU seconds. The null, which
+is printed too, is to read and write the same files by pyarrow with its default settings, in the same number of threads.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PROFILES = ("top-3", "balanced")
 
 
 def main() -> None:
-    """Writes rows, applies profiles in turn, prints."""
+    """Write rows, apply profiles in turn, and print rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--rounds", type=int, default=3)

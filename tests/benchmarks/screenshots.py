@@ -1,10 +1,10 @@
-"""Pictures of the three pages for the docs, of drawn posters only: docs/figures/model-card.webp and the like.
+"""Take pictures of the three pages for the docs, with drawn posters only: docs/figures/model-card.webp and others.
 
     python tests/benchmarks/screenshots.py [FOLDER]
 
-Draws posters into a bucket of a SeaweedFS of its own, trains a small model on them, tags two nights, and takes pictures
-of the pages in headless Chromium, in the light and on a phone in the dark. FOLDER keeps the pages; without it nothing
-is kept. Takes some minutes on two CPUs.
+Draws posters into a bucket of a new SeaweedFS, trains a small model on them, and tags two nights. Then takes pictures
+of the pages in headless Chromium, in light mode, and in dark mode on a phone. FOLDER keeps the pages; without it they
+are deleted. Takes some minutes on two CPUs.
 """
 
 import io
@@ -27,14 +27,14 @@ FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 BUCKET = "films"
 POSTERS, FIRST_NIGHT, BROKEN = 1_600, 1_200, 0.02
 TRAINING = {"workers": 1, "cpus-per-worker": 2, "height": 96, "width": 64, "epochs": 0, "head-epochs": 4}
-# the head alone, on small pictures: a model that errs now and then, for a card that has something to show
+# trains only the head, on small pictures: a model with some errors makes a more instructive card
 PAGES = ("model-card", "morning-report", "gallery")
-SIZE, PHONE = (1180, 1000), (390, 1000)  # of a window, in CSS pixels
+SIZE, PHONE = (1180, 1000), (390, 1000)  # sizes of the browser window, in CSS pixels
 GAP, GREY, QUALITY = 24, "#8d887f", 76
 
 
 def main() -> None:
-    """Makes the pages where they are missing, then the pictures."""
+    """Make the pages if they are missing, and then the pictures."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()
         if not all((folder / f"{name}.html").exists() for name in PAGES):
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def make_pages(folder: Path) -> None:
-    """Posters, a model that has learnt from most of them, and two nights that it tagged."""
+    """Draw posters, train a model on most of them, and tag two nights."""
     bucket, storage = f"s3://{BUCKET}", Storage()
     posters = list(draw_posters(POSTERS, seed=5, broken_share=BROKEN))
     for number, poster in enumerate(posters):
@@ -71,12 +71,12 @@ def make_pages(folder: Path) -> None:
 
 
 def genretag(*words: str) -> None:
-    """Runs a command as a user would."""
+    """Run a `genretag` command as a user would."""
     subprocess.run([sys.executable, "-m", "genretag.cli", *words], check=True)
 
 
 def take_picture(browser: Browser, page: Path, file: Path) -> None:
-    """A window in the light, and a phone in the dark beside it."""
+    """Take a picture of a page in light mode, with a phone in dark mode next to it."""
     light, dark = shot(browser, page, SIZE, "light"), shot(browser, page, PHONE, "dark")
     canvas = Image.new("RGB", (light.width + GAP + dark.width, light.height), GREY)
     canvas.paste(light, (0, 0))
@@ -86,7 +86,7 @@ def take_picture(browser: Browser, page: Path, file: Path) -> None:
 
 
 def shot(browser: Browser, page: Path, size: tuple[int, int], scheme: str) -> Image.Image:
-    """What a window of this size shows first."""
+    """Return a picture of the part of the page that a window of this size shows first."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if scheme == "dark" else "light",

@@ -1,11 +1,12 @@
-"""What Ray Train costs: one worker of `genretag train` beside a plain Keras loop, on the same decoded posters.
+"""Measure the cost of Ray Train: a worker of `genretag train` compared with a plain Keras loop.
 
     python tests/benchmarks/training.py [--posters 640] [--rounds 3] [--epochs 4] [--cache memory]
 
-Draws posters, decodes them once, then trains by turns: `model.fit` over a `tf.data` pipeline of arrays in a process of
-its own, and one Ray Train worker; both the same network, batch, augmentation, optimiser, moving average, on all CPUs.
-Prints posters/s, medians over rounds of each round's median epoch; first epochs do not count, as they trace the graph.
-Also prints the worker's peak memory: with more posters than `WINDOW_POSTERS` it does not grow with their number.
+Draws posters and decodes them once. Then trains in turn: `model.fit` over a `tf.data` pipeline in its own process, and
+one Ray Train worker. Both have the same network, batch size, augmentation, optimiser and moving average, and use all
+CPUs. Prints posters/s: the median over rounds of each round's median epoch. First epochs do not count, because
+TensorFlow traces the graph in them. Also prints the worker's peak memory. With more posters than `WINDOW_POSTERS` this
+does not grow with their number.
 """
 
 import argparse
@@ -34,7 +35,7 @@ CPUS = len(os.sched_getaffinity(0))
 
 
 def main() -> None:
-    """Draws, trains by turns, prints."""
+    """Draw posters, train in turn, and print rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--posters", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=3)
@@ -90,7 +91,7 @@ def _ray(splits: Splits[LabelledPosters], settings: TrainSettings, folder: str, 
 
 
 def _plain(posters: LabelledPosters, settings: TrainSettings) -> float:
-    """The plain loop in a fresh process, as TensorFlow's threads are its own."""
+    """Return the rate of the plain loop in a new process, so that its TensorFlow has its own threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_train_plainly, (posters, settings))
 
@@ -123,7 +124,7 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
         settings.learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.clip_norm,
         use_ema=True, ema_momentum=settings.average_momentum,
     )  # fmt: skip
-    # XLA, which Keras takes where it can, is several times slower on a CPU: the plain loop gets what is best for it
+    # Keras uses XLA by default, which is several times slower on a CPU. So XLA is off for the plain loop.
     model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
     rates: list[float] = []
 

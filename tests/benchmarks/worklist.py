@@ -1,10 +1,10 @@
-"""How long the worklist takes, and how much memory: ten million objects against an output that holds ten million.
+"""Measure time and memory of making a worklist: ten million objects, and an output with ten million rows.
 
     python tests/benchmarks/worklist.py [--rows 10000000] [--new 1000] [--output FOLDER-or-s3://PREFIX]
 
-Writes an inventory and part files of 50,000 rows with all columns of the real output (23 labels), unless they are there
-already, then makes the worklist in a process of its own. Prints rows, new ones, seconds and that process's peak memory,
-beside the null: the seconds that merely reading the three key columns takes.
+Writes an inventory and part files of 50,000 rows with all columns of a real output (23 labels), unless they exist. Then
+makes the worklist in its own process. Prints rows, new posters, seconds and the peak memory of that process. The null,
+which is printed too, is the time to read only the three key columns.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROWS_PER_FILE = 50_000
 
 
 def main() -> None:
-    """Prepares, measures, prints."""
+    """Write the files, measure, and print figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--new", type=int, default=1_000, help="objects that the output does not hold")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _keys(start: int, stop: int) -> pa.Table:
-    """Objects number `start` to `stop`: uris of 44 characters in 256 folders, MD5 sums as etags."""
+    """Return the keys of objects `start` to `stop`: URIs of 44 characters in 256 folders, and MD5 sums as etags."""
     numbers = range(start, stop)
     digests = [hashlib.md5(str(number).encode()).hexdigest() for number in numbers]
     uris = [f"s3://films/posters/{d[:2]}/tt{n:08d}.jpg" for n, d in zip(numbers, digests, strict=True)]
@@ -111,7 +111,7 @@ def _read_keys(output: str) -> tuple[float, int]:
 
 
 def _in_a_process(function, argument):
-    """The result of a function in a fresh process, whose peak memory is its own."""
+    """Call a function in a new process, so that its peak memory is measured alone, and return the result."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, (argument,))
 

@@ -1,10 +1,10 @@
-"""Runs tonight's RayJob: copies the suspended one that is the pattern, waits for its end, and exits as the job did.
+"""Run tonight's RayJob: copy the suspended RayJob PATTERN, wait until the copy ends, and exit with its exit code.
 
     python nightly.py PATTERN        with JOB_NAME and JOB_UID of the Kubernetes Job that it runs in
 
-Exit codes are those of `genretag tag`: 0 done, 1 worth another try, 2 a person must act, 3 another run has the output.
-The RayJob is named after the Kubernetes Job, so that a second pod of the same night finds what the first one began and
-waits for that; it belongs to the Kubernetes Job, and goes when that goes. Only the standard library: it runs anywhere.
+Exit codes are those of `genretag tag`: 0 success, 1 retry, 2 a person must act, 3 another run holds the output. The
+RayJob is named after the Kubernetes Job. So a second pod of the same night finds the RayJob of the first pod and waits
+for it. The Kubernetes Job owns the RayJob, and both are deleted together. The script needs only the standard library.
 """
 
 import json
@@ -21,17 +21,17 @@ from typing import Any
 DONE, RETRY, ACT, HELD = 0, 1, 2, 3
 IDENTITY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S, REQUEST_S = 10.0, 30.0
-SILENCE_S = 600.0  # so long the API may be away while we wait
-ENDED = ("Complete", "Failed")  # of KubeRay's states, next to ValidationFailed: from those it takes no further step
-EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")  # so Ray's job server words it
+SILENCE_S = 600.0  # longest outage of the API that `wait` tolerates
+ENDED = ("Complete", "Failed")  # final states of KubeRay, next to ValidationFailed
+EXIT_CODE = re.compile(r"failed with exit code (-?\d+)")  # as in the message of Ray's job server
 
 
 class Refused(Exception):
-    """The API said no, and would again."""
+    """The API refuses the request, and would refuse a retry too."""
 
 
 class RayJobs:
-    """The RayJobs of our namespace, through the Kubernetes API."""
+    """The RayJobs of this pod's namespace, read and created through the Kubernetes API."""
 
     def __init__(self, server: str, identity: Path = IDENTITY) -> None:
         namespace = (identity / "namespace").read_text().strip()
@@ -39,11 +39,14 @@ class RayJobs:
         self._identity = identity
 
     def get(self, name: str) -> dict[str, Any]:
-        """One RayJob. Raises `Refused`, `OSError`."""
+        """Return a RayJob. Raises `Refused` if the API refuses, and `OSError` if it does not answer."""
         return self._ask("GET", f"{self._url}/{name}")
 
     def create(self, rayjob: dict[str, Any]) -> bool:
-        """Whether it was made; not where one of that name is there. Raises `Refused`, `OSError`."""
+        """Create a RayJob. Return False if there is already one with this name.
+
+        Raises `Refused` if the API refuses, and `OSError` if it does not answer.
+        """
         try:
             self._ask("POST", self._url, rayjob)
         except urllib.error.HTTPError as error:
@@ -56,7 +59,8 @@ class RayJobs:
         authority = self._identity / "ca.crt"
         context = ssl.create_default_context(cafile=authority) if url.startswith("https:") else None
         headers = {
-            "Authorization": f"Bearer {(self._identity / 'token').read_text().strip()}",  # it is renewed in the file
+            # Kubernetes renews the token in the file.
+            "Authorization": f"Bearer {(self._identity / 'token').read_text().strip()}",
             "Content-Type": "application/json",
         }
         data = None if body is None else json.dumps(body).encode()
@@ -71,7 +75,7 @@ class RayJobs:
 
 
 def of_tonight(pattern: dict[str, Any], name: str, job: str, uid: str) -> dict[str, Any]:
-    """The pattern under tonight's name, awake, and owned by the Kubernetes Job."""
+    """Return a copy of the pattern with this name, not suspended, and owned by the Kubernetes Job `job`."""
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": uid}
     labels = pattern["metadata"].get("labels", {})
     metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
@@ -80,7 +84,7 @@ def of_tonight(pattern: dict[str, Any], name: str, job: str, uid: str) -> dict[s
 
 
 def exit_code(status: dict[str, Any]) -> int | None:
-    """What a RayJob's status says: none while it runs, waits or is suspended."""
+    """Return the exit code for a RayJob's status, or None while the RayJob runs, waits or is suspended."""
     if status.get("jobStatus") == "SUCCEEDED":
         return DONE
     if status.get("jobDeploymentStatus") == "ValidationFailed":
@@ -92,7 +96,10 @@ def exit_code(status: dict[str, Any]) -> int | None:
 
 
 def run(rayjobs: RayJobs, pattern: str, job: str, uid: str, poll_s: float = POLL_S) -> int:
-    """Makes tonight's RayJob, or finds the one that an earlier pod made, and returns its exit code."""
+    """Create tonight's RayJob, wait for its end, and return its exit code.
+
+    If an earlier pod created the RayJob, wait for that. If that RayJob failed with code 1, create the next one.
+    """
     attempt = 1
     while True:
         name = f"{job}-{attempt}"
@@ -101,11 +108,14 @@ def run(rayjobs: RayJobs, pattern: str, job: str, uid: str, poll_s: float = POLL
         code = wait(rayjobs, name, poll_s)
         if made or code != RETRY:
             return code
-        attempt += 1  # that one failed before this pod was started
+        attempt += 1  # the RayJob of an earlier pod failed: try the next number
 
 
 def wait(rayjobs: RayJobs, name: str, poll_s: float = POLL_S) -> int:
-    """Waits for a RayJob's end and returns its exit code."""
+    """Wait until a RayJob ends and return its exit code.
+
+    Raises `OSError` if the API does not answer for `SILENCE_S` seconds.
+    """
     heard, shown = time.monotonic(), ""
     while True:
         try:
@@ -140,7 +150,7 @@ def _say(line: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Run the script with its command-line arguments and return the exit code."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     try:
         rayjobs = RayJobs(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")

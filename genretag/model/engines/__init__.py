@@ -1,4 +1,7 @@
-"""Engines: runtimes that turn uint8 batches into probabilities, one small class each, chosen by name or by device."""
+"""Engines: the runtimes that turn uint8 batches into probabilities, such as OpenVINO or Keras on a GPU.
+
+If the user names no engine, the device (CPU or GPU) decides.
+"""
 
 import logging
 import os
@@ -16,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 GPU_ENGINES = ("jax", "tensorflow", "torch")  # Keras on these backends, fastest first
 ENGINES = ("openvino", *GPU_ENGINES, "keras")
-NEEDS = {"jax": "'genretag[jax]'", "torch": "keras torch"}  # other engines: the packages of training
+NEEDS = {"jax": "'genretag[jax]'", "torch": "keras torch"}  # what to `pip install`; other engines: extra gpu or train
 NATIVE, INT8 = "native", "int8"
 PRECISIONS = (NATIVE, "float32", "bfloat16", INT8)
 
 
 class Engine(Protocol):
-    """A loaded network that predicts posters on one device.
+    """A loaded network that predicts the labels of posters on one device.
 
-    `caution` is a warning for the user about its predictions on this machine, None if there is none.
+    `caution` is a warning for the user about predictions on this machine, or None.
     """
 
     on_gpu: bool
@@ -37,37 +40,39 @@ class Engine(Protocol):
 
 
 def engine_for(device: str) -> str:
-    """Return the name of the fastest installed engine for a device, `cpu` or `gpu`.
+    """Return the name of the engine to use on a device, `cpu` or `gpu`.
 
-    On a GPU, KERAS_BACKEND decides if it names an installed engine for GPUs. If none is installed, log a warning and
-    return `openvino`, which runs on CPUs.
+    For `cpu`, this is `openvino`. For `gpu`, it is the engine that the environment variable KERAS_BACKEND names, if
+    that engine is installed and runs on GPUs. Otherwise it is the fastest installed engine for GPUs. If there is none,
+    log a warning and return `openvino`, which runs on CPUs.
     """
     if device != "gpu":
         return "openvino"
     installed = [name for name in GPU_ENGINES if _is_installed(name)]
     if not installed:
-        logger.warning("nothing that runs on GPUs is installed, so CPUs predict: pip install 'genretag[jax]'")
+        logger.warning("no engine for GPUs is installed, so the CPU predicts: pip install 'genretag[jax]'")
         return "openvino"
     wanted = os.environ.get("KERAS_BACKEND", "")
     return wanted if wanted in installed else installed[0]
 
 
 def precision_for(engine: str, bundle: Bundle) -> str:
-    """Return the default precision of an engine for a bundle: the fastest that is as good as float32.
+    """Return the default precision of an engine for a bundle: the fastest one whose predictions are as good as float32.
 
-    This is `int8` for `openvino` if the bundle has an int8 network, else `native`. `native` is bfloat16 if the
-    processor computes in it, else float32.
+    This is `int8` for the engine `openvino` if the bundle has an int8 network, else `native`. On a GPU, `native` means
+    bfloat16. On a CPU, the engine `openvino` takes bfloat16 for `native` if the CPU supports bfloat16. Otherwise
+    `native` means float32.
     """
     return INT8 if engine == "openvino" and has_int8(bundle) else NATIVE
 
 
 def has_int8(bundle: Bundle) -> bool:
-    """Return whether the bundle also has the network in int8."""
+    """Return whether the bundle has an int8 network in addition to the normal network."""
     return all(name in bundle.files for name in INT8_FILES)
 
 
 def require_engine(name: str) -> None:
-    """Raise `UsageError` if there is no engine of this name, or its packages are not installed here."""
+    """Raise `UsageError` if there is no engine of this name, or if its packages are not installed on this machine."""
     if name not in ENGINES:
         raise UsageError(f"there is no engine {name!r}: choose from {', '.join(ENGINES)}")
     if not _is_installed(name):
@@ -76,9 +81,10 @@ def require_engine(name: str) -> None:
 
 
 def require_precision(precision: str, engine: str | None, bundle: Bundle) -> None:
-    """Raise `UsageError` if `precision` is unknown, or if it is int8 and the engine or the bundle has no int8.
+    """Raise `UsageError` if `precision` is not in `PRECISIONS`, or if the engine and the bundle cannot predict in it.
 
-    `engine` is None if the device will choose it.
+    Only int8 depends on the engine and the bundle: the engine must be `openvino`, and the bundle must have an int8
+    network. If `engine` is None (not chosen yet), the engine is not checked.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}: choose from {', '.join(PRECISIONS)}")
@@ -89,11 +95,11 @@ def require_precision(precision: str, engine: str | None, bundle: Bundle) -> Non
 
 
 def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precision: str | None = None) -> Engine:
-    """Load a bundle's network into the engine `name`, which then predicts in batches of `batch_size` posters.
+    """Load a bundle's network into the engine `name`, one of `ENGINES`. It predicts in batches of `batch_size` posters.
 
     `threads` is the number of CPU threads of OpenVINO, at most one per CPU of this machine. Other engines ignore it.
-    `precision` is one of `PRECISIONS`; None means `precision_for` the engine. Raises `UsageError` if the engine or the
-    precision is not available, or if Keras already runs on another backend in this process.
+    `precision` is one of `PRECISIONS`; None means the result of `precision_for`. Raises `UsageError` if the engine or
+    the precision is not available. Also raises `UsageError` if Keras already runs on another backend in this process.
     """
     precision = precision or precision_for(name, bundle)
     require_engine(name)
@@ -113,20 +119,22 @@ def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precis
 
 
 def _is_installed(name: str) -> bool:
-    """Return whether the packages of an engine are installed here.
+    """Return whether the packages of an engine are installed on this machine.
 
-    `keras` needs the packages of the backend in KERAS_BACKEND, TensorFlow when not set.
+    The engine `keras` needs the package of the backend in KERAS_BACKEND. If that variable is not set, the backend is
+    TensorFlow.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow") if name == "keras" else name
     return bool(find_spec(backend)) and (name == "openvino" or bool(find_spec("keras")))
 
 
 def _import_keras(backend: str | None) -> None:
-    """Import Keras with a backend; None leaves the choice to Keras.
+    """Import Keras with a backend. If `backend` is None, Keras chooses the backend.
 
-    A process keeps the first backend that it imports. Raises `UsageError` if Keras already runs on another one.
+    A process cannot change the backend after the first import. Raises `UsageError` if Keras already runs on another
+    backend.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX takes three quarters of the GPU's memory
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX's default is three quarters of the memory
     if backend and "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = backend
     import keras
@@ -136,9 +144,10 @@ def _import_keras(backend: str | None) -> None:
 
 
 def padded_batches(images: np.ndarray, batch_size: int) -> list[tuple[np.ndarray, int]]:
-    """Cut images into batches of exactly `batch_size`, each with the number of images in it.
+    """Cut images into batches of exactly `batch_size`. Return each batch and the number of images in it.
 
-    `images` is uint8 (N, height, width, 3). Zeros pad the last batch. Without images, there are no batches.
+    `images` is uint8 (N, height, width, 3). Zeros pad the last batch; the padding does not count. If N is 0, return an
+    empty list.
     """
     pieces = []
     for start in range(0, len(images), batch_size):

@@ -1,4 +1,7 @@
-"""Keras engines: TensorFlow, JAX or torch on the GPU that the backend sees, TensorFlow as one compiled function."""
+"""Keras engines: `KerasEngine` for any backend of Keras, and `TensorFlowEngine`, which compiles the whole model.
+
+Both run on a GPU if the backend sees one, else on the CPU.
+"""
 
 import tempfile
 from collections.abc import Callable
@@ -15,10 +18,10 @@ from genretag.model.engines import NATIVE, padded_batches
 
 
 class KerasEngine:
-    """Engine that runs the bundle's Keras model in batches of one size. Other engines must match its probabilities.
+    """Engine that runs the bundle's Keras model in batches of one size. The other engines must match its probabilities.
 
-    On a GPU, the precision `native` is bfloat16. With JAX and torch, calls return before the work is done. So one batch
-    is copied while the batch before it runs.
+    With the precision `native`, it computes in bfloat16 on a GPU and in float32 on a CPU. With JAX and torch, a call of
+    the model returns before the GPU is done. So the next batch is copied while the GPU still works on the batch before.
     """
 
     caution: str | None = None
@@ -47,7 +50,7 @@ def _sees_gpu() -> bool:
 
 
 def _compiled(model: Any) -> Callable[[np.ndarray], Any]:
-    """Return a function that runs the model on one batch, in the form that Keras's backend runs fastest."""
+    """Return a function that runs the model on one batch, in the fastest form for Keras's backend."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -72,7 +75,7 @@ def what_native_is(precision: str, *, on_gpu: bool) -> str:
 
 
 def load_network(bundle: Bundle, precision: str) -> Any:
-    """Load the bundle's Keras model, which computes in bfloat16 if `precision` says so, else as it was saved.
+    """Load the bundle's Keras model. If `precision` is bfloat16, the model computes in bfloat16, else as it was saved.
 
     In bfloat16, the weights and the probabilities are still float32.
     """
@@ -84,7 +87,7 @@ def load_network(bundle: Bundle, precision: str) -> Any:
 
 
 def _in_bfloat16(model: Any) -> Any:
-    """Return a copy of a model in which all layers but the last compute in bfloat16."""
+    """Return a copy of a model in which all layers except the last compute in bfloat16."""
     last = model.layers[-1].name
 
     def clone(layer: Any) -> Any:
@@ -97,10 +100,11 @@ def _in_bfloat16(model: Any) -> Any:
 
 
 class TensorFlowEngine(KerasEngine):
-    """Engine that runs the Keras model as one `tf.function`, with XLA on a GPU.
+    """Engine that runs the Keras model as one `tf.function`, compiled with XLA on a GPU.
 
-    On a CPU, XLA is many times slower and is off. On a GPU, the precision `native` is bfloat16. Calls return before the
-    work is done. So one batch is copied while the batch before it runs.
+    On a CPU, XLA is many times slower, so it is off. With the precision `native`, the engine computes in bfloat16 on a
+    GPU and in float32 on a CPU. A call of the model returns before the GPU is done. So the next batch is copied while
+    the GPU still works on the batch before.
     """
 
     def __init__(self, bundle: Bundle, batch_size: int, precision: str) -> None:

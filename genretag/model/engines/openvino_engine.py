@@ -1,9 +1,10 @@
-"""OpenVINO engine on CPU: int8, bfloat16 if the processor has it, or float32; no TensorFlow.
+"""OpenVINO engine for CPUs, without TensorFlow: int8, bfloat16 if the CPU supports it, or float32.
 
-The module also finds int8 networks that do not give the same answers on every CPU. Some CPUs have no VNNI (AMD before
-Zen 4, Intel before Cascade Lake). They multiply unsigned activations by signed weights and add two products in 16 bits
-(`vpmaddubsw`). If the sum does not fit, it is cut off, and the network gives other answers there without an error.
-Weights of at most 64 leave room: 2 x 255 x 64 = 32,640 of 32,767.
+This module also finds int8 networks that give different answers on different CPUs. CPUs without VNNI (AMD before Zen 4,
+Intel before Cascade Lake) multiply unsigned activations by signed weights, and add two products in 16 bits
+(`vpmaddubsw`). If the sum does not fit in 16 bits, the instruction saturates without an error, and the answers differ
+from those of other CPUs. Weights of at most 64 are safe: 2 x 255 x 64 = 32,640, and the largest 16-bit integer is
+32,767.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
 
 
 def saturating_layers_of(files: Mapping[str, bytes]) -> list[str]:
-    """Return the names of the saturating layers (`saturating_layers`) of a bundle's int8 network.
+    """Return the names of the layers of a bundle's int8 network that can overflow 16 bits (see `saturating_layers`).
 
     `files` has the bundle's files by name, with `INT8_FILES` among them.
     """
@@ -34,8 +35,8 @@ def saturating_layers_of(files: Mapping[str, bytes]) -> list[str]:
 def saturating_layers(network: Any) -> list[str]:
     """Return the names of the layers of an `openvino.Model` whose sums may not fit in 16 bits on a CPU without VNNI.
 
-    These layers have int8 weights above `LARGEST_WEIGHT`. A depthwise convolution (each channel by itself) adds its
-    products one by one, in 32 bits. So it is never in the list.
+    These are the layers with an int8 weight above `LARGEST_WEIGHT` in absolute value. Depthwise convolutions are never
+    in the list, because they add their products one by one in 32 bits.
     """
     import numpy as np
 
@@ -55,7 +56,7 @@ def saturating_layers(network: Any) -> list[str]:
 def _layer_of(constant: Any) -> Any:
     """Return the layer that multiplies by the weights in `constant`, or None if no layer does.
 
-    Operations that convert the weights to real numbers may stand between the constant and the layer.
+    Between the constant and the layer, operations that convert the weights to floating point are skipped.
     """
     node = constant
     while node is not None and node.get_type_name() not in WEIGHTED:
@@ -64,15 +65,12 @@ def _layer_of(constant: Any) -> Any:
     return node
 
 
-HINTS = {"float32": "f32", "bfloat16": "bf16"}  # with int8 and native, OpenVINO chooses for the other layers
+HINTS = {"float32": "f32", "bfloat16": "bf16"}  # without a hint, OpenVINO chooses (for layers that are not int8)
 PRECISIONS_OF = {hint: precision for precision, hint in HINTS.items()}
 
 
 class OpenVINOEngine:
-    """Engine that runs OpenVINO on CPUs with asynchronous requests, in batches of one size.
-
-    While one request runs, the next waits in a queue.
-    """
+    """Engine that runs OpenVINO on the CPU, in batches of one size. Batches are asynchronous requests in a queue."""
 
     on_gpu = False
 
@@ -86,7 +84,7 @@ class OpenVINOEngine:
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # otherwise the engines of all actors of a node share its first CPUs
+            "ENABLE_CPU_PINNING": False,  # if it were on, all engines of a node would share its first CPUs
         }
         if precision in HINTS:
             options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
@@ -110,16 +108,19 @@ class OpenVINOEngine:
 
 
 def _caution(model: openvino.Model) -> str | None:
-    """Return a warning if this CPU cuts off sums of the int8 network `model`, else None."""
+    """Return a warning if this CPU has no VNNI and sums in the int8 network `model` may overflow on it, else None."""
     processor = this_processor()
     if not (processor.saturates_in_int8 and saturating_layers(model)):
         return None
     return (
-        f"this CPU ({processor.model}) has no VNNI, and this bundle's int8 network was not made for that: posters get "
-        "other genres here than elsewhere; tag with --precision native, or make it anew with `genretag requantize`"
+        f"this CPU ({processor.model}) has no VNNI, so sums in this bundle's int8 network can overflow: posters may "
+        "get other genres than on other CPUs; tag with --precision native, or run `genretag requantize` on the bundle"
     )
 
 
 def _copy_result(request: Any, destination: np.ndarray) -> None:
-    """Copy the probabilities of a finished request into `destination`, its rows of the result, without the padding."""
+    """Copy the probabilities of a finished request into `destination`, without the rows of the padding.
+
+    `destination` is the part of `predict`'s result for this batch.
+    """
     destination[:] = request.get_output_tensor(0).data[: len(destination)]

@@ -1,4 +1,8 @@
-"""Processor of this machine, and the instructions that oneDNN, OpenVINO's library of kernels, may use on it."""
+"""Processor of this machine, and the instruction sets that int8 inference may use on it.
+
+OpenVINO computes with the library oneDNN. The environment variable ONEDNN_MAX_CPU_ISA keeps oneDNN from using newer
+instruction sets.
+"""
 
 import json
 import os
@@ -9,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CAP = "ONEDNN_MAX_CPU_ISA"  # the environment variable that keeps a process from newer instructions
-# oneDNN's name of a set: the set that it extends, and the Linux flags that a processor must have in addition
+CAP = "ONEDNN_MAX_CPU_ISA"  # environment variable: oneDNN uses no instruction set newer than this one
+# oneDNN's name of an instruction set -> the set that it extends, and the further CPU flags in Linux that it needs
 INSTRUCTION_SETS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "SSE41": (None, ("sse4_1",)),
     "AVX": ("SSE41", ("avx",)),
@@ -22,21 +26,24 @@ INSTRUCTION_SETS: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "AVX512_CORE_FP16": ("AVX512_CORE_BF16", ("avx512_fp16",)),
     "AVX512_CORE_AMX": ("AVX512_CORE_FP16", ("amx_tile", "amx_int8", "amx_bf16")),
 }
-EXACT_IN_INT8 = frozenset({"AVX2_VNNI", "AVX512_CORE_VNNI"})  # these sets add four products at once, in 32 bits
+EXACT_IN_INT8 = frozenset({"AVX2_VNNI", "AVX512_CORE_VNNI"})  # VNNI adds four products at once in 32 bits
 CPU_INFO = Path("/proc/cpuinfo")
-ON_BOARD = "engine of "  # the prefix of facts that engines leave on a job's board
+ON_BOARD = "engine of "  # prefix of the names of engine facts on the `Board`, the job's progress actor
 
 
 @dataclass(frozen=True)
 class Processor:
-    """Model name of a processor, and the instruction sets that a process may use on it; empty if they are unknown."""
+    """A processor's model name, and oneDNN's names of the instruction sets that a process may use on it.
+
+    `instruction_sets` is empty if they are unknown.
+    """
 
     model: str
     instruction_sets: tuple[str, ...]
 
     @property
     def saturates_in_int8(self) -> bool:
-        """True if the processor adds pairs of products of 8-bit integers in 16 bits, in which large sums do not fit.
+        """True if the processor adds pairs of 8-bit products in 16 bits, so that large sums do not fit.
 
         False if the instruction sets are unknown.
         """
@@ -46,8 +53,9 @@ class Processor:
 def this_processor(cpu_info: str | None = None, cap: str | None = None) -> Processor:
     """Return the processor of this machine, with the instruction sets that this process may use.
 
-    `cpu_info` is the text of `/proc/cpuinfo`; None reads it from Linux. `cap` is oneDNN's name of the newest
-    instruction set allowed; None takes it from ONEDNN_MAX_CPU_ISA. An empty or unknown name allows all.
+    `cpu_info` is the text of `/proc/cpuinfo`; None reads that file. `cap` is oneDNN's name of the newest instruction
+    set that is allowed; None takes the name from the environment variable ONEDNN_MAX_CPU_ISA. If the name is empty or
+    unknown, all instruction sets are allowed.
     """
     fields = _fields(_read_cpu_info() if cpu_info is None else cpu_info)
     model = fields.get("model name") or platform.processor() or platform.machine()
@@ -57,17 +65,22 @@ def this_processor(cpu_info: str | None = None, cap: str | None = None) -> Proce
 
 
 def engine_facts(*, precision: str, on_gpu: bool) -> dict[str, Any]:
-    """Return facts about the engine and the CPU of this process, for `Board.set`. `engines_on` reads them."""
+    """Return a report on this process's engine: a name with host and process id -> CPU, precision and more.
+
+    Each process sends its report to the `set` method of the job's `Board` (a Ray actor with the progress of the job).
+    `engines_on` reads the reports of all processes.
+    """
     processor = this_processor()
     facts = {"cpu": processor.model, "instruction_sets": list(processor.instruction_sets)}
     return {f"{ON_BOARD}{platform.node()} {os.getpid()}": {**facts, "on_gpu": on_gpu, "precision": precision}}
 
 
 def engines_on(board: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the kinds of engines that reported to a job's board, most frequent first.
+    """Return the kinds of engines that took part in a job, most frequent first.
 
-    `board` has the values of the board. An entry has the facts of `engine_facts`, and in `engines` the number of
-    engines with these facts.
+    `board` maps names to values: all that the job's processes sent to its `Board`, a Ray actor. The reports from
+    `engine_facts` are among the values. An entry of the result is such a report, and `engines` in the entry is the
+    number of equal reports.
     """
     said = [value for name, value in board.items() if name.startswith(ON_BOARD)]
     kinds = Counter(json.dumps(value) for value in said)
@@ -75,15 +88,15 @@ def engines_on(board: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_cpu_info() -> str:
-    """Return the text of `/proc/cpuinfo`; empty if it cannot be read, as on other systems than Linux."""
+    """Return the text of `/proc/cpuinfo`, or an empty text if the file cannot be read (it exists only on Linux)."""
     try:
         return CPU_INFO.read_text(errors="replace")
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return ""
 
 
 def _fields(cpu_info: str) -> dict[str, str]:
-    """Return the fields of the first processor in the text of `/proc/cpuinfo`, by name."""
+    """Return the fields of the first processor in the text of `/proc/cpuinfo`: field name -> value."""
     first = cpu_info.split("\n\n", 1)[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -101,7 +114,7 @@ def _supported(flags: frozenset[str]) -> list[str]:
 def _extended_by(cap: str) -> set[str]:
     """Return the instruction set `cap` and all sets that it extends.
 
-    Return an empty set for a name that is not in `INSTRUCTION_SETS`. Such a name limits nothing.
+    If `cap` is not in `INSTRUCTION_SETS`, return an empty set, which means no limit.
     """
     allowed = set()
     name: str | None = cap if cap in INSTRUCTION_SETS else None
