@@ -24,6 +24,7 @@ from genretag.runtime.ray_session import QUIET_RAY
 STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
+TITLES = {"Score": "MapBatches(Score)", "Predict": "ray::Predict"}  # part of the titles of actors' processes
 QUICK_TO_NOTICE = {  # the head notices a dead node after 2 s instead of half a minute
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
@@ -57,7 +58,7 @@ class Node:
     def processes(self, title: str) -> list[psutil.Process]:
         """Return the processes of this node whose title contains `title`.
 
-        An example is `ray::MapWorker(MapBatches(FetchDecode))`.
+        An example is `ray::MapWorker(MapBatches(Score))`.
         """
         return [process for process in self._all() if title in _title(process)]
 
@@ -123,8 +124,8 @@ class RayCluster:
         node.kill()
 
     def actors(self, stage: str) -> list[psutil.Process]:
-        """Return the processes of the actors of a stage, such as `FetchDecode` or `Predict`, on all nodes."""
-        return [process for node in (self.head, *self.workers) for process in node.processes(f"MapBatches({stage})")]
+        """Return the processes of the actors of a stage, `Score` or `Predict`, on all nodes."""
+        return [process for node in (self.head, *self.workers) for process in node.processes(TITLES[stage])]
 
     def kill_actor(self, stage: str, number: int = 0) -> int:
         """Kill an actor of a stage by SIGKILL, and return its process id. Fail if the stage has no actor.

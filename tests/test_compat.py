@@ -1,8 +1,10 @@
 """The internals of Ray and pyiceberg that `genretag.runtime.compat` uses are unchanged."""
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -12,6 +14,8 @@ from ray.data.exceptions import ExecutionTimeoutError
 from genretag.errors import JobError, UsageError
 from genretag.runtime import compat
 from genretag.runtime.cluster import Ask
+
+SERVICES = ("gcs_server", "raylet", "dashboard/agent.py", "runtime_env/agent", "monitor.py", "dashboard/dashboard.py")
 
 
 def source_of(*parts):
@@ -46,3 +50,24 @@ def test_pyiceberg_refuses_a_type_that_iceberg_lacks():
     compat.require_iceberg_types(pa.schema([("uri", pa.string())]))
     with pytest.raises(Exception, match=r"[Uu]nsupported"):
         compat.require_iceberg_types(pa.schema([("took", pa.duration("s"))]))
+
+
+def test_a_local_ray_starts_none_of_ray_datas_helper_actors(run, few_posters, tmp_path):
+    def named():
+        return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+
+    before = named()  # training or another process may have started some
+    record = run(few_posters, tmp_path / "out")
+
+    assert record.scored == 12
+    assert named() == before
+
+
+def test_a_local_ray_starts_only_the_processes_that_it_needs(ray_cluster):
+    """Autoscaler, dashboard and log monitor serve clusters. Each of them would cost seconds of CPU time."""
+    lines = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            lines.append(" ".join(process.cmdline()))
+
+    assert {name for name in SERVICES if any(name in line for line in lines)} == set(SERVICES[:4])

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import openvino
 import pytest
-import ray
 
 from genretag.errors import UsageError
 from genretag.model import engines
@@ -202,7 +201,7 @@ def test_an_engine_that_finds_no_gpu_is_reported(small_bundle, ray_cluster):
 
     ledger = SimpleNamespace(say=SimpleNamespace(remote=told.append), set=SimpleNamespace(remote=facts.update))
 
-    Predict(plan, ray.put(bundle), ledger)
+    Predict(plan, bundle, ledger)
 
     assert told == ["the tensorflow engine sees no GPU, so CPUs predict: install its package for GPUs"]
     assert [(engine["on_gpu"], engine["precision"]) for engine in facts.values()] == [(False, "float32")]

@@ -12,9 +12,9 @@ from PIL import Image
 from genretag.errors import Failure
 from genretag.model.bundle import load_bundle
 from genretag.output.run_record import Outcome
-from genretag.output.schema import ALREADY
 from genretag.scoring.actor_plan import plan_actors
-from genretag.scoring.actors import DECODED_AT, Predict
+from genretag.scoring.actors import FetchOptions, Score
+from genretag.scoring.inventory import inventory_of
 from genretag.scoring.settings import TagSettings
 from genretag.scoring.step_ledger import Ledger, last_outcome, open_ledger
 
@@ -101,26 +101,20 @@ def test_no_step_begins_after_an_error_that_hits_every_poster():
     assert ledger.read(0)[0] == {"fatal": "the bucket is gone"}
 
 
-def test_posters_that_an_engine_predicts_again_count_once(ray_cluster, small_bundle, storage):
-    """After a lost node, Ray makes the rows of a step again although they were already reported."""
+def test_posters_that_are_scored_again_count_once(ray_cluster, small_bundle, storage, few_posters):
+    """If a node is lost, Ray repeats steps whose rows were reported already."""
     bundle = load_bundle(small_bundle, storage)
-    posters = 8
-    image = pa.array([None] * 3 + [bytes(96 * 64 * 3)] * 5, pa.binary(96 * 64 * 3))
-    rows = (
-        pa.table({"uri": [f"{n}.jpg" for n in range(posters)], "image": image})
-        .append_column("stage", pa.array(["decode"] * 3 + [None] * 5))
-        .append_column("reason", pa.array(["empty"] * 3 + [None] * 5))
-        .append_column(DECODED_AT, pa.array([0.0] * posters))
-        .append_column(ALREADY, pa.nulls(posters, pa.string()))
-    )
+    for name in ("broken-1.jpg", "broken-2.jpg", "broken-3.jpg"):
+        (few_posters / name).write_bytes(b"no picture")
     ledger = open_ledger(allowed_failures=4)
     plan = plan_actors(ray_cluster, TagSettings(engine="openvino"), bundle)
-    predict = Predict(plan, ray.put(bundle), ledger)
+    fetch = (storage, bundle.rule, FetchOptions(threads=2, decode_timeout_s=60.0, one_bucket=False), ledger)
+    score, block = Score(fetch, plan, ray.put(bundle), []), inventory_of([str(file) for file in few_posters.iterdir()])
 
-    for _ in range(2):
-        predict(rows)
+    first, second = (list(score(block)) for _ in range(2))
 
-    assert last_outcome(ledger) == Outcome(5, {"decode: empty": 3})
+    assert pa.concat_tables(first).drop_columns(["at"]) == pa.concat_tables(second).drop_columns(["at"])
+    assert last_outcome(ledger) == Outcome(12, {"decode: not_an_image": 3})
     assert not ray.get(ledger.stopped.remote())
 
 

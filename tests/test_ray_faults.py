@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fault_proxy import Faults, fault_proxy
 from outputs import rows
-from ray_cluster_faults import ray_cluster, until
+from ray_cluster_faults import TITLES, ray_cluster, until
 
 from genretag.storage import Storage, join
 
@@ -123,12 +123,12 @@ def _counts_come_out(output):
 
 
 def test_a_run_survives_the_death_of_an_actor(two_workers, tag):
-    tag(lambda cluster, _: cluster.kill_actor("FetchDecodePredict"))
+    tag(lambda cluster, _: cluster.kill_actor("Score"))
 
 
 def test_a_run_survives_the_death_of_a_fetch_actor_and_a_predict_actor(two_workers, tag):
     def kill(cluster, _):
-        cluster.kill_actor("FetchDecode")
+        cluster.kill_actor("Score")
         until(lambda: cluster.actors("Predict"))
         cluster.kill_actor("Predict")
 
@@ -140,7 +140,7 @@ def test_a_run_survives_the_loss_of_the_worker_node_that_predicts(two_workers, t
 
     def kill(cluster, _):
         until(lambda: cluster.actors("Predict"))
-        cluster.kill_worker(next(node for node in cluster.workers if node.processes("MapBatches(Predict)")))
+        cluster.kill_worker(next(node for node in cluster.workers if node.processes(TITLES["Predict"])))
 
     tag(kill, apart=True)
 
@@ -165,7 +165,7 @@ def kill_all(cluster):
 
 def test_a_run_that_loses_all_worker_nodes_before_its_first_poster_ends(two_workers, cluster, images, start):
     job, errors = start("tag", "s3://ray-faults/posters", "s3://ray-faults/too-late", "--wait-for-nodes-s", 1)
-    until(lambda: cluster.actors("FetchDecodePredict") or job.poll() is not None)
+    until(lambda: cluster.actors("Score") or job.poll() is not None)
     kill_all(cluster)
 
     assert _end(job, errors) == 2

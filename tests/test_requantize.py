@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import openvino
 import pytest
-import ray
 from openvino import opset13
 
 from genretag.model.bundle import INT8_FILES, load_bundle, write_bundle
@@ -79,7 +78,7 @@ def test_a_night_with_an_older_model_is_warned_once(older, ray_cluster, monkeypa
     told, facts = [], {}
     ledger = SimpleNamespace(say=SimpleNamespace(remote=told.append), set=SimpleNamespace(remote=facts.update))
 
-    Predict(plan_actors(Cluster(1, 0), TagSettings(), bundle), ray.put(bundle), ledger)
+    Predict(plan_actors(Cluster(1, 0), TagSettings(), bundle), bundle, ledger)
 
     (line,) = told
     assert SAYS in line

@@ -24,11 +24,12 @@ from genretag.output.part_files import PartFiles
 from genretag.output.run_record import RunFacts, make_record
 from genretag.output.schema import Run
 from genretag.scoring.actor_plan import plan_actors
-from genretag.scoring.actors import FetchDecodePredict, FetchOptions
+from genretag.scoring.actors import FetchOptions, Score
 from genretag.scoring.inventory import Inventory, take_inventory
 from genretag.scoring.settings import TagSettings
+from genretag.scoring.shards import steps
 from genretag.scoring.step_ledger import open_ledger
-from genretag.scoring.worklist import make_worklist, steps
+from genretag.scoring.worklist import make_worklist
 from genretag.storage import Storage, join
 from genretag.storage.objects import etag_key, etag_keys
 
@@ -150,7 +151,7 @@ def night(ray_cluster):
         bundle.model_version,
     )
     fetch = (storage, bundle.rule, FetchOptions(threads=4, decode_timeout_s=60.0, one_bucket=False), ledger)
-    actor = FetchDecodePredict(fetch, (plan, ray.put(bundle), ledger))
+    actor = Score(fetch, plan, ray.put(bundle), [])
 
     def night(manifests, output, day):
         started = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(days=day)

@@ -6,7 +6,8 @@ import pytest
 
 from genretag.output import list_output
 from genretag.scoring.inventory import SCHEMA, Inventory, inventory_of, take_inventory
-from genretag.scoring.worklist import POSTERS_PER_STEP, make_worklist, posters_of, remove_shards, steps, write_shards
+from genretag.scoring.shards import POSTERS_PER_STEP, posters_of, remove_shards, steps, write_shards
+from genretag.scoring.worklist import make_worklist
 from genretag.storage import Storage
 
 
@@ -196,13 +197,13 @@ def test_making_the_worklist_writes_nothing_to_the_output(worklist_of, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_shards_hold_the_worklist_in_whole_steps(worklist_of, tmp_path):
+def test_shards_hold_the_worklist_in_whole_steps_and_the_first_step_in_parts(worklist_of, tmp_path):
     pairs = [(f"{number:04}", "1") for number in range(2 * POSTERS_PER_STEP + 5)]
 
     blocks = write_shards(worklist_of(*pairs), str(tmp_path / "out"), "run1", Storage())
 
     shards = [posters_of(block, Storage()) for block in blocks]
-    assert [len(shard) for shard in shards] == [POSTERS_PER_STEP, POSTERS_PER_STEP, 5]
+    assert [len(shard) for shard in shards] == [32] * 8 + [POSTERS_PER_STEP, 5]
     assert pa.concat_tables(shards)["uri"].to_pylist() == [uri for uri, _ in pairs]
     assert [len(step) for step in steps(pa.concat_tables(shards))] == [POSTERS_PER_STEP, POSTERS_PER_STEP, 5]
 

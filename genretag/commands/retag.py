@@ -89,7 +89,7 @@ def retag(
 
 
 def describe(done: Retagged, settings: RetagSettings) -> str:
-    """Return lines for the terminal: how many rows the new profile decided, or would decide in a dry run."""
+    """Return lines for the terminal: how many rows have new thresholds now, or would have them after a dry run."""
     verb = "would get" if settings.dry_run else "got"
     files = f"{done.rows:,} rows in {done.files:,} files"
     lines = [f"{files} {verb} the profile {settings.profile}, {done.unchanged:,} rows had it already"]

@@ -48,10 +48,11 @@ from genretag.scoring.actors import FetchOptions
 from genretag.scoring.error_budget import require_not_stopped, require_success, stopped
 from genretag.scoring.inventory import Inventory, carried_fields, take_inventory
 from genretag.scoring.manifests import is_manifest
-from genretag.scoring.pipeline import scored_dataset, show_scored
+from genretag.scoring.pipeline import Scoring, scored_dataset, show_scored
 from genretag.scoring.settings import TagSettings
+from genretag.scoring.shards import remove_shards, write_shards
 from genretag.scoring.step_ledger import running_ledger
-from genretag.scoring.worklist import Worklist, held_schema, make_worklist, remove_shards, write_shards
+from genretag.scoring.worklist import Worklist, held_schema, make_worklist
 from genretag.settings import NO_TABLE, TableSettings
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
 
@@ -117,8 +118,9 @@ def tag(
                 with clock.phase("ray"), ray_session(session) as cluster:
                     WORKLIST.record(worklist.to_score, run_id=run_id)
                     plan = plan_actors(cluster, settings, bundle)
-                    require_room(plan.asks(), session.wait_for_nodes_s)
-                    require_seen([output] if is_manifest(images) else [images, output], "tagging")
+                    if not cluster.is_local:
+                        require_room(plan.asks(), session.wait_for_nodes_s)
+                        require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
                         job = _Job(images, output, run, bundle, settings, session)
                         with running_ledger(settings.allowed_failures(worklist.to_score)) as ledger:
@@ -253,7 +255,7 @@ def _tell_of_other_profiles(worklist: Worklist, run: Run, output: str) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """Inputs of the scoring in one run: images, output, run, bundle, settings and session."""
+    """What `_score` needs to know about a run, besides the posters. `session` has the options for Ray and the store."""
 
     images: str
     output: str
@@ -276,22 +278,20 @@ def _score(
     require_held(output, run.run_id, storage)  # without the lock, `write_shards` would remove another run's shards
     shards = write_shards(worklist, output, run.run_id, storage)
     fetch = FetchOptions.of(settings, one_bucket=not is_manifest(job.images))
-    wait_s = job.session.wait_for_nodes_s
-    dataset = scored_dataset(shards, job.bundle, plan, fetch, storage, ledger, wait_for_nodes_s=wait_s)
+    scoring = Scoring(job.bundle, plan, fetch, storage, ledger, job.session.wait_for_nodes_s)
     sink = PartFiles(output, storage, run, settings.rows_per_file_for(posters))
-    with display.following(ledger, _showing(display, posters)):
+    with scored_dataset(shards, scoring) as dataset, display.following(ledger, _showing(display, posters)):
         try:
             with explaining_lost_nodes():
-                dataset.write_datasink(sink, ray_remote_args={"num_cpus": WRITE_CPU})
+                sink.write_all(dataset, posters, plan.write_tasks, WRITE_CPU)
         except Exception as error:
             raise _explained(error, ledger, output) from error
     words = last_words(ledger)
     require_not_stopped(words, ledger, settings, posters, output)
     require_held(output, run.run_id, storage)
     remove_shards(output, storage)
-    memory = {stage: words.get(f"{stage}_bytes", 0) for stage in ("fetch", "predict")}
+    memory = {name: words.get(f"{name}_bytes", 0) for name in ("fetch", "predict")} | {"driver": peak_memory_bytes()}
     busy_s = {stage: words.get(f"{stage}_ms", 0) / 1000 for stage in ("fetch", "decode", "predict")}
-    memory["driver"] = peak_memory_bytes()
     return sink.parts, {"peak_memory_bytes": memory, "busy_s": busy_s, "processors": engines_on(words)}
 
 
@@ -305,7 +305,7 @@ def _explained(error: Exception, ledger: Any, output: str) -> Exception:
     counts = last_words(ledger)
     if "fatal" in counts:
         return stopped(counts["fatal"], output)
-    cause = getattr(error, "cause", None)
+    cause = getattr(error, "cause", error)  # the error in a task, or in this process
     if isinstance(cause, OutputHeldError):
         return cause
     if isinstance(cause, StorageError):

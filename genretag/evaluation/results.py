@@ -34,9 +34,10 @@ NOTHING, OTHERS = "(blank)", "(others)"
 
 @dataclass(frozen=True)
 class Slice:
-    """Figures of the first bundle on the posters of one slice, by name. `posters` is the number of these posters.
+    """Metrics of the first bundle on one slice (a part of the posters), by metric name.
 
-    `against` has the differences to the second bundle. It is empty if there is no second bundle.
+    `posters` is the number of posters of the slice. `against` has the differences to the second bundle. It is empty if
+    there is no second bundle.
     """
 
     posters: int

@@ -68,7 +68,7 @@ def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def _with_any(found: FoundPosters, labels: Sequence[str]) -> FoundPosters:
-    """Return the posters that have at least one of `labels`, with only these labels.
+    """Return the posters that have at least one of `labels`. Remove all other labels from them.
 
     Raises `UsageError` if the CSV has none of the labels, or if no poster is left.
     """

@@ -25,6 +25,7 @@ from genretag.storage import Storage, join
 
 logger = logging.getLogger(__name__)
 
+WRITTEN_HERE = 10_000  # rows that the driver writes itself, because a task that writes starts a process
 NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # name of a part file, in any folder
 
 
@@ -48,15 +49,39 @@ class PartFiles(Datasink[WrittenPart]):
         """Least number of rows that Ray gathers for one write task."""
         return self._rows_per_file
 
+    def write_all(self, dataset: Any, rows: int, tasks: int, cpus: float) -> None:
+        """Write all rows of a dataset: in this process if there are few, else in up to `tasks` tasks at a time.
+
+        `rows` is the number of rows, and `cpus` is what each task reserves. Raises what `write` raises.
+        """
+        if rows <= WRITTEN_HERE:
+            self._write_here(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
+        else:
+            dataset.write_datasink(self, ray_remote_args={"num_cpus": cpus}, concurrency=tasks)
+
+    def _write_here(self, tables: Iterable[pa.Table]) -> None:
+        """Write rows in this process. A part gets whole tables, until it has enough rows."""
+        self.parts, part = [], list[pa.Table]()
+        for table in tables:
+            part.append(table)
+            if sum(map(len, part)) >= self._rows_per_file:
+                self.parts.append(self._write_part(part, len(self.parts)))
+                part = []
+        self.parts.append(self._write_part(part, len(self.parts)))
+
     def write(self, blocks: Iterable[Any], ctx: Any) -> WrittenPart:
         """Write the rows of one write task as part files, and return what was written.
 
         The number in the file names is the index of the task. A retry of the task has the same index. Without rows,
         write nothing. Raises `OutputHeldError` if this run no longer holds the output's lock, and `StorageError`.
         """
+        return self._write_part(blocks, ctx.task_idx)
+
+    def _write_part(self, blocks: Iterable[pa.Table], number: int) -> WrittenPart:
+        """Write the rows of one part. Blocks without rows, which a job that stops passes on, write nothing."""
         with timed("write"):
-            tables = [block for block in blocks if len(block)]  # when a job is stopped, blocks without rows arrive
-            return self._write(pa.concat_tables(tables), ctx.task_idx) if tables else WrittenPart(Outcome(), ())
+            tables = [block for block in blocks if len(block)]
+            return self._write(pa.concat_tables(tables), number) if tables else WrittenPart(Outcome(), ())
 
     def _write(self, rows: pa.Table, number: int) -> WrittenPart:
         """Write up to three part files: predictions, failures, and listed etags that differ from the etag read.

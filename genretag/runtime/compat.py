@@ -4,9 +4,12 @@
 internals change.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
 
 from genretag.errors import JobError, UsageError
 from genretag.runtime.cluster import Ask, RoomWatch
@@ -101,6 +104,95 @@ class _EndWithoutNodes:
             timeout = ExecutionTimeoutError(str(error))
             timeout.lost_nodes = True  # type: ignore[attr-defined]
             raise timeout from error
+
+
+@contextmanager
+def starting_small(hook: str, *, with_logs: bool) -> Iterator[None]:
+    """Let `ray.init` start a local Ray in the block without the processes that only clusters need.
+
+    These are the autoscaler's monitor, the server of the dashboard and, if `with_logs` is false, the process that
+    prints the logs of workers. The two agents of the node, without which Ray
+    does not start, load less. Each worker process calls `hook`, the full name of a function, when it starts. A hook in
+    the job's runtime environment would do the same, but Ray would then start two processes for each worker.
+    """
+    from ray._private import ray_constants, utils
+    from ray._private.node import Node
+
+    not_started = ["start_monitor", "start_api_server", *([] if with_logs else ["start_log_monitor"])]
+    with ExitStack() as patches:
+        for name in not_started:
+            patches.enter_context(patch.object(Node, name, lambda *_arguments, **_options: None))
+        patches.enter_context(patch.object(utils, "get_dashboard_dependency_error", lambda: ImportError("not needed")))
+        os.environ[ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR] = hook
+        patches.callback(os.environ.pop, ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR)
+        yield  # Ray sets further variables, which stay
+
+
+@contextmanager
+def without_helper_actors() -> Iterator[None]:
+    """Keep Ray Data from starting its three helper actors in the block. Each one costs a process that imports Ray Data.
+
+    They serve a dashboard, the choice between nodes, and the growth of a cluster. So use this only with a local Ray,
+    which has one node and no dashboard.
+    """
+    from ray.data._internal import stats
+    from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
+    from ray.data._internal.execution.operators import actor_pool_map_operator
+    from ray.data._internal.utils import cached_ray_internals
+
+    with ExitStack() as patches:
+        for module, name, stand_in in (
+            (stats, "get_or_create_stats_actor", _NoHelper),
+            (actor_pool_map_operator, "get_or_create_actor_location_tracker", _NoHelper),
+            (cached_ray_internals, "get_or_create_actor_location_tracker", _NoHelper),
+            (rate_based_cluster_autoscaler, "DefaultAutoscalingCoordinator", _AllResources),
+        ):
+            patches.enter_context(patch.object(module, name, stand_in))
+        yield
+
+
+class _NoHelper:
+    """A stand-in for the handle of a helper actor of Ray Data. Its methods do nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _NoMethod(name)
+
+
+class _NoMethod:
+    """A method of `_NoHelper`. `remote` returns a reference to what Ray Data waits for, if it waits."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def remote(self, *arguments: Any, **_options: Any) -> Any:
+        import ray
+
+        if self._name == "gen_dataset_id":
+            return ray.put(uuid4().hex)
+        if self._name == "get_actor_locations":
+            return ray.put(dict.fromkeys(arguments[0]))
+        return None
+
+
+class _AllResources:
+    """A stand-in for Ray Data's client of its autoscaling coordinator: the execution may use the whole local Ray."""
+
+    def __init__(self, *_arguments: Any, **_options: Any) -> None:
+        import ray
+
+        self._resources = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+    def request_resources(self, *_arguments: Any, **_options: Any) -> None:
+        """Do nothing, because a local Ray cannot grow."""
+
+    def cancel_request(self) -> None:
+        """Do nothing, because nothing was requested."""
+
+    def get_reserved_resources(self) -> dict[str, dict[str, float]]:
+        """Return the resources of the node, by node id."""
+        return self._resources
 
 
 def require_iceberg_types(schema: Any) -> None:

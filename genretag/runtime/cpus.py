@@ -53,9 +53,10 @@ class _Mount:
     options: tuple[str, ...]
 
     def controls_cpu(self, controllers: str) -> bool:
-        """Return whether this tree limits the CPUs of a group that /proc/self/cgroup lists with `controllers`.
+        """Return whether this tree of control groups (Linux cgroups) limits CPUs.
 
-        `controllers` is a comma-separated list, such as `cpu,cpuacct`. In version 2 of control groups it is empty.
+        `controllers` is the second field of a line of /proc/self/cgroup: a list such as `cpu,cpuacct`. In version 2 of
+        control groups it is empty.
         """
         if self.kind == "cgroup2":
             return not controllers

@@ -15,14 +15,20 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from genretag.errors import JobError, UsageError, one_line, redact
 from genretag.runtime import logs
-from genretag.runtime.compat import is_other_version, is_refused_token, is_slow_start
+from genretag.runtime.compat import (
+    is_other_version,
+    is_refused_token,
+    is_slow_start,
+    starting_small,
+    without_helper_actors,
+)
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.session import Session
 from genretag.runtime.stopping import HOOK, keeping_sigterm, leftovers, warn_of_leftovers
@@ -150,11 +156,15 @@ class Cluster:
     gpus: float
     nodes: int = 1  # with CPUs
     memory_bytes: float = float("inf")  # of all nodes
+    is_local: bool = False  # started by `ray_session` on this machine, so it stays one node
 
     @property
     def cpus_of_a_node(self) -> float:
         """The average number of CPUs per node."""
         return self.cpus / self.nodes
+
+
+_local: Cluster | None = None  # the local Ray of this process, while it runs
 
 
 @contextmanager
@@ -166,6 +176,7 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     the cluster refuses the user's token, or if its version of Ray or Python differs. It also raises `UsageError` if the
     address is the URL of a dashboard. Raises `JobError` if a local Ray does not start in time.
     """
+    global _local
     if not session.verbose:
         logs.quieten_libraries()
     address = session.address or os.environ.get("RAY_ADDRESS")
@@ -175,17 +186,21 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     import ray
 
     if ray.is_initialized():
-        yield _declared()
+        yield _local or _declared()
         return
     with ExitStack() as opened:
         _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
         _configure_data(session.verbose)
+        if not address:
+            opened.enter_context(without_helper_actors())
+            _local = replace(_declared(), cpus=cpus_here(), is_local=True)
         try:
-            yield _declared() if address else replace(_declared(), cpus=cpus_here())
+            yield _local or _declared()
         except KeyboardInterrupt:
             logger.info("stopping")  # Ray takes some seconds to stop
             raise
         finally:
+            _local = None
             ray.shutdown()
 
 
@@ -211,9 +226,10 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
     """
     import ray
 
-    options: dict[str, Any] = {"address": address}
     if address:
         _require_answer(address)
+        options: dict[str, Any] = {"address": address, "runtime_env": {"worker_process_setup_hook": HOOK}}
+        starting: AbstractContextManager[None] = nullcontext()
     else:
         make_a_token_where_none_can_be_kept()
         for name, value in QUIET_RAY.items():
@@ -225,10 +241,10 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
             "include_dashboard": False,
             "_temp_dir": folder,
         }
-    options["runtime_env"] = {"worker_process_setup_hook": HOOK}
+        starting = starting_small(HOOK, with_logs=verbose)
     seen = leftovers()
     try:
-        with logs.stderr_muted(not verbose), keeping_sigterm():
+        with logs.stderr_muted(not verbose), keeping_sigterm(), starting:
             ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise (refused_token if is_refused_token(error) else _no_answer)(address) from error

@@ -14,6 +14,7 @@ from genretag.scoring.settings import TagSettings
 THREADS_PER_CPU_ENGINE = 4
 FETCH_ACTORS_PER_GPU = 16  # one decodes 1,600 posters/s if it has four CPUs; an H100 predicts 20,000 posters/s
 CPUS_ASKED = 0.5  # reserved by each actor: at most half of its use, so that all actors fit on half of the nodes
+SCORERS_PER_WRITE = 8  # actors that fetch and decode, for each task that writes: it encodes 50,000 rows/s
 WRITE_CPU = 0.25  # reserved by each task that writes part files
 CPU_BATCH, GPU_BATCH = 8, 64  # posters per call of an engine
 ACTOR_BYTES = 2**30  # memory of one actor with usual posters; docs/guarantees.md states the memory with hostile posters
@@ -41,6 +42,11 @@ class ActorPlan:
         """CPUs that a predict actor reserves. With a GPU, it reserves 0, so that busy CPUs never keep a GPU idle."""
         return 0.0 if self.predict_gpus else self.cpus_asked
 
+    @property
+    def write_tasks(self) -> int:
+        """Number of tasks that write part files at the same time. Each one costs a process."""
+        return -(-(self.fetch_actors or self.predict_actors) // SCORERS_PER_WRITE)
+
     def asks(self) -> list[Ask]:
         """Return the fewest resources with which a job makes progress: one actor of each stage, and one write task."""
         predict = Ask("an actor that predicts", self.predict_cpus_asked, self.predict_gpus)
@@ -52,8 +58,8 @@ def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> Acto
     """Plan as many actors as the cluster's CPUs, GPUs and memory (1 GiB per actor) allow.
 
     With GPUs, each GPU gets one actor that predicts, and the CPUs get actors that fetch and decode. Without GPUs, or
-    with the openvino engine, each actor fetches, decodes and predicts. In these two cases, `settings.fetch_actors`
-    adds actors that fetch and decode, and the other actors only predict. Counts, engine, precision and batch size that
+    with the openvino engine, each actor fetches, decodes and predicts, unless `settings.fetch_actors` is set. If it is
+    set, that many actors fetch and decode, and the others only predict. Counts, engine, precision and batch size that
     are set in `settings` replace the planned values.
     """
     device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"

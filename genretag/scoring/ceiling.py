@@ -20,7 +20,7 @@ from genretag.model.engines import Engine, open_engine
 from genretag.runtime.cpus import cpus_here
 from genretag.scoring.reader import Poster, PosterReader
 from genretag.scoring.settings import TagSettings
-from genretag.scoring.worklist import POSTERS_PER_STEP
+from genretag.scoring.shards import POSTERS_PER_STEP
 from genretag.storage import Storage, StorageError
 
 UNDER_WAY, NEARLY_DONE = 0.1, 0.9  # a run is in its steady state while its share of finished posters is between these

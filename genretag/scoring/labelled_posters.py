@@ -59,10 +59,10 @@ class Matched:
     def require_posters(self, csv: str, *, allow_left_out: bool) -> None:
         """Raise `UsageError` if no poster could be matched with one image, or if too many posters are left out.
 
-        Too many are left out if over 10 % of the posters with images (and at least 3) have several different images.
-        Too many are also left out if under 10 % of the ids have an image. If there are fewer images than ids,
-        the limit is 10 % of the images. If `allow_left_out` is true, these two cases raise no error. `csv` is the
-        location of the file, for messages.
+        There are two such cases. First, over 10 % of the posters with images, and at least 3, have several different
+        images. Second, under 10 % of the ids have an image (under 10 % of the images have an id, if there are fewer
+        images than ids). If `allow_left_out` is true, the two cases raise no error. `csv` is the location of the file,
+        for messages.
         """
         found, ambiguous, missing = len(self.labelled), len(self.ambiguous), len(self.missing)
         many = ambiguous >= LEAST and ambiguous > MOST_WRONG * (found + ambiguous)

@@ -1,16 +1,18 @@
-"""Pipeline: the lazy Ray Data stages from posters to scored rows, for tagging, training and evaluation.
+"""Pipeline: the lazy Ray dataset from posters to scored rows, for tagging, training and evaluation.
 
 `train` and `evaluate` score labelled posters with the pipeline of `tag`, so they use the same decoder and engine.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from genretag.images import ImageRule
 from genretag.model.bundle import Bundle
 from genretag.runtime.cluster import WAIT_FOR_NODES_S, require_room
 from genretag.runtime.compat import ending_without_nodes, explaining_lost_nodes
@@ -18,12 +20,12 @@ from genretag.runtime.display import QUIET, Display
 from genretag.runtime.progress import read_board
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.actor_plan import ActorPlan, plan_actors
-from genretag.scoring.actors import FetchDecode, FetchDecodePredict, FetchOptions, Predict
+from genretag.scoring.actors import FetchOptions, Predict, Score
 from genretag.scoring.inventory import inventory_of
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.settings import TagSettings
+from genretag.scoring.shards import steps
 from genretag.scoring.step_ledger import running_ledger
-from genretag.scoring.worklist import POSTERS_PER_STEP, steps
 from genretag.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -32,41 +34,72 @@ logger = logging.getLogger(__name__)
 CALLS_AT_ONCE = 4  # per actor: while one call waits for a slow object or predicts, the other calls continue
 
 
-def scored_dataset(
-    blocks: list[pa.Table],
-    bundle: Bundle,
-    plan: ActorPlan,
-    options: FetchOptions,
-    storage: Storage,
-    ledger: Any,
-    *,
-    wait_for_nodes_s: float = WAIT_FOR_NODES_S,
-) -> Any:
-    """Return a lazy Ray dataset that scores posters. It has one row per poster, as `Predict` returns them.
-
-    One Ray task scores each of the `blocks`. A block has rows of the inventory, or the URI of a file of posters
-    (`write_shards`). `ledger` is the handle that `open_ledger` returned.
+@dataclass(frozen=True)
+class Scoring:
+    """What the scoring of a job needs. `ledger` is the handle that `open_ledger` returned.
 
     During the execution, the cluster may lack room for the actors for `wait_for_nodes_s` seconds. If no poster is done
-    by then, the execution raises an exception. Otherwise it logs a warning and waits for nodes. Execute the dataset
-    within `explaining_lost_nodes`, which turns the exception into a `UsageError`.
+    by then, the execution raises an exception. Otherwise it logs a warning and waits for nodes.
+    """
+
+    bundle: Bundle
+    plan: ActorPlan
+    options: FetchOptions
+    storage: Storage
+    ledger: Any
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
+
+
+@contextmanager
+def scored_dataset(blocks: list[pa.Table], scoring: Scoring) -> Iterator[Any]:
+    """Yield a lazy Ray dataset that scores posters. It has one row per poster, as `Score` yields them.
+
+    One Ray task scores each of the `blocks`. A block has rows of the inventory, or the URI of a file of posters
+    (`write_shards`). Execute the dataset in the block, and within `explaining_lost_nodes`, which turns the exception
+    about lacking room into a `UsageError`. After the block, the actors that predict end.
     """
     import ray
 
-    fetch = (storage, bundle.rule, options, ledger)
-    predict = (plan, ray.put(bundle), ledger)
+    plan, ledger = scoring.plan, scoring.ledger
+    bundle = ray.put(scoring.bundle)
     posters = ray.data.from_blocks(blocks)  # `from_arrow` would start tasks just to look at the blocks
-    callback = ending_without_nodes(plan.asks(), wait_for_nodes_s, partial(_begun, ledger))
+    callback = ending_without_nodes(plan.asks(), scoring.wait_for_nodes_s, partial(_begun, ledger))
     posters.context.custom_execution_callback_classes = [callback]
-    if not plan.fetch_actors:
-        posters.context.target_max_block_size = None  # one block per task: rows without pixels are small
-        actors = _actors(plan.predict_actors, len(blocks), CALLS_AT_ONCE)
-        return _stage(posters, FetchDecodePredict, (fetch, predict), actors, plan.cpus_asked)
-    posters.context.target_max_block_size = _one_block_per_step(bundle.rule)
-    fetchers = _actors(plan.fetch_actors, len(blocks), CALLS_AT_ONCE)
-    predictors = _actors(plan.predict_actors, len(blocks))
-    decoded = _stage(posters, FetchDecode, fetch, fetchers, plan.cpus_asked)
-    return _stage(decoded, Predict, predict, predictors, plan.predict_cpus_asked, plan.predict_gpus)
+    posters.context.target_max_block_size = None  # one block per task: rows without pixels are small
+    fetch = (scoring.storage, scoring.bundle.rule, scoring.options, ledger)
+    with _engines(plan, bundle, ledger, len(blocks)) as engines:
+        yield posters.map_batches(
+            Score,
+            fn_constructor_args=(fetch, plan, bundle, engines),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(plan.fetch_actors or plan.predict_actors, len(blocks)),
+                max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=plan.cpus_asked,
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+
+
+@contextmanager
+def _engines(plan: ActorPlan, bundle: Any, ledger: Any, blocks: int) -> Iterator[list[Any]]:
+    """Start the `Predict` actors of a job, and end them after the block. If the plan has none, yield an empty list.
+
+    `bundle` is a Ray object reference to a `Bundle`. There is at most one actor per block of posters.
+    """
+    import ray
+
+    count = min(plan.predict_actors, blocks) if plan.fetch_actors else 0
+    options: dict[str, Any] = {"num_cpus": plan.predict_cpus_asked, "num_gpus": plan.predict_gpus}
+    actor: Any = ray.remote(**options, max_restarts=-1, scheduling_strategy="SPREAD")(Predict)
+    engines = [actor.remote(plan, bundle, ledger) for _ in range(count)]
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            with suppress(ray.exceptions.RayError):  # the cluster may be gone
+                ray.kill(engine)
 
 
 def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> None:
@@ -79,49 +112,6 @@ def show_scored(values: dict[str, Any], display: Display, before: int = 0) -> No
     done = scored + values.get("already", 0) + failed + others
     note = f"{failed:,} failed" + (f", {others:,} other files" if others else "")
     display.count(before + done, note)
-
-
-def _stage(rows: Any, stage: type, arguments: tuple[Any, ...], actors: Any, cpus: float, gpus: float = 0.0) -> Any:
-    """Add a stage to the dataset `rows`, and return the new dataset. Each call of an actor gets one block.
-
-    `stage` is the class of the actors, `arguments` are its constructor arguments, and `actors` is their pool. Each
-    actor reserves `cpus` CPUs and `gpus` GPUs. For actors with GPUs, Ray Data requires a batch size. The batch
-    size is `POSTERS_PER_STEP`, because each block that comes from `FetchDecode` is one step.
-    """
-    return rows.map_batches(
-        stage,
-        fn_constructor_args=arguments,
-        compute=actors,
-        num_cpus=cpus,
-        num_gpus=gpus,
-        batch_size=POSTERS_PER_STEP if gpus else None,
-        batch_format="pyarrow",
-    )
-
-
-def _actors(count: int, blocks: int, calls_at_once: int | None = None) -> Any:
-    """Return a pool of `count` actors, but at most one per block.
-
-    Each actor runs `calls_at_once` calls in separate threads; None means one call at a time.
-    """
-    import ray
-
-    return ray.data.ActorPoolStrategy(
-        size=min(count, blocks),
-        max_concurrent_calls_per_actor=calls_at_once,
-        enable_true_multi_threading=calls_at_once is not None,
-    )
-
-
-def _one_block_per_step(rule: ImageRule) -> int:
-    """Return the block size, in bytes, with which Ray Data keeps each table of `FetchDecode` as one block.
-
-    Ray Data merges and splits the tables of a task by their bytes. A retried task may yield fewer bytes, because a
-    poster may fail only the second time. If blocks then began at other rows, rows would be lost or duplicated. A table
-    with all 256 posters of a step is larger than this size, so Ray Data does not merge it. It is smaller than 1.5 times
-    this size, so Ray Data does not split it.
-    """
-    return POSTERS_PER_STEP * rule.height * rule.width * 3 - 1
 
 
 def score_labelled(
@@ -145,7 +135,8 @@ def score_posters(
     """
     settings = TagSettings(engine="openvino")
     plan = plan_actors(cluster, settings, bundle)
-    require_room(plan.asks())
+    if not cluster.is_local:
+        require_room(plan.asks())
     with running_ledger(allowed_failures=len(posters)) as ledger:
         kept, probabilities = _score(posters, bundle, plan, ledger, storage, display)
     if not kept.all():
@@ -157,13 +148,16 @@ def _score(
     posters: LabelledPosters, bundle: Bundle, plan: ActorPlan, ledger: Any, storage: Storage, display: Display
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score posters with the actors of `plan`. Return the mask and the probabilities that `score_posters` returns."""
-    options, before = FetchOptions.of(TagSettings(), one_bucket=False), display.done
-    blocks = list(steps(inventory_of(posters.uris)))
-    dataset = scored_dataset(blocks, bundle, plan, options, storage, ledger)
+    scoring = Scoring(bundle, plan, FetchOptions.of(TagSettings(), one_bucket=False), storage, ledger)
+    blocks, before = list(steps(inventory_of(posters.uris))), display.done
     row_of = {uri: row for row, uri in enumerate(posters.uris)}
     kept = np.zeros(len(posters), dtype=bool)
     probabilities = np.full((len(posters), len(bundle.labels)), np.nan, dtype=np.float32)
-    with explaining_lost_nodes(), display.following(ledger, lambda values: show_scored(values, display, before)):
+    with (
+        scored_dataset(blocks, scoring) as dataset,
+        explaining_lost_nodes(),
+        display.following(ledger, lambda values: show_scored(values, display, before)),
+    ):
         for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
             readable = batch.filter(batch["probabilities"].is_valid())
             rows = [row_of[uri] for uri in readable["uri"].to_pylist()]

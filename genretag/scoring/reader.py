@@ -202,7 +202,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class _ClockedMemory:
-    """The memory to decode one poster. While the poster waits for memory, its clock in `watch` stops."""
+    """The memory to decode one poster. While the poster waits for memory, no decoding time is counted for it."""
 
     uri: str
     memory: DecodeMemory

@@ -1,4 +1,4 @@
-"""Worklist: the posters of the inventory that the output does not have for this model version, in shards for Ray.
+"""Worklist: the posters of the inventory that the output does not have for this model version.
 
 This subtraction alone gives incremental runs, resume after a crash, and new scores for changed objects or a new model.
 It is an anti-join in DuckDB, which uses disk if memory is too small. `tests/benchmarks/worklist.py` measures it with
@@ -7,10 +7,6 @@ ten million rows on each side. A billion rows would need a join by parts, such a
 The output has a version of an object if a row of its predictions or failures has the version's etag. A listing may give
 another etag than a later read of the object. The output's folder `versions/` records such etags, and they count too. If
 the store failed to deliver a poster, the failure counts only after several runs.
-
-A shard is a part of the worklist in a Parquet file, and one Ray task scores it. During a run, the shards are in
-`OUTPUT/_worklist/<run_id>/`, where every node can read them. The driver passes only their URIs to Ray, so its memory
-does not grow with the number of posters.
 """
 
 from collections import Counter, deque
@@ -31,7 +27,7 @@ from genretag.output.schema import HELD, LIST, LISTED, is_of_model, profile_held
 from genretag.scoring.database import open_database
 from genretag.scoring.inventory import Inventory
 from genretag.scoring.settings import RETRIES
-from genretag.storage import ObjectInfo, Storage, join
+from genretag.storage import ObjectInfo, Storage
 from genretag.storage.objects import etag_keys
 from genretag.storage.paths import parquet_rows
 from genretag.storage.retries import TRANSIENT
@@ -51,8 +47,8 @@ Profile = tuple[tuple[bytes, bytes], ...]  # the items of `profile_held` for a p
 class Worklist(ListedCounts):
     """The posters to score, as a Parquet file, and the counts of all listed objects.
 
-    `file` has one row per object: the columns of the inventory, and the lists of etags `listed_etags`, `scored_etags`
-    and `failed_etags` (see `genretag.output.schema`). `to_score` is the number of rows of `file`.
+    `file` has one row per poster to score: the columns of the inventory (the listed objects), and the lists of etags
+    `listed_etags`, `scored_etags` and `failed_etags` (see `genretag.output.schema`). `to_score` is the number of rows.
     """
 
     file: Path
@@ -240,74 +236,3 @@ def _write(database: duckdb.DuckDBPyConnection, query: str, file: Path, schema: 
     with pyarrow.parquet.ParquetWriter(file, schema, compression="lz4") as writer:
         for batch in database.sql(query).to_arrow_reader(65_536):
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-
-
-FOLDER = "_worklist"
-SHARD = "shard"
-POSTERS_PER_STEP = 256  # posters that an actor decodes at a time: 42 MB of pixels at 288 x 192, a second of work
-SHARDS_AT_MOST = 1024  # Ray tasks of a run: enough for any cluster, few enough for the driver
-WRITES_AT_ONCE = 16
-
-
-def write_shards(worklist: Worklist, output: str, run_id: str, storage: Storage) -> list[pa.Table]:
-    """Write the worklist as shards (Parquet files) below the output. For each shard, return a table with its URI.
-
-    First remove the shards that earlier runs left. Raises `StorageError` if a shard cannot be written or removed.
-    """
-    remove_shards(output, storage)
-    with ThreadPoolExecutor(WRITES_AT_ONCE) as threads:
-        uris, writes = [], []
-        for number, shard in enumerate(_cut(worklist)):
-            uris.append(join(output, FOLDER, run_id, f"shard-{number:05d}.parquet"))
-            writes.append(threads.submit(storage.put, uris[-1], _encoded(shard)))
-            if len(writes) > 2 * WRITES_AT_ONCE:  # otherwise encoded shards would pile up in memory
-                writes.pop(0).result()
-        for write in writes:
-            write.result()
-    return [pa.table({SHARD: [uri]}) for uri in uris]
-
-
-def posters_of(block: pa.Table, storage: Storage) -> pa.Table:
-    """Return the posters of a block. If the block has the URI of a shard (a file of posters), read the shard.
-
-    Otherwise the block has the posters, and is returned itself.
-
-    Raises `StorageError` if the shard cannot be read.
-    """
-    if SHARD not in block.column_names:
-        return block
-    shard = storage.get(block[SHARD][0].as_py())
-    return pyarrow.parquet.read_table(pa.BufferReader(pa.py_buffer(shard.data)))
-
-
-def remove_shards(output: str, storage: Storage) -> None:
-    """Remove the shards (temporary files) of all runs.
-
-    Only the run that holds the lock of the output may call this function.
-    """
-    storage.delete_below(join(output, FOLDER))
-
-
-def steps(posters: pa.Table) -> Iterator[pa.Table]:
-    """Yield the posters in tables of `POSTERS_PER_STEP` rows, the last of which may be shorter."""
-    for start in range(0, len(posters), POSTERS_PER_STEP):
-        yield posters.slice(start, POSTERS_PER_STEP)
-
-
-def _cut(worklist: Worklist) -> Iterator[pa.Table]:
-    """Yield the worklist in at most `SHARDS_AT_MOST` tables, one for each shard (a Parquet file).
-
-    All tables but the last have the same number of rows, a multiple of `POSTERS_PER_STEP`.
-    """
-    steps_in_all = -(-worklist.to_score // POSTERS_PER_STEP)
-    rows = POSTERS_PER_STEP * -(-steps_in_all // SHARDS_AT_MOST)
-    with pyarrow.parquet.ParquetFile(worklist.file) as file:
-        for batch in file.iter_batches(rows):
-            yield pa.Table.from_batches([batch])
-
-
-def _encoded(table: pa.Table) -> bytes:
-    """Return the bytes of a Parquet file with the rows of `table`."""
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()

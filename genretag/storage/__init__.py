@@ -78,7 +78,7 @@ class Storage:
         return self._s3
 
     def _object_store(self, uri: str) -> Store | OddKeys:
-        """Return the store for requests about the single object `uri`: an `OddKeys` if its S3 key is odd (`is_odd`)."""
+        """Return the store for the object `uri`: an `OddKeys` for an S3 key that clients may change, such as `a//b`."""
         store = self._store(uri)
         return OddKeys(store) if isinstance(store, S3Client) and is_odd(uri) else store
 

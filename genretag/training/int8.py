@@ -72,7 +72,7 @@ BATCH, THREADS = 8, 4
 
 @dataclass(frozen=True)
 class Change:
-    """Difference between an int8 network's predictions with one instruction set and with all instruction sets."""
+    """Change in an int8 network's predictions if the CPU may use only one set of instructions, such as AVX2."""
 
     largest_difference: float  # between two probabilities of the same poster and label
     other_genres: float  # share of the posters that get other genres

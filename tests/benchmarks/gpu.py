@@ -32,7 +32,7 @@ from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.model.engines import open_engine
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
-from genretag.scoring.worklist import POSTERS_PER_STEP
+from genretag.scoring.shards import POSTERS_PER_STEP
 from genretag.storage import Storage
 
 DRAWN = 2_000  # number of different posters; these are also compared
