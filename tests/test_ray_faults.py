@@ -14,11 +14,12 @@ from ray_cluster_faults import TITLES, ray_cluster, until
 
 from genretag.storage import Storage, join
 
-POSTERS = 600
+POSTERS = 1_100  # three steps of 256 posters, after the small ones at the start
 UNDER_WAY = 260  # number of GETs after which more than one step of work has begun
-LAST = "posters/0599"  # a poster of the last step
+LAST = f"posters/{POSTERS - 1:04d}"  # a poster of the last step
 SMALL_STORE_BYTES = 80 << 20  # Ray needs at least 75 MB
-RUN_TIMEOUT_S = 150  # a generous limit, only so that a hanging run does not hang the tests
+PATIENT = {"GENRETAG_STORE_TOTAL_S": "600"}  # the poster that the store holds back does not fail
+RUN_TIMEOUT_S = 300  # a generous limit, only so that a hanging run does not hang the tests
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def two_workers(cluster):
 
 @pytest.fixture(scope="module")
 def images(s3_server, drawn_posters):
-    """Fill a bucket with 600 posters, none of them broken, and return their URIs."""
+    """Fill a bucket with 1,100 posters, none of them broken, and return their URIs."""
     s3_server.create_bucket("ray-faults")
     uris = [f"s3://ray-faults/posters/{number:04d}.jpg" for number in range(POSTERS)]
     storage = Storage()
@@ -68,7 +69,7 @@ def start(cluster, tmp_path):
         errors = tmp_path / "errors.txt"
         command = [sys.executable, "-m", "genretag.cli", *map(str, arguments), "--address", cluster.address]
         with errors.open("w") as file:
-            return subprocess.Popen(command, env={**os.environ, **cluster.environment}, stderr=file), errors
+            return subprocess.Popen(command, env={**os.environ, **cluster.environment, **PATIENT}, stderr=file), errors
 
     return start
 
@@ -149,7 +150,7 @@ def test_a_run_that_loses_all_worker_nodes_continues_when_another_joins(two_work
     """Some posters are done. So the run waits for nodes longer than it would before its first poster, and says so."""
 
     def kill(cluster, said):
-        until(lambda: re.search(r"scoring: [1-9]\d*/600", said()))
+        until(lambda: re.search(rf"scoring: [1-9][\d,]*/{POSTERS:,}", said()))
         kill_all(cluster)
         until(lambda: "any more: waiting for nodes" in said())
         assert cluster.head.processes("ray::Ledger")
