@@ -24,6 +24,7 @@ from genretag.runtime.ray_session import QUIET_RAY
 STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of decoded posters
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
+PATIENT = {"GENRETAG_STORE_TOTAL_S": "600"}  # of jobs: a poster that the fault proxy holds back does not fail
 TITLES = {"Score": "MapBatches(Score)", "Predict": "ray::Predict"}  # part of the titles of actors' processes
 QUICK_TO_NOTICE = {  # the head notices a dead node after 2 s instead of half a minute
     "RAY_health_check_initial_delay_ms": "1000",
@@ -90,7 +91,7 @@ class RayCluster:
         self.address = f"{host.address}:{port}"
         self.job_server = f"http://{host.address}:{dashboard_port}"
         """Address of the job server. It runs only if `jobs` is True."""
-        self.environment = {"RAY_ADDRESS": self.address, **_token()}
+        self.environment = {"RAY_ADDRESS": self.address, **_token(), **PATIENT}
         """Environment variables with which a driver can connect: address and token."""
         self.folder = folder
         self.node_environment = {**environment, **self.environment}

@@ -60,7 +60,6 @@ def cluster(net, store):
         "NO_PROXY": f"{os.environ.get('NO_PROXY', '127.0.0.1')},{net.gateway}",
         "RAY_enable_metrics_collection": "true",  # a Ray of our own in this process has switched it off
         "RAY_metrics_report_interval_ms": "1000",
-        "GENRETAG_STORE_TOTAL_S": "600",  # a poster that the store holds back does not fail, however slow the machine
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **dict.fromkeys(CREDENTIALS, ""),
     }

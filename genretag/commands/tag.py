@@ -255,7 +255,7 @@ def _tell_of_other_profiles(worklist: Worklist, run: Run, output: str) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """What `_score` needs to know about a run, besides the posters. `session` has the options for Ray and the store."""
+    """Inputs of `_score` about a run, besides the posters. `session` has the options for Ray and the store."""
 
     images: str
     output: str

@@ -110,7 +110,7 @@ _IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 @dataclass(frozen=True)
 class JpegStructure:
-    """What a JPEG's segments before its first scan say: numbers of blocks, components and segments, kind of frame."""
+    """Facts in a JPEG's segments before its first scan: numbers of blocks, components and segments, kind of frame."""
 
     blocks: int  # number of 8 x 8 blocks in all components, without padding to MCUs; 0 if unknown
     least_bits: int  # the least number of bits that a block takes in the scans; 0 if unknown

@@ -125,7 +125,7 @@ _OTHER_BYTE = str.maketrans("LBN", "BLB")  # changes a 16-bit raw mode to read l
 
 @dataclass(frozen=True)
 class Reading:
-    """What a loaded picture needs to be corrected, but Pillow does not say: its frame, transparent colour and white.
+    """Facts that Pillow does not report, and that correct a loaded picture: its frame, transparent colour and white.
 
     With the default values, a loaded picture needs no correction. Deep grey means grey of more than 8 bits.
     """

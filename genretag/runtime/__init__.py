@@ -1,1 +1,1 @@
-"""What a running command needs: a Ray session, cluster checks, progress, logs, telemetry and a clean stop."""
+"""Support for a running command: a Ray session, cluster checks, progress, logs, telemetry and a clean stop."""

@@ -110,10 +110,11 @@ class _EndWithoutNodes:
 def starting_small(hook: str, *, with_logs: bool) -> Iterator[None]:
     """Let `ray.init` start a local Ray in the block without the processes that only clusters need.
 
-    These are the autoscaler's monitor, the server of the dashboard and, if `with_logs` is false, the process that
-    prints the logs of workers. The two agents of the node, without which Ray
-    does not start, load less. Each worker process calls `hook`, the full name of a function, when it starts. A hook in
-    the job's runtime environment would do the same, but Ray would then start two processes for each worker.
+    These processes are the autoscaler's monitor, the server of the dashboard and, if `with_logs` is false, the process
+    that prints the logs of workers. Ray does not start without the two agents of a node, so these only load less.
+
+    Each worker process calls `hook`, the full name of a function, when it starts. A hook in the job's runtime
+    environment would do the same, but Ray would then start two processes for each worker.
     """
     from ray._private import ray_constants, utils
     from ray._private.node import Node

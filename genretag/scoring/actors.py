@@ -165,7 +165,7 @@ def _rows(posters: pa.Table, results: list[Poster | Failure | Held]) -> pa.Table
 
 
 class Predictor(Protocol):
-    """What predicts the steps of a `Score` actor: a `Predict` in the same process, or the engines of a cluster."""
+    """The engine side of a `Score` actor: a `Predict` in the same process, or the `Engines` of the job."""
 
     def predict(self, step: str, pixels: np.ndarray, decoded_at: float) -> np.ndarray | None:
         """Return the probabilities of a step's pixels, float32 (N, labels), or None if the job must stop."""

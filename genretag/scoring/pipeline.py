@@ -36,7 +36,7 @@ CALLS_AT_ONCE = 4  # per actor: while one call waits for a slow object or predic
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the scoring of a job needs. `ledger` is the handle that `open_ledger` returned.
+    """Inputs of the scoring of a job, besides the posters. `ledger` is the handle that `open_ledger` returned.
 
     During the execution, the cluster may lack room for the actors for `wait_for_nodes_s` seconds. If no poster is done
     by then, the execution raises an exception. Otherwise it logs a warning and waits for nodes.
