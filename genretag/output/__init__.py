@@ -6,6 +6,7 @@ OUTPUT/predictions/dt=.../part-<run>-00000.parquet   scored posters
 OUTPUT/failures/dt=.../part-<run>-00000.parquet      posters that could not be scored
 OUTPUT/versions/dt=.../part-<run>-00000.parquet      listed etags that differ from the etag that was read
 OUTPUT/runs/<run_id>/run.json                        counts of the run, written last
+OUTPUT/keys/<model version>/*.arrow                  index of the predictions' keys (genretag.scoring.key_index)
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,11 @@ KINDS = ("predictions", "failures", "versions")
 class OutputFiles:
     """Part files found by one listing of an output.
 
-    `by_kind` maps `predictions`, `failures` and `versions` to the part files in these folders.
+    `output` is the location of the output. `by_kind` maps `predictions`, `failures` and `versions` to the part files in
+    these folders.
     """
 
+    output: str
     by_kind: Mapping[str, tuple[ObjectInfo, ...]]
 
     @property
@@ -36,7 +39,7 @@ def list_output(output: str, storage: Storage) -> OutputFiles:
 
     If the output does not exist, no kind has files. Raises `StorageError` if the listing fails.
     """
-    return OutputFiles({kind: tuple(parquet_files(join(output, kind), storage)) for kind in KINDS})
+    return OutputFiles(output, {kind: tuple(parquet_files(join(output, kind), storage)) for kind in KINDS})
 
 
 def parquet_files(location: str, storage: Storage) -> Iterator[ObjectInfo]:

@@ -138,6 +138,21 @@ def poster_ids(uris: Any) -> Any:
     return pc.replace_substring_regex(names, r"(?s)^(\.*[^.].*)\.[^.]*$", r"\1")
 
 
+def in_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Join small tables, such as the pages of a listing, into tables of at least `rows` rows.
+
+    The last table may have fewer rows.
+    """
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= rows:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
 def _spool(
     tables: Iterable[pa.Table], file: Path, storage: Storage, leave_out: str | None, may_repeat: bool
 ) -> Inventory:
@@ -151,7 +166,7 @@ def _spool(
     writer, rows = None, 0
     with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
         try:
-            for table in _in_groups(tables):
+            for table in in_groups(tables, ROWS_PER_GROUP):
                 if output is not None:
                     table = table.filter(pc.invert(pc.starts_with(table["uri"], output)))
                 table = _with_etags(table, storage, threads, look_up=may_repeat)
@@ -163,21 +178,6 @@ def _spool(
             if writer:
                 writer.close()
     return Inventory(file, rows, may_repeat)
-
-
-def _in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join small tables, such as the pages of a listing, into tables of at least `ROWS_PER_GROUP` rows.
-
-    The last table may have fewer rows.
-    """
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(map(len, waiting)) >= ROWS_PER_GROUP:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def _with_etags(table: pa.Table, storage: Storage, threads: ThreadPoolExecutor, *, look_up: bool) -> pa.Table:

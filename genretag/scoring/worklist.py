@@ -1,31 +1,34 @@
 """Worklist: the posters of the inventory that the output does not have for this model version.
 
 This subtraction alone gives incremental runs, resume after a crash, and new scores for changed objects or a new model.
-It is an anti-join in DuckDB, which uses disk if memory is too small. `tests/benchmarks/worklist.py` measures it with
-ten million rows on each side. A billion rows would need a join by parts, such as by a hash of the URI.
+Keys of predictions are looked up in the key index (`key_index.py`), so a run reads only part files that are new. The
+rest is SQL in DuckDB, which uses disk if memory is too small. `tests/benchmarks/worklist.py` measures all this with ten
+million rows on each side. A billion rows would need more than one pass, such as one for each range of digests.
 
 The output has a version of an object if a row of its predictions or failures has the version's etag. A listing may give
 another etag than a later read of the object. The output's folder `versions/` records such etags, and they count too. If
 the store failed to deliver a poster, the failure counts only after several runs.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from genretag.images.file_kinds import OTHER_FILE
 from genretag.output import OutputFiles
 from genretag.output.run_record import ListedCounts
-from genretag.output.schema import HELD, LIST, LISTED, is_of_model, profile_held
+from genretag.output.schema import HELD, LIST, LISTED
 from genretag.scoring.database import open_database
-from genretag.scoring.inventory import Inventory
+from genretag.scoring.inventory import Inventory, in_groups
+from genretag.scoring.key_index import KeyIndex, Profile
 from genretag.scoring.settings import RETRIES
 from genretag.storage import ObjectInfo, Storage
 from genretag.storage.objects import etag_keys
@@ -40,7 +43,7 @@ TABLES = {  # for each kind of part file: the DuckDB table for its rows, and the
 }
 MAY_PASS = f"stage = 'fetch' and reason in {tuple(sorted(TRANSIENT))}"  # SQL: the store failed, not the poster
 READS_AT_ONCE = 16
-Profile = tuple[tuple[bytes, bytes], ...]  # the items of `profile_held` for a part file, as a dictionary key
+LOOKUPS_AT_ONCE = 262_144  # sorted, so that neighbours are looked up in memory that the processor has cached
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,21 @@ def make_worklist(
     folder = inventory.file.parent
     database = open_database(folder)
     try:
-        _load_objects(database, inventory)
-        listed = _count_objects(database, "objects", inventory)
-        profiles: Counter[Profile] = Counter()
-        for kind, (table, columns) in TABLES.items():
-            for schema, rows in _load(database, table, columns, held.by_kind[kind], model_version, storage):
-                if (profile := profile_held(schema)) and is_of_model(schema, model_version):
-                    profiles[tuple(profile.items())] += rows
+        listed = _count_objects(database, parquet_rows(inventory.file), inventory)
+        index = KeyIndex(held, model_version, storage)
+        index.add(_unread(index, database, model_version, storage))
+        _load(database, "versions", held.by_kind["versions"], model_version, storage)
+        index.add_listed(*_listed_keys(index, database))
+        others = _create_unscored(database, inventory, index)
+        _load(database, "predictions", others, model_version, storage, where="uri in (select uri from unscored)")
+        _load(database, "failures", held.by_kind["failures"], model_version, storage)
         given_up = "false" if retry_failed else f"bool_or(({MAY_PASS}) is not true) or count(*) > {retries}"
         failed = f"select uri, etag from tried group by uri, etag having {given_up}"  # noqa: S608
         database.execute(f"create table failed as {failed}")
         for became in HELD:
             _hold_listed(database, became)
-        _subtract_held(database, "objects", "scored", "unscored")
         unscored = _count_objects(database, "unscored", inventory)
-        _subtract_held(database, "unscored", "failed", "untried")
+        database.execute("create table untried as from unscored anti join failed using (uri, etag)")
         to_score = _count_objects(database, "untried", inventory)
         already_other = _count_other_files(database)
         file = folder / "worklist.parquet"
@@ -102,6 +105,7 @@ def make_worklist(
         for name in (LISTED, *HELD.values()):
             schema = schema.append(pa.field(name, LIST))
         _write(database, _worklist_of("untried", may_repeat=inventory.may_repeat), file, schema)
+        index.save()
     finally:
         database.close()
     return Worklist(
@@ -112,7 +116,7 @@ def make_worklist(
         already_scored=listed - unscored,
         already_failed=unscored - to_score,
         already_other=already_other,
-        profiles=profiles,
+        profiles=index.profiles(),
     )
 
 
@@ -127,35 +131,81 @@ def held_schema(predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schem
     return None
 
 
-def _load_objects(database: duckdb.DuckDBPyConnection, inventory: Inventory) -> None:
-    """Create the table `objects` from the inventory. Of rows with the same URI and etag, keep only one."""
-    rows = f"select * from {parquet_rows(inventory.file)}"  # noqa: S608
+def _unread(
+    index: KeyIndex, database: duckdb.DuckDBPyConnection, model_version: str, storage: Storage
+) -> Iterator[tuple[ObjectInfo, pa.Table, np.ndarray, np.ndarray]]:
+    """Read the part files that the index lacks. Yield what `KeyIndex.add` takes for each of them."""
+    query = f"select {_digests('uri', 'etag')} from part where model_version = $model_version"  # noqa: S608
+    for info, part in zip(index.unread, _in_order(partial(_columns_of, KEY, storage), index.unread), strict=True):
+        database.register("part", part)
+        keys = database.sql(query, params={"salt": index.salt, "model_version": model_version}).to_arrow_table()
+        database.unregister("part")
+        yield info, part, keys["uri"].to_numpy(), keys["etag"].to_numpy()
+
+
+def _listed_keys(index: KeyIndex, database: duckdb.DuckDBPyConnection) -> tuple[np.ndarray, np.ndarray]:
+    """Return the digests of the keys in `versions` whose objects have predictions under the etags that were read."""
+    query = f"select {_digests('uri', 'etag', 'listed_etag')} from versions"  # noqa: S608
+    keys = database.sql(query, params={"salt": index.salt}).to_arrow_table()
+    uris, etags, listed = (column.to_numpy() for column in keys.columns)
+    scored, _ = index.look_up(uris, etags)
+    return uris[scored], listed[scored]
+
+
+def _digests(*columns: str) -> str:
+    """Return SQL for the digests of text columns in the key index, uint64. The query's parameter `salt` is the salt."""
+    return ", ".join(f"hash(concat($salt, {name})) as {name}" for name in columns)
+
+
+def _create_unscored(
+    database: duckdb.DuckDBPyConnection, inventory: Inventory, index: KeyIndex
+) -> Collection[ObjectInfo]:
+    """Create the table `unscored` from the objects of the inventory whose keys the index does not have.
+
+    Of rows with the same URI and etag, keep only one. Return the part files with other etags of these objects.
+    """
+    rows, others = parquet_rows(inventory.file), dict[str, ObjectInfo]()
+    if len(index):
+        missing = []
+        with database.cursor() as cursor:
+            query = f"select file_row_number, {_digests('uri', 'etag')} from {rows}"  # noqa: S608
+            keys = cursor.sql(query, params={"salt": index.salt})
+            batches = (pa.Table.from_batches([batch]) for batch in keys.to_arrow_reader(65_536))
+            for batch in in_groups(batches, LOOKUPS_AT_ONCE):
+                numbers, uris, etags = (column.to_numpy() for column in batch.columns)
+                scored, holding = index.look_up(uris, etags)
+                missing.append(numbers[~scored])
+                others |= {info.uri: info for info in holding}
+        database.register("missing", pa.table({"file_row_number": np.concatenate(missing)}))
+        rows += " semi join missing using (file_row_number)"
+    query = f"select * from {rows}"  # noqa: S608
     if inventory.may_repeat:
-        rows = f"select unnest(arg_min(i, i.poster_id)) from ({rows}) as i group by i.uri, i.etag"  # noqa: S608
-    database.execute(f"create table objects as {rows}")
+        query = f"select unnest(arg_min(i, i.poster_id)) from ({query}) as i group by i.uri, i.etag"  # noqa: S608
+    database.execute(f"create table unscored as {query}")
+    return others.values()
 
 
 def _load(
     database: duckdb.DuckDBPyConnection,
-    table: str,
-    columns: Sequence[str],
-    files: Sequence[ObjectInfo],
+    kind: str,
+    files: Collection[ObjectInfo],
     model_version: str,
     storage: Storage,
-) -> Iterator[tuple[pa.Schema, int]]:
-    """Create the table `table` from those rows of the part files `files` that are of the model version.
+    *,
+    where: str = "true",
+) -> None:
+    """Create the table of a kind of part file (see `TABLES`) from those rows of `files` that are of the model version.
 
-    Yield the schema and the number of rows of each file after its rows are inserted. The number includes the rows of
-    other model versions.
+    `where` is a further condition in SQL.
     """
+    table, columns = TABLES[kind]
     kept = [name for name in columns if name != "model_version"]
     database.execute(f"create table {table} ({', '.join(f'{name} varchar' for name in kept)})")
-    insert = f"insert into {table} select {', '.join(kept)} from part where model_version = ?"  # noqa: S608
+    insert = f"insert into {table} select {', '.join(kept)} from part where model_version = ? and {where}"  # noqa: S608
     for part in _in_order(partial(_columns_of, columns, storage), files):
         database.register("part", part)
         database.execute(insert, [model_version])
         database.unregister("part")
-        yield part.schema, len(part)
 
 
 def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
@@ -165,11 +215,6 @@ def _hold_listed(database: duckdb.DuckDBPyConnection, held: str) -> None:
     read with the etag `etag`.
     """
     database.execute(f"insert into {held} select uri, listed_etag from versions join {held} using (uri, etag)")  # noqa: S608
-
-
-def _subtract_held(database: duckdb.DuckDBPyConnection, rows: str, held: str, rest: str) -> None:
-    """Create the table `rest` from the rows of the table `rows` whose URI and etag are not in the table `held`."""
-    database.execute(f"create table {rest} as from {rows} anti join {held} using (uri, etag)")
 
 
 def _count_other_files(database: duckdb.DuckDBPyConnection) -> int:
@@ -195,7 +240,7 @@ def _worklist_of(rows: str, *, may_repeat: bool) -> str:
     return f"select * from ({objects}){joins} order by uri"  # noqa: S608
 
 
-def _columns_of(names: Sequence[str], storage: Storage, info: ObjectInfo) -> pa.Table:
+def _columns_of(names: Collection[str], storage: Storage, info: ObjectInfo) -> pa.Table:
     """Read the columns `names` of the part file `info`. Etags are normalized by `etag_key`. A missing column is null.
 
     Raises `pyarrow.ArrowInvalid` if a column of `KEY` is missing.
