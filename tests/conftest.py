@@ -51,9 +51,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside():
+def _no_settings_from_outside(tmp_path_factory):
     for name in [name for name in os.environ if name.startswith(("AWS_", "GENRETAG_", "RAY_ADDRESS"))]:
         del os.environ[name]
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

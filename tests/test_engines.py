@@ -119,6 +119,49 @@ def test_an_engine_takes_any_number_of_posters(small_bundle, engine, posters):
         np.testing.assert_allclose(probabilities[index], loaded.predict(images[index : index + 1])[0], atol=1e-2)
 
 
+def test_a_network_is_compiled_once_for_each_user(small_bundle, monkeypatch, tmp_path):
+    """Engines from the cache, and from a cache whose file is damaged, give the probabilities of a compiled network."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = load_bundle(small_bundle, Storage())
+    images = np.random.default_rng(1).integers(0, 256, (5, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
+
+    def predict():
+        engine = open_engine("openvino", bundle, 4, 1, "float32")
+        return engine.predict(images), engine.precision
+
+    compiled, precision = predict()
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.is_relative_to(tmp_path / "genretag" / "openvino")
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    written, whole = file.stat().st_mtime_ns, file.read_bytes()
+
+    assert predict()[1] == precision
+    np.testing.assert_array_equal(predict()[0], compiled)
+    assert file.stat().st_mtime_ns == written, "not compiled again"
+
+    file.chmod(0o600)
+    file.write_bytes(whole[: len(whole) // 2])
+    np.testing.assert_array_equal(predict()[0], compiled)
+
+
+@pytest.mark.parametrize("place", ["/proc/no-folder-can-be-made-here", "~no-such-user/cache"])
+def test_without_a_folder_for_a_cache_a_network_is_compiled_each_time(small_bundle, monkeypatch, place):
+    monkeypatch.setenv("XDG_CACHE_HOME", place)
+    bundle = load_bundle(small_bundle, Storage())
+    images = np.zeros((2, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
+
+    assert open_engine("openvino", bundle, 2, 1, "float32").predict(images).shape == (2, len(bundle.labels))
+
+
+def test_a_folder_of_another_user_is_no_cache(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+
+    open_engine("openvino", load_bundle(small_bundle, Storage()), 2, 1, "float32")
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_int8_is_the_default_if_the_bundle_has_an_int8_network(drawn):
     bundle, images = drawn
     with_int8 = {name: data for name, data in bundle.files.items() if name in INT8_FILES}

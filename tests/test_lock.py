@@ -261,7 +261,7 @@ def test_a_part_file_that_is_written_after_the_loss_is_removed(output, monkeypat
         pytest.raises(OutputHeldError, match="taken over by run second"),
         holding_output(output, night.run_id, Storage()),
     ):
-        PartFiles(output, Suspended(output, before=before), night, 500)._put("predictions", 0, table)
+        PartFiles(output, Suspended(output, before=before), night)._put("predictions", 0, table)
 
     assert len(parts(output)) == kept
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -163,7 +162,7 @@ def night(ray_cluster):
             worklist = make_worklist(inventory, list_output(output, storage), version, storage)
             if worklist.to_score:
                 blocks = [rows for block in steps(worklist.table()) for rows in actor(block)]
-                parts.append(PartFiles(output, storage, tonight, 500).write(blocks, SimpleNamespace(task_idx=0)))
+                parts.append(PartFiles(output, storage, tonight).write(blocks, 0))
         return make_record(tonight, RunFacts("manifests", output, {}, asdict(plan), started), worklist, parts, {})
 
     return night

@@ -273,13 +273,15 @@ def _score(
     Return the result of each write task, and the cost of the run: peak memory, busy seconds and processors. Raises
     `UsageError`, `JobError` or `OutputHeldError` if the job ends early. `ledger` is the actor that counts crashes.
     """
+    from genretag.output.part_sink import PartSink  # imported when Ray runs
+
     posters, storage, settings = worklist.to_score, job.session.storage, job.settings
     output, run = job.output, job.run
     require_held(output, run.run_id, storage)  # without the lock, `write_shards` would remove another run's shards
     shards = write_shards(worklist, output, run.run_id, storage)
     fetch = FetchOptions.of(settings, one_bucket=not is_manifest(job.images))
     scoring = Scoring(job.bundle, plan, fetch, storage, ledger, job.session.wait_for_nodes_s)
-    sink = PartFiles(output, storage, run, settings.rows_per_file_for(posters))
+    sink = PartSink(PartFiles(output, storage, run), settings.rows_per_file_for(posters))
     with scored_dataset(shards, scoring) as dataset, display.following(ledger, _showing(display, posters)):
         try:
             with explaining_lost_nodes():

@@ -7,12 +7,10 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
-from ray.data import Datasink
 
 from genretag.errors import OutputHeldError
 from genretag.images.file_kinds import OTHER_FILE, UNNAMED, kind_by_name
@@ -25,60 +23,28 @@ from genretag.storage import Storage, join
 
 logger = logging.getLogger(__name__)
 
-WRITTEN_HERE = 10_000  # rows that the driver writes itself, because a task that writes starts a process
 NAME = re.compile(r"/part-[^/]+-\d+\.parquet\Z")  # name of a part file, in any folder
 
 
-class PartFiles(Datasink[WrittenPart]):
-    """A Ray Data sink for part files, such as `predictions/dt=…/part-<run>-00000.parquet`.
+class PartFiles:
+    """Writes part files, such as `predictions/dt=…/part-<run>-00000.parquet`.
 
-    The sink also writes part files below `failures/` and `versions/`. The files in `versions/` hold listed etags that
-    differ from the etag that was read. `rows_per_file` is the least number of posters for one write task. After the
-    write, `parts` has the `WrittenPart` of each write task.
+    The part files below `failures/` and `versions/` are written too. The files in `versions/` hold listed etags that
+    differ from the etag that was read.
     """
 
-    def __init__(self, output: str, storage: Storage, run: Run, rows_per_file: int) -> None:
+    def __init__(self, output: str, storage: Storage, run: Run) -> None:
         self._output = output
         self._storage = storage
         self._run = run
-        self._rows_per_file = rows_per_file
-        self.parts: list[WrittenPart] = []
 
-    @property
-    def min_rows_per_write(self) -> int:
-        """Least number of rows that Ray gathers for one write task."""
-        return self._rows_per_file
-
-    def write_all(self, dataset: Any, rows: int, tasks: int, cpus: float) -> None:
-        """Write all rows of a dataset: in this process if there are few, else in up to `tasks` tasks at a time.
-
-        `rows` is the number of rows, and `cpus` is what each task reserves. Raises what `write` raises.
-        """
-        if rows <= WRITTEN_HERE:
-            self._write_here(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
-        else:
-            dataset.write_datasink(self, ray_remote_args={"num_cpus": cpus}, concurrency=tasks)
-
-    def _write_here(self, tables: Iterable[pa.Table]) -> None:
-        """Write rows in this process. A part gets whole tables, until it has enough rows."""
-        self.parts, part = [], list[pa.Table]()
-        for table in tables:
-            part.append(table)
-            if sum(map(len, part)) >= self._rows_per_file:
-                self.parts.append(self._write_part(part, len(self.parts)))
-                part = []
-        self.parts.append(self._write_part(part, len(self.parts)))
-
-    def write(self, blocks: Iterable[Any], ctx: Any) -> WrittenPart:
+    def write(self, blocks: Iterable[pa.Table], number: int) -> WrittenPart:
         """Write the rows of one write task as part files, and return what was written.
 
-        The number in the file names is the index of the task. A retry of the task has the same index. Without rows,
-        write nothing. Raises `OutputHeldError` if this run no longer holds the output's lock, and `StorageError`.
+        `number` is the number in the file names. A retry with the same number overwrites the files. Without rows, as in
+        blocks that a job that stops passes on, write nothing. Raises `OutputHeldError` if this run no longer holds the
+        output's lock, and `StorageError`.
         """
-        return self._write_part(blocks, ctx.task_idx)
-
-    def _write_part(self, blocks: Iterable[pa.Table], number: int) -> WrittenPart:
-        """Write the rows of one part. Blocks without rows, which a job that stops passes on, write nothing."""
         with timed("write"):
             tables = [block for block in blocks if len(block)]
             return self._write(pa.concat_tables(tables), number) if tables else WrittenPart(Outcome(), ())
@@ -101,10 +67,6 @@ class PartFiles(Datasink[WrittenPart]):
         if len(versions):  # last, because these rows refer to the rows of the other files
             files.append(self._put("versions", number, versions))
         return WrittenPart(outcome_of(rows), tuple(files), counts, _other_files(failed))
-
-    def on_write_complete(self, write_result: Any) -> None:
-        """Keep the results of the write tasks in `parts`."""
-        self.parts = list(write_result.write_returns)
 
     def _put(self, kind: str, number: int, table: pa.Table) -> str:
         """Write a table as a part file of the kind `kind`, and return the file's name below the output.

@@ -15,8 +15,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +191,11 @@ def ray_session(session: Session) -> Iterator[Cluster]:
         yield _local or _declared()
         return
     with ExitStack() as opened:
-        _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
+        with ThreadPoolExecutor(1) as importer:
+            importer.submit(
+                import_module, "ray.data"
+            )  # takes a second or two, as long as Ray's processes take to start
+            _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
         _configure_data(session.verbose)
         if not address:
             opened.enter_context(without_helper_actors())

@@ -7,7 +7,10 @@ from those of other CPUs. Weights of at most 64 are safe: 2 x 255 x 64 = 32,640,
 32,767.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,24 @@ def _layer_of(constant: Any) -> Any:
     return node
 
 
+def _cache_folder() -> Path | None:
+    """Return the folder for compiled networks, so that a network is compiled once for each user and kind of processor.
+
+    The folder is below XDG_CACHE_HOME, by default ~/.cache. OpenVINO compiles again if a file there is damaged. Return
+    None if there can be no such folder, or if it belongs to another user, whose files are not to be trusted.
+    """
+    processor = this_processor()
+    kind = hashlib.sha256(" ".join((processor.model, *processor.instruction_sets)).encode()).hexdigest()[:16]
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = caches / "genretag" / "openvino" / kind
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours = folder.stat().st_uid == os.geteuid() and os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # such as a read-only disk, or a user without a home
+        return None
+    return folder if ours else None
+
+
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # without a hint, OpenVINO chooses (for layers that are not int8)
 PRECISIONS_OF = {hint: precision for precision, hint in HINTS.items()}
 
@@ -90,6 +111,8 @@ class OpenVINOEngine:
             options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
+        if folder := _cache_folder():
+            options["CACHE_DIR"] = str(folder)
         compiled = core.compile_model(model, "CPU", options)
         chosen = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = INT8 if precision == INT8 else PRECISIONS_OF.get(chosen, chosen)
