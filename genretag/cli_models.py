@@ -137,7 +137,10 @@ def bench(
     tagging: Annotated[TagSettings | None, Flat] = None,
     session: Annotated[Session | None, Flat] = None,
 ) -> None:
-    """Measure the speed of `tag`, compare it with plain threads without Ray, and name the bottleneck.
+    """Measure the speed of `tag`, compare it with plain loops without Ray, and name the bottleneck.
+
+    Two plain loops do the work of `tag` on the same posters: one in threads of one process, and one in a process for
+    each CPU. The rate of the faster loop is called the ceiling.
 
     Example: genretag bench s3://films/posters --posters 10000
 

@@ -188,8 +188,8 @@ class BenchSettings:
     posters: int = 2_000
     """Largest number of posters to measure on. Ten thousand give steadier figures."""
     rounds: int = 1
-    """Number of rounds. A round measures `tag` first, and then the ceiling: the speed of plain threads without Ray. The
-    command prints medians over the rounds."""
+    """Number of rounds. A round measures `tag` first, and then plain loops without Ray. The command prints medians over
+    the rounds."""
     json: Path | None = None
     """File to write all figures to."""
 

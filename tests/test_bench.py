@@ -66,12 +66,16 @@ def test_the_command_measures_stages_ceiling_and_job(
     )
 
     assert code == 0, err
-    assert "ceiling: all in plain threads" in out
+    assert "plain loop in threads" in out
+    assert "plain loop, one process per CPU" in out
+    assert out.count("= ceiling") == 1
     assert "bounds it" in out
     found = json.loads(file.read_text())
     assert found["posters"] == 40
     assert found["stages"].keys() == {"fetch", "decode", "infer", "write"}
     assert all(rate["posters_per_s"] > 0 for rate in found["stages"].values())
+    assert found["loops_per_s"].keys() == {"threads", "processes"}
+    assert found["ceiling_per_s"] == found["loops_per_s"][found["ceiling_loop"]]
     assert found["job_with_start_up_per_s"][0] > 0
     assert [page for page in storage.list(join(bucket)) if page] == [], "nothing is left behind"
 

@@ -187,7 +187,7 @@ def test_ctrl_c_ends_evaluate_with_a_line(on_terminal, poster_folder, small_bund
 
 def test_bench_shows_its_inner_job_and_ctrl_c_leaves_no_files(on_terminal, many_posters, small_bundle, tmp_path):
     terminal = on_terminal("bench", many_posters, "--output", tmp_path / "out", "--model", small_bundle)
-    terminal.await_text("1/6 job")
+    terminal.await_text("1/7 job")
     terminal.await_text("starting")
     terminal.press_ctrl_c()
     code, lines = terminal.end()

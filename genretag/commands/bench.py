@@ -1,6 +1,7 @@
-"""`genretag bench`: measure the speed of `tag`, then of plain threads without Ray, then of each stage alone.
+"""`genretag bench`: measure the speed of `tag`, then of plain loops without Ray, then of each stage alone.
 
-The plain threads do the work of `tag` on the same posters. Their rate is called the ceiling.
+The plain loops do the work of `tag` on the same posters: one in threads, and one in a process for each CPU. The rate of
+the faster loop is called the ceiling.
 """
 
 import logging
@@ -31,7 +32,7 @@ from genretag.runtime.logs import quieten_libraries, start_logging
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
 from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c
-from genretag.scoring.ceiling import BareMetal, Rate, measure, steady_rate
+from genretag.scoring.ceiling import PlainLoops, Rate, measure, steady_rate
 from genretag.scoring.inventory import take_inventory
 from genretag.scoring.settings import TagSettings
 from genretag.settings import BenchSettings
@@ -40,7 +41,7 @@ from genretag.storage import Storage, join, resolve
 logger = logging.getLogger(__name__)
 
 DRAWN = 160  # different posters among those that `bench` draws
-STAGES = ("ceiling", "fetch", "decode", "infer", "write")  # measured after `tag`, in this order
+PHASES = ("loop in threads", "loop in processes", "fetch", "decode", "infer", "write")  # after `tag`, in this order
 Result = TypeVar("Result")
 
 
@@ -52,7 +53,7 @@ def bench(
     session: Session,
     model: str | None = None,
 ) -> Benchmark:
-    """Measure the speed of `tag`, of plain threads without Ray (the ceiling), and of each stage alone.
+    """Measure the speed of `tag`, of plain loops without Ray (the ceiling), and of each stage alone.
 
     If `images` is None, `bench` draws posters. `tag` writes to a new folder below `output`, which is deleted at the
     end. If `output` is None, the folder is local and temporary. If `model` is None, `bench` uses the default bundle.
@@ -73,31 +74,34 @@ def bench(
             uris = _write_manifest(manifest, source, settings.posters, storage)
         place = join(resolve(output or str(folder)), f"bench-{secrets.token_hex(4)}")
         try:
-            jobs, ceilings = [], []
+            jobs: list[JobRun] = []
+            loops: dict[str, list[float]] = {}
             for number in range(settings.rounds):
-                logger.info("round %d of %d: 1/%d job", number + 1, settings.rounds, len(STAGES) + 1)
+                logger.info("round %d of %d: 1/%d job", number + 1, settings.rounds, len(PHASES) + 1)
                 jobs.append(run_job(manifest, join(place, str(number)), tag_settings, session, model))
                 plan = jobs[-1].record.actors
                 if plan is None:
                     raise UsageError(f"no poster of {source} could be read")
                 arguments = (uris, model, plan, tag_settings, storage, join(place, str(number)))
                 measured, nodes = _apart(session, _on_a_node if on_cluster else _here, session, arguments)
-                ceilings.append(nodes * measured.steady_per_s)
+                for kind, rate in measured.loops.items():
+                    loops.setdefault(kind, []).append(nodes * rate)
         finally:
             storage.delete_below(place)
-    return Benchmark(len(uris), measured.cpus, nodes, measured.stages, ceilings, jobs)
+    return Benchmark(len(uris), measured.cpus, nodes, measured.stages, loops, jobs)
 
 
 @dataclass(frozen=True)
 class BareMetalRun:
-    """Rates that one process reached without Ray.
+    """Rates that one machine reached without Ray.
 
-    `steady_per_s` is the ceiling: the rate of all stages together, in posters per second. It is NaN if there are too
-    few posters. `stages` has the rate of each stage alone.
+    `loops` has the rates of all stages together, in posters per second, by kind of loop: `threads` and `processes`.
+    With an engine on a GPU, there is only `threads`. A rate is NaN if there are too few posters. `stages` has the rate
+    of each stage alone.
     """
 
-    cpus: int  # CPUs that the process may use
-    steady_per_s: float
+    cpus: int  # CPUs that a process may use
+    loops: dict[str, float]
     stages: dict[str, Rate]
 
 
@@ -111,23 +115,27 @@ def measure_bare_metal(
     *,
     display: Display = QUIET,
 ) -> BareMetalRun:
-    """Measure the ceiling and the rate of each stage alone, in this process, with the engine and decoder of `tag`.
+    """Measure the plain loops and the rate of each stage alone on this machine, with the engine and decoder of `tag`.
 
-    The ceiling is the rate of all stages in plain threads without Ray. `plan` is the actor plan in the run record of
-    `tag`. `scored` is the location of the output of `tag`. The stage `write` writes rows of that output again.
+    `plan` is the actor plan in the run record of `tag`. `scored` is the location of the output of `tag`. The stage
+    `write` writes rows of that output again.
     """
 
-    def begin(stage: str, posters: int | None = None) -> None:
-        display.phase(f"{STAGES.index(stage) + 2}/{len(STAGES) + 1} {stage}", posters)
+    def begin(phase: str, posters: int | None = None) -> None:
+        display.phase(f"{PHASES.index(phase) + 2}/{len(PHASES) + 1} {phase}", posters)
 
-    begin("ceiling", len(uris))
-    bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
-    metal = BareMetal(bundle, storage, plan, settings)
-    ceiling = steady_rate(metal.together(uris, display.advance))
-    stages = metal.stages(uris, begin)
+    plain = PlainLoops(load_bundle(model or str(DEFAULT_BUNDLE), storage), storage, plan, settings.fetch_threads)
+    loops = {"threads": plain.in_threads}
+    if not plan["predict_gpus"]:  # one GPU does not hold an engine for each CPU
+        loops["processes"] = plain.in_processes
+    rates = {}
+    for kind, loop in loops.items():
+        begin(f"loop in {kind}", len(uris))
+        rates[kind] = steady_rate(loop(uris, display.advance))
+    stages = plain.stages(uris, begin)
     begin("write")
     stages["write"] = _write_rate(scored, storage)
-    return BareMetalRun(cpus_here(), ceiling, stages)
+    return BareMetalRun(cpus_here(), rates, stages)
 
 
 def _here(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalRun, int]:
@@ -144,7 +152,7 @@ def _on_a_node(session: Session, arguments: tuple[Any, ...]) -> tuple[BareMetalR
     import ray
 
     with Display(session) as display, ray_session(session) as cluster:
-        display.phase("ceiling and stages of a node")
+        display.phase("loops and stages of a node")
         plan = arguments[2]
         task = ray.remote(num_cpus=1, num_gpus=plan["predict_gpus"])(measure_bare_metal)
         return ray.get(task.remote(*arguments)), cluster.nodes

@@ -1,25 +1,27 @@
-"""Ceiling: the highest rate of this machine, with GET, decode and predict in threads of one process, without Ray.
+"""Ceiling: the rate of plain loops that fetch, decode and predict on this machine without Ray.
 
-`bench` compares a job with the ceiling. It also measures the rate and the CPU time of each stage alone. The first and
-the last tenth of a run's posters do not count for the run's rate.
+There are two kinds of loops: threads of one process, and one process for each CPU. `bench` compares a job with the
+faster kind. It also measures the rate and the CPU time of each stage alone. The first and the last tenth of a run's
+posters do not count for the run's rate.
 """
 
+import multiprocessing
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any
 
 import numpy as np
 
-from genretag.errors import Failure
 from genretag.images.decoding import decode
 from genretag.model.bundle import Bundle
 from genretag.model.engines import Engine, open_engine
 from genretag.runtime.cpus import cpus_here
-from genretag.scoring.reader import Poster, PosterReader
-from genretag.scoring.settings import TagSettings
 from genretag.scoring.shards import POSTERS_PER_STEP
 from genretag.storage import Storage, StorageError
 
@@ -71,34 +73,115 @@ def steady_rate(finished: Iterable[tuple[float, int]]) -> float:
 
 
 SAMPLE = 512  # posters on which each stage is measured alone
-STEPS_AHEAD = 3  # steps that are fetched and decoded while one step is predicted
+POSTERS_PER_CPU_CALL = 32  # posters that a loop decodes before it calls an engine on CPUs
+BATCHES_AHEAD = 2  # batches that a loop fetches while it decodes and predicts one
+
+Finished = tuple[float, int]  # a batch: the time of its end, in seconds since 1970, and its number of posters
+Turn = AbstractContextManager[Any]  # a lock, or nothing
 
 
-class BareMetal:
-    """Fetch, decode and predict in threads of this process, one stage at a time (`stages`) or all at once (`together`).
+class Deal:
+    """Posters that are dealt out in batches to all loops that iterate over it, in threads or in processes."""
 
-    Decoder, engine and store are those of a job.
+    def __init__(self, uris: Sequence[str], posters_per_batch: int) -> None:
+        self._uris = uris
+        self._posters_per_batch = posters_per_batch
+        self._next: Any = multiprocessing.get_context("spawn").Value("q", 0)
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        while True:
+            with self._next.get_lock():
+                start = self._next.value
+                self._next.value += self._posters_per_batch
+            if start >= len(self._uris):
+                return
+            yield self._uris[start : start + self._posters_per_batch]
+
+    def stop(self) -> None:
+        """Deal out no more batches."""
+        self._next.value = len(self._uris)
+
+
+@dataclass(frozen=True)
+class PlainLoops:
+    """Loops that fetch, decode and predict without Ray, with the decoder, the engine and the store of a job.
+
+    `plan` has the fields of the job's `ActorPlan`, which `run.json` has as `actors`. Each process keeps `fetch_threads`
+    GETs in flight.
     """
 
-    def __init__(self, bundle: Bundle, storage: Storage, plan: Mapping[str, Any], settings: TagSettings) -> None:
-        """Load the engine. `plan` has the fields of the job's `ActorPlan`, which `run.json` has as `actors`."""
-        self._bundle, self._storage, self._settings = bundle, storage, settings
-        self._threads = cpus_here()
-        self._nothing = np.empty((0, bundle.rule.height, bundle.rule.width, 3), dtype=np.uint8)
-        self._engine: Engine = open_engine(plan["engine"], bundle, plan["batch_size"], self._threads, plan["precision"])
+    bundle: Bundle
+    storage: Storage
+    plan: Mapping[str, Any]
+    fetch_threads: int
+
+    def in_threads(self, uris: Sequence[str], progress: Callable[[int], None]) -> list[Finished]:
+        """Process all posters in threads of this process, one for each CPU. Return the batches.
+
+        With OpenVINO, each thread has an engine with one CPU thread. With other engines, the threads share one. After
+        each batch, `progress` is called with its number of posters.
+        """
+        count, deal = cpus_here(), self._deal(uris)
+        own = self.plan["engine"] == "openvino"
+        engines = [self.open_engine(threads=1) for _ in range(count)] if own else [self.open_engine(count)] * count
+        predicting: Turn = nullcontext() if own else threading.Lock()
+
+        def work(engine: Engine) -> list[Finished]:
+            finished = []
+            for batch in self._loop(deal, engine, predicting, -(-self.fetch_threads // count)):
+                finished.append(batch)
+                progress(batch[1])
+            return finished
+
+        with ThreadPoolExecutor(count) as threads:
+            try:
+                return [batch for found in threads.map(work, engines) for batch in found]
+            finally:
+                deal.stop()  # after Ctrl-C, the threads end soon
+
+    def in_processes(self, uris: Sequence[str], progress: Callable[[int], None]) -> list[Finished]:
+        """Process all posters in processes, one for each CPU, whose engines have one CPU thread. Return the batches.
+
+        After each batch, `progress` is called with its number of posters. Raises `RuntimeError` if a process fails.
+        """
+        deal = self._deal(uris)
+        finished: list[Finished] = []
+        running: dict[Any, Any] = {}  # process of each pipe's reading end
+        try:
+            for _ in range(cpus_here()):
+                reader, process = self._start(deal)
+                running[reader] = process
+            while running:
+                ready: list[Any] = connection.wait(list(running))
+                for reader in ready:
+                    try:
+                        finished.append(reader.recv())
+                        progress(finished[-1][1])
+                    except EOFError:
+                        process = running.pop(reader)
+                        process.join()
+                        if process.exitcode:
+                            raise RuntimeError(f"a measuring process ended with status {process.exitcode}") from None
+            return finished
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.join()
 
     def stages(self, uris: Sequence[str], begin: Callable[[str], None]) -> dict[str, Rate]:
         """Measure each stage alone on up to `SAMPLE` posters. Return the rates by stage: `fetch`, `decode`, `infer`.
 
         Before each stage, `begin` is called with the stage's name. Posters that cannot be read or decoded do not count.
         """
+        engine = self.open_engine(cpus_here())
 
         def alone(stage: str, work: Callable[[], int]) -> Rate:
             begin(stage)
             return measure(work)
 
         sample = uris[:: max(1, len(uris) // SAMPLE)][:SAMPLE]
-        with ThreadPoolExecutor(self._settings.fetch_threads) as getters, ThreadPoolExecutor(self._threads) as decoders:
+        with ThreadPoolExecutor(self.fetch_threads) as getters, ThreadPoolExecutor(cpus_here()) as decoders:
 
             def fetch() -> list[Any]:
                 return [data for data in getters.map(self._get, sample) if data is not None]
@@ -111,49 +194,69 @@ class BareMetal:
             return {
                 "fetch": alone("fetch", lambda: len(fetch())),
                 "decode": alone("decode", lambda: len(decode_all())),
-                "infer": alone("infer", lambda: len(self._engine.predict(images))),
+                "infer": alone("infer", lambda: len(engine.predict(images))),
             }
 
-    def together(self, uris: Sequence[str], progress: Callable[[int], None]) -> list[tuple[float, int]]:
-        """Fetch, decode and predict all posters, with the three stages at the same time.
+    def open_engine(self, threads: int) -> Engine:
+        """Load the engine of the job with `threads` CPU threads, and predict one batch.
 
-        A step is up to 256 posters. Return one pair for each step: the time when the step ended, in seconds since 1970,
-        and its number of posters. When a step is fetched and decoded, `progress` is called with its number of posters.
+        Without this batch, threads could make the first calls of a process at the same time. OpenVINO's Python binding
+        can then deadlock (seen with OpenVINO 2026.4).
         """
-        reader = PosterReader(self._storage, self._bundle.rule, self._settings.fetch_threads)
-        finished: list[tuple[float, int]] = []
-        with ThreadPoolExecutor(self._settings.fetch_threads) as threads, ThreadPoolExecutor(1) as predictor:
-            predicting = predictor.submit(lambda: None)
-            ahead: deque[Future[Poster | Failure]] = deque()
-            waiting = iter(uris)
-            while True:
-                while len(ahead) < STEPS_AHEAD * POSTERS_PER_STEP and (uri := next(waiting, None)) is not None:
-                    ahead.append(threads.submit(reader.read, uri))
-                if not ahead:
-                    predicting.result()
-                    return finished
-                step = [ahead.popleft().result() for _ in range(min(POSTERS_PER_STEP, len(ahead)))]
-                images = [poster.image.pixels for poster in step if isinstance(poster, Poster)]
-                batch = np.stack(images) if images else self._nothing  # copied while the previous batch is predicted
-                predicting.result()
-                predicting = predictor.submit(self._predict, batch, len(step), finished)
-                progress(len(step))
+        plan, rule = self.plan, self.bundle.rule
+        engine = open_engine(plan["engine"], self.bundle, plan["batch_size"], threads, plan["precision"])
+        engine.predict(np.zeros((1, rule.height, rule.width, 3), dtype=np.uint8))
+        return engine
 
-    def _predict(self, images: np.ndarray, posters: int, finished: list[tuple[float, int]]) -> None:
-        """Predict the batch of one step. Append the time and `posters`, the step's number of posters, to `finished`."""
-        self._engine.predict(images)
-        finished.append((time.time(), posters))
+    def _deal(self, uris: Sequence[str]) -> Deal:
+        return Deal(uris, POSTERS_PER_STEP if self.plan["predict_gpus"] else POSTERS_PER_CPU_CALL)
+
+    def _start(self, deal: Deal) -> tuple[Any, Any]:
+        """Start a process that runs the loop. Return the reading end of the pipe that it writes to, and the process."""
+        context = multiprocessing.get_context("spawn")
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(target=self._send, args=(deal, writer), daemon=True)
+        process.start()
+        writer.close()  # so that the pipe ends with the process
+        return reader, process
+
+    def _send(self, deal: Deal, writer: Any) -> None:
+        """Loop in this process, and send each batch through a pipe. If the process that reads has died, end."""
+        with suppress(BrokenPipeError):
+            for batch in self._loop(deal, self.open_engine(threads=1), nullcontext(), self.fetch_threads):
+                writer.send(batch)
+
+    def _loop(self, deal: Deal, engine: Engine, predicting: Turn, fetch_threads: int) -> Iterator[Finished]:
+        """Decode and predict batches, one after the other, and yield each one. Meanwhile, fetch the next batches.
+
+        The engine predicts within the context `predicting`: a lock if other threads share the engine.
+        """
+        with ThreadPoolExecutor(fetch_threads) as threads:
+            ahead: deque[list[Future[Any]]] = deque()
+            for uris in deal:
+                ahead.append([threads.submit(self._get, uri) for uri in uris])
+                if len(ahead) > BATCHES_AHEAD:
+                    yield self._score(ahead.popleft(), engine, predicting)
+            while ahead:
+                yield self._score(ahead.popleft(), engine, predicting)
+
+    def _score(self, batch: list[Future[Any]], engine: Engine, predicting: Turn) -> Finished:
+        images = [pixels for data in batch if (pixels := self._decode(data.result())) is not None]
+        if images:
+            with predicting:
+                engine.predict(np.stack(images))
+        return time.time(), len(batch)
 
     def _get(self, uri: str) -> Any:
         """Return the bytes of an object, or None if the object cannot be read."""
         try:
-            return self._storage.get(uri).data
+            return self.storage.get(uri).data
         except StorageError:
             return None
 
     def _decode(self, data: Any) -> np.ndarray | None:
-        """Return the pixels of an encoded poster, or None if the poster cannot be decoded."""
+        """Return the pixels of an encoded poster, or None if there are no bytes or the poster cannot be decoded."""
         try:
-            return decode(data, self._bundle.rule).pixels
+            return None if data is None else decode(data, self.bundle.rule).pixels
         except ValueError:  # such as BadImage; a job turns such a poster into a failure row
             return None

@@ -1,15 +1,17 @@
-"""Shared code of the peers in peers.py: arguments, keys of a bucket, GETs, and the Parquet file.
+"""Shared code of the peers in peers.py: arguments, keys of a bucket, GETs, engines, and the Parquet file.
 
 This file imports nothing of genretag: a peer is what somebody would write without genretag. A peer is run as `python
-peer_X.py IMAGES OUTPUT MODEL`: two s3:// prefixes, and a folder with bundle.json, model.keras and model.onnx. It writes
-Parquet with the columns `uri`, `probabilities` and `scored_at`, the Unix time at which its batch was done.
+peer_X.py IMAGES OUTPUT MODEL PRECISION`: two s3:// prefixes, a folder with the network in all forms (`peer_model.py`),
+and `float32` or `int8`. In float32, a peer runs the engine that people use with it today. In int8, it runs OpenVINO on
+the network that genretag runs. It writes Parquet with the columns `uri`, `probabilities` and `scored_at`, the Unix time
+at which its batch was done.
 """
 
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,23 @@ from botocore.config import Config
 
 BATCH = 32
 FETCHES_AT_ONCE = 8
+CPUS = len(os.sched_getaffinity(0))
+OPENVINO_BATCH = 8  # the batch size of genretag: CPU caches hold no more
+
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 (N, height, width, 3) -> probabilities, float32 (N, labels)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of a peer: locations of posters, rows and model, and the network's input size in pixels."""
+    """The arguments of a peer: locations of posters, rows and model, and the network's input size in pixels.
+
+    `precision` is `float32`, for the usual engine of the peer, or `int8`, for OpenVINO.
+    """
 
     images: str
     output: str
     model: Path
+    precision: str
     height: int
     width: int
 
@@ -43,11 +53,15 @@ class Job:
     def onnx_file(self) -> str:
         return str(self.model / "model.onnx")
 
+    @property
+    def int8_file(self) -> str:
+        return str(self.model / "openvino-int8.xml")
+
 
 def job_of_command_line() -> Job:
-    images, output, model = sys.argv[1:]
+    images, output, model, precision = sys.argv[1:]
     rule = json.loads((Path(model) / "bundle.json").read_text())["image"]
-    return Job(images, output, Path(model), rule["height"], rule["width"])
+    return Job(images, output, Path(model), precision, rule["height"], rule["width"])
 
 
 def s3_client() -> Any:
@@ -71,10 +85,42 @@ def batches(items: list[Any]) -> Iterator[list[Any]]:
         yield items[start : start + BATCH]
 
 
+def load_network(job: Job) -> Predict:
+    """Load the network into Keras, or in int8 into OpenVINO."""
+    return load_openvino(job.int8_file) if job.precision == "int8" else load_keras(job.keras_file).predict_on_batch
+
+
 def load_keras(file: str) -> Any:
     import keras
 
     return keras.saving.load_model(file, compile=False)
+
+
+def load_openvino(file: str, threads: int = CPUS) -> Predict:
+    """Load a network into OpenVINO, with the options and the batch size of genretag's own engine.
+
+    A batch is cut into smaller ones, which are asynchronous requests in a queue.
+    """
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(file)
+    model.reshape([OPENVINO_BATCH, *model.input().partial_shape[1:]])
+    options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+    requests = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options))
+    answers: dict[int, np.ndarray] = {}
+    requests.set_callback(lambda request, start: answers.update({start: request.get_output_tensor().data.copy()}))
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        padding = np.zeros((-len(images) % OPENVINO_BATCH, *images.shape[1:]), dtype=np.uint8)
+        padded = np.concatenate([images, padding]) if len(padding) else images
+        starts = range(0, len(padded), OPENVINO_BATCH)
+        for start in starts:
+            requests.start_async({0: padded[start : start + OPENVINO_BATCH]}, start)
+        requests.wait_all()
+        return np.concatenate([answers.pop(start) for start in starts])[: len(images)]
+
+    return predict
 
 
 def arrow_s3() -> pyarrow.fs.S3FileSystem:

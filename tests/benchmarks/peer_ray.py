@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 import ray
-from peer_common import BATCH, arrow_s3, job_of_command_line, load_keras, stamps
+from peer_common import BATCH, Job, arrow_s3, job_of_command_line, load_network, stamps
 
 
 class Classifier:
-    def __init__(self, file: str) -> None:
-        self.model = load_keras(file)
+    def __init__(self, job: Job) -> None:
+        self.predict = load_network(job)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        probabilities = self.model.predict_on_batch(batch["image"])
+        probabilities = self.predict(batch["image"])
         return {"uri": batch["path"], "probabilities": probabilities, "scored_at": stamps(len(probabilities))}
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     )
     predictions = images.map_batches(
         Classifier,
-        fn_constructor_args=(job.keras_file,),
+        fn_constructor_args=(job,),
         batch_size=BATCH,
         compute=ray.data.ActorPoolStrategy(size=1),  # with two CPUs, the other CPU reads and decodes
     )

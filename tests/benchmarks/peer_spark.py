@@ -1,4 +1,4 @@
-"""A peer: PySpark on this machine. boto3 lists keys; `mapInPandas` fetches, decodes and predicts with Keras.
+"""A peer: PySpark on this machine. boto3 lists keys; `mapInPandas` fetches, decodes and predicts.
 
 Spark writes to a local folder, and the files are then copied to the bucket. Spark needs Hadoop's JAR files to write to
 S3, and no Python package has them.
@@ -17,11 +17,13 @@ import pandas as pd
 from peer_common import (
     FETCHES_AT_ONCE,
     Job,
+    Predict,
     batches,
     get,
     job_of_command_line,
     list_uris,
-    load_keras,
+    load_network,
+    load_openvino,
     s3_client,
     stamps,
 )
@@ -31,12 +33,19 @@ from pyspark.sql import SparkSession
 CORES = 2
 
 
-def predict(frames: Iterable[pd.DataFrame], job: Job) -> Iterator[pd.DataFrame]:
-    """Yield the rows of one partition. The network is loaded once for each partition."""
+def one_thread_network(job: Job) -> Predict:
+    """Load the network with one CPU thread, because Spark has a Python process for each core."""
+    if job.precision == "int8":
+        return load_openvino(job.int8_file, threads=1)
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)  # Spark has a Python process for each core
-    model, client = load_keras(job.keras_file), s3_client()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    return load_network(job)
+
+
+def predict(frames: Iterable[pd.DataFrame], job: Job) -> Iterator[pd.DataFrame]:
+    """Yield the rows of one partition. The network is loaded once for each partition."""
+    network, client = one_thread_network(job), s3_client()
 
     def read(uri: str) -> np.ndarray:
         image = Image.open(io.BytesIO(get(client, uri)))
@@ -45,7 +54,7 @@ def predict(frames: Iterable[pd.DataFrame], job: Job) -> Iterator[pd.DataFrame]:
     with ThreadPoolExecutor(FETCHES_AT_ONCE) as threads:
         for frame in frames:
             for uris in batches(frame["uri"].tolist()):
-                probabilities = model.predict_on_batch(np.stack(list(threads.map(read, uris))))
+                probabilities = network(np.stack(list(threads.map(read, uris))))
                 rows = {"uri": uris, "probabilities": list(probabilities), "scored_at": stamps(len(uris))}
                 yield pd.DataFrame(rows)
 

@@ -1,4 +1,7 @@
-"""A peer: one process with `tf.data` and `model.predict`. boto3 fetches the bytes in a `py_function`."""
+"""A peer: one process with `tf.data` and `model.predict`. boto3 fetches the bytes in a `py_function`.
+
+In int8, a loop over the batches of `tf.data` takes the place of `model.predict`.
+"""
 
 from typing import Any
 
@@ -8,10 +11,12 @@ import tensorflow as tf
 from peer_common import (
     BATCH,
     FETCHES_AT_ONCE,
+    Job,
     get,
     job_of_command_line,
     list_uris,
     load_keras,
+    load_openvino,
     s3_client,
     stamps,
     write_parquet,
@@ -29,6 +34,22 @@ class Stamps(keras.callbacks.Callback):
         self.of_batches.append(stamps(len(logs["outputs"])))
 
 
+def predict_float32(job: Job, images: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities that Keras predicts, and the times at which their batches were done."""
+    noted = Stamps()
+    probabilities = load_keras(job.keras_file).predict(images, verbose=0, callbacks=[noted])
+    return probabilities, np.concatenate(noted.of_batches)
+
+
+def predict_int8(job: Job, images: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities that OpenVINO predicts, and the times at which their batches were done."""
+    network, probabilities, scored_at = load_openvino(job.int8_file), [], []
+    for batch in images.as_numpy_iterator():
+        probabilities.append(network(batch))
+        scored_at.append(stamps(len(batch)))
+    return np.concatenate(probabilities), np.concatenate(scored_at)
+
+
 def main() -> None:
     job, client = job_of_command_line(), s3_client()
 
@@ -38,6 +59,7 @@ def main() -> None:
 
     def decode(data: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_jpeg(data, channels=3)
+        # `resize` has no antialiasing by default, so with large posters fewer first labels are those of genretag
         return tf.cast(tf.round(tf.image.resize(image, (job.height, job.width))), tf.uint8)
 
     uris = list_uris(job.images)
@@ -48,9 +70,8 @@ def main() -> None:
         .batch(BATCH)
         .prefetch(tf.data.AUTOTUNE)
     )
-    noted = Stamps()
-    probabilities = load_keras(job.keras_file).predict(images, verbose=0, callbacks=[noted])
-    write_parquet(job.output, uris, probabilities, np.concatenate(noted.of_batches))
+    predict = predict_int8 if job.precision == "int8" else predict_float32
+    write_parquet(job.output, uris, *predict(job, images))
 
 
 if __name__ == "__main__":

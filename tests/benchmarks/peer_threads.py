@@ -1,4 +1,4 @@
-"""A peer in the style of PyTorch's DataLoader: a dataset, a loader with threads, and ONNX Runtime."""
+"""A peer in the style of PyTorch's DataLoader: a dataset, a loader with threads, and ONNX Runtime or OpenVINO."""
 
 import io
 from collections import deque
@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnxruntime
 from peer_common import (
     FETCHES_AT_ONCE,
     Job,
+    Predict,
     batches,
     get,
     job_of_command_line,
     list_uris,
+    load_openvino,
     s3_client,
     stamps,
     write_parquet,
@@ -51,15 +52,22 @@ def load(posters: Posters) -> Iterator[np.ndarray]:
             yield np.stack([image.result() for image in waiting.popleft()])
 
 
-def main() -> None:
-    job = job_of_command_line()
+def load_onnx(file: str) -> Predict:
+    import onnxruntime
+
     settings = onnxruntime.SessionOptions()
     # No busy waiting, because the loader needs the CPUs too.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(job.onnx_file, settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})[0]
+
+
+def main() -> None:
+    job = job_of_command_line()
+    network = load_openvino(job.int8_file) if job.precision == "int8" else load_onnx(job.onnx_file)
     posters, probabilities, scored_at = Posters(job), [], []
     for images in load(posters):
-        probabilities.append(session.run(None, {"image": images})[0])
+        probabilities.append(network(images))
         scored_at.append(stamps(len(images)))
     write_parquet(job.output, posters.uris, np.concatenate(probabilities), np.concatenate(scored_at))
 
