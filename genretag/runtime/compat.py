@@ -162,13 +162,11 @@ def without_train_helpers() -> Iterator[None]:
     """
     from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
     from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, create_scaling_policy
     from ray.train.v2.api import data_parallel_trainer
 
-    create = data_parallel_trainer.create_scaling_policy
-
     def without_requests(scaling_config: Any) -> Any:
-        policy = create(scaling_config)
+        policy = create_scaling_policy(scaling_config)
         if isinstance(policy, FixedScalingPolicy):
             for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
                 setattr(policy, name, _do_nothing)

@@ -14,7 +14,7 @@ from typing import Any
 from ray.train.backend import Backend, BackendConfig
 
 
-class TensorflowCluster(BackendConfig):  # type: ignore[misc]
+class TensorflowCluster(BackendConfig):
     """Configuration of Ray Train for `MultiWorkerMirroredStrategy`."""
 
     @property
@@ -23,7 +23,7 @@ class TensorflowCluster(BackendConfig):  # type: ignore[misc]
         return _TensorflowBackend
 
 
-class _TensorflowBackend(Backend):  # type: ignore[misc]
+class _TensorflowBackend(Backend):
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:  # noqa: ARG002 - Ray's signature
         """Set the environment of all workers of `worker_group`."""
         import ray
