@@ -22,7 +22,9 @@ SMALL = settings_of("tutorial", height=100, width=80)
 @pytest.fixture(scope="module")
 def published():
     """Return the network as its recipe trains it: 25 labels, 400 x 300 pixels."""
-    return network.build_network("tutorial", 25, 400, 300, dropout=settings_of("tutorial").dropout, synchronized=True)
+    return network.build_network(
+        "tutorial", 25, 400, 300, network.Learning(dropout=settings_of("tutorial").dropout, synchronized=True)
+    )
 
 
 def layers(built, kind):
@@ -58,7 +60,7 @@ def test_pixels_are_scaled_to_the_range_from_0_to_1():
 
 
 def test_the_weights_have_the_same_shapes_with_and_without_dropout_and_synchronisation():
-    learner = network.build_network("tutorial", 3, 100, 80, dropout=0.5, synchronized=True)
+    learner = network.build_network("tutorial", 3, 100, 80, network.Learning(dropout=0.5, synchronized=True))
     average = network.build_network("tutorial", 3, 100, 80)
 
     average.set_weights(learner.get_weights())
@@ -117,7 +119,7 @@ def test_its_keras_file_needs_no_code_and_no_strategy(exported, tmp_path):
 
 ONE_STEP = """
 import keras, numpy as np, tensorflow as tf
-from genretag.model.networks import build_network
+from genretag.model.networks import Learning, build_network
 
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -129,7 +131,7 @@ def after_two_steps(devices):
     strategy = tf.distribute.MirroredStrategy(devices)
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        learner = build_network("tutorial", 2, 76, 76, synchronized=True)
+        learner = build_network("tutorial", 2, 76, 76, Learning(synchronized=True))
         learner.compile(keras.optimizers.SGD(0.01), keras.losses.BinaryCrossentropy(from_logits=True))
         learner.optimizer.build(learner.trainable_variables)
 

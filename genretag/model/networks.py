@@ -134,39 +134,42 @@ def _scaled_filters(filters: int, width: float, divisor: int = 8) -> int:
     return scaled + divisor if scaled < 0.9 * filters * width else scaled
 
 
-def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0) -> Any:
+def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0, *, on_cpu: bool = False) -> Any:
     """Build EfficientNet-Lite up to its pooled features: uint8 (N, height, width, 3) -> float32 (N, 1280).
 
     `name` is a key of `VARIANTS`. The weights are random. `drop_connect` sets the rate at which training skips residual
     branches (stochastic depth, arXiv:1603.09382). Block i of n has the rate `drop_connect` * i / n, so the first block
-    has 0.
+    has 0. If `on_cpu`, pointwise convolutions train faster on CPUs (see `pointwise.py`), but they are no stock layers.
     """
     import keras
 
     blocks = blocks_of(VARIANTS[name])
     image = keras.Input((height, width, 3), dtype="uint8", name="image")
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="normalise")(image)
-    x = _convolution(x, "stem", STEM_FILTERS, kernel=3, stride=2)
+    x = keras.layers.Conv2D(STEM_FILTERS, 3, 2, padding="same", name="stem")(x)
+    x = keras.layers.ReLU(6.0, name="stem_relu6")(x)
     for index, block in enumerate(blocks):
-        x = _inverted_residual(x, index, block, drop_connect * index / len(blocks))
-    x = _convolution(x, "head", FEATURES)
+        x = _inverted_residual(x, index, block, drop_connect * index / len(blocks), on_cpu)
+    x = keras.layers.ReLU(6.0, name="head_relu6")(_pointwise(x, "head", FEATURES, on_cpu))
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(image, features, name=f"efficientnet_{name}")
 
 
-def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float) -> Any:
+def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float, on_cpu: bool) -> Any:
     """Return `x` after block number `index`.
 
-    `drop_rate` is the rate at which training drops the block's residual branch; 0 never drops it.
+    `drop_rate` is the rate at which training drops the block's residual branch; 0 never drops it. `on_cpu` is that of
+    `build_backbone`.
     """
     import keras
 
     skip, name = x, f"block_{index}"
     if block.expansion != 1:
-        x = _convolution(x, f"{name}_expand", block.filters_in * block.expansion)
+        x = _pointwise(x, f"{name}_expand", block.filters_in * block.expansion, on_cpu)
+        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu6")(x)
     depthwise = keras.layers.DepthwiseConv2D(block.kernel, block.stride, padding="same", name=f"{name}_depthwise")
     x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu6")(depthwise(x))
-    x = keras.layers.Conv2D(block.filters_out, 1, padding="same", name=f"{name}_project")(x)
+    x = _pointwise(x, f"{name}_project", block.filters_out, on_cpu)
     if not block.has_skip:
         return x
     if drop_rate:  # one draw per poster: the whole branch is kept or dropped
@@ -174,12 +177,15 @@ def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float) -> An
     return keras.layers.Add(name=f"{name}_add")([x, skip])
 
 
-def _convolution(x: Any, name: str, filters: int, kernel: int = 1, stride: int = 1) -> Any:
-    """Return `x` after a convolution with bias and ReLU6."""
+def _pointwise(x: Any, name: str, filters: int, on_cpu: bool) -> Any:
+    """Return `x` after a pointwise convolution with bias. `on_cpu` is that of `build_backbone`."""
     import keras
 
-    x = keras.layers.Conv2D(filters, kernel, stride, padding="same", name=name)(x)
-    return keras.layers.ReLU(6.0, name=f"{name}_relu6")(x)
+    if on_cpu:
+        from genretag.model.pointwise import PointwiseConvolution
+
+        return PointwiseConvolution(filters, 1, name=name)(x)
+    return keras.layers.Conv2D(filters, 1, padding="same", name=name)(x)
 
 
 def imagenet_weights(name: str) -> dict[str, np.ndarray]:
@@ -227,34 +233,41 @@ BACKBONES = (*VARIANTS, TUTORIAL)
 HEAD = "logits"
 
 
-def build_network(
-    backbone: str,
-    labels: int,
-    height: int,
-    width: int,
-    *,
-    dropout: float = 0.0,
-    drop_connect: float = 0.0,
-    synchronized: bool = False,
-) -> Any:
+@dataclass(frozen=True)
+class Learning:
+    """What a network needs only while it trains. None of it changes the network's list of weights.
+
+    `dropout` is the rate before the head; `build_features` and `build_backbone` explain the other rates. `synchronized`
+    matters only for the backbone `tutorial`, the only one with batch normalisation (see `build_features`). `on_cpu`
+    matters only for the other backbones (see `build_backbone`).
+    """
+
+    dropout: float = 0.0
+    drop_connect: float = 0.0
+    synchronized: bool = False
+    on_cpu: bool = False
+
+
+NO_LEARNING = Learning()
+
+
+def build_network(backbone: str, labels: int, height: int, width: int, learning: Learning = NO_LEARNING) -> Any:
     """Build a network with random weights: uint8 (N, height, width, 3) -> float32 logits (N, labels).
 
-    `backbone` is one of `BACKBONES`. `dropout` is the rate before the head; `build_features` and `build_backbone`
-    explain the other rates. `synchronized` matters only for the backbone `tutorial`, the only one with batch
-    normalisation (see `build_features`).
+    `backbone` is one of `BACKBONES`. The default of `learning` builds a network for predictions, of stock Keras layers.
 
     Networks of the same backbone, `labels`, `height` and `width` have the same list of weights, so weights can be
-    copied between them. The other arguments do not change the list.
+    copied between them. `learning` does not change the list.
     """
     import keras
 
     if backbone == TUTORIAL:
-        features = build_features(height, width, dropout, synchronized=synchronized)
+        features = build_features(height, width, learning.dropout, synchronized=learning.synchronized)
     else:
-        features = build_backbone(backbone, height, width, drop_connect)
+        features = build_backbone(backbone, height, width, learning.drop_connect, on_cpu=learning.on_cpu)
     x = features.output
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    if learning.dropout:
+        x = keras.layers.Dropout(learning.dropout, name="dropout")(x)
     logits = keras.layers.Dense(labels, dtype="float32", name=HEAD)(x)
     return keras.Model(features.input, logits, name=f"{backbone}_classifier")
 

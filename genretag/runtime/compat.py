@@ -152,6 +152,38 @@ def without_helper_actors() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_train_helpers() -> Iterator[None]:
+    """Keep Ray Train from starting its helper actors in the block. Each one costs a process that imports Ray.
+
+    They notice nodes that a cloud takes back, remove the reservations of a controller that died, share out datasets of
+    Ray Data, and ask a cluster to grow. A local Ray has one node and ends with the command, and genretag passes no
+    dataset. So use this only with a local Ray. If the number of workers may change, the last helper starts anyway.
+    """
+    from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy, create_scaling_policy
+    from ray.train.v2.api import data_parallel_trainer
+
+    def without_requests(scaling_config: Any) -> Any:
+        policy = create_scaling_policy(scaling_config)
+        if isinstance(policy, FixedScalingPolicy):
+            for name in ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request"):
+                setattr(policy, name, _do_nothing)
+        return policy
+
+    with ExitStack() as patches:
+        for name in ("PlacementGroupCleanerCallback", "DatasetsCallback"):
+            patches.enter_context(patch.object(data_parallel_trainer, name, lambda **_options: WorkerGroupCallback()))
+        patches.enter_context(patch.object(data_parallel_trainer, "create_scaling_policy", without_requests))
+        patches.enter_context(patch.dict(os.environ, {ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0"}))
+        yield
+
+
+def _do_nothing() -> None:
+    """Do nothing. Ray Train pickles this function by its name."""
+
+
 class _NoHelper:
     """A stand-in for the handle of a helper actor of Ray Data. Its methods do nothing."""
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from genretag.data.splits import Splits
 from genretag.errors import JobError, UsageError, one_line
 from genretag.runtime.cluster import Ask, RoomWatch, require_room, require_seen
+from genretag.runtime.compat import without_train_helpers
 from genretag.runtime.display import QUIET, Display
 from genretag.runtime.logs import stderr_muted
 from genretag.runtime.progress import last_words
@@ -72,9 +74,11 @@ def _fit(
     display: Display,
 ) -> TrainedWeights:
     """Train as `fit` does. `board` is the handle of the actor that collects the workers' progress."""
-    with stderr_muted(not session.verbose):  # TensorFlow prints to stderr when it is first imported
-        import ray.train
-        from ray.train.tensorflow import TensorflowTrainer
+    import ray.train
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from genretag.training.tensorflow_cluster import TensorflowCluster
+
     learned = {"train": shown_posters(splits.train, settings), "validation": splits.validation}
     try:
         guard = Guard(session.storage.endpoint_url, board)
@@ -86,11 +90,16 @@ def _fit(
             **decoded,
         }
         display.phase("starting")
-        require_room([_workers(settings, cluster)], session.wait_for_nodes_s)  # again: nodes may be lost while decoding
-        with display.following(board, _showing(display, settings, len(decoded["train"]))):
-            trainer = TensorflowTrainer(
+        if not cluster.is_local:  # nodes may be lost while decoding
+            require_room([_workers(settings, cluster)], session.wait_for_nodes_s)
+        with (
+            display.following(board, _showing(display, settings, len(decoded["train"]))),
+            without_train_helpers() if cluster.is_local else nullcontext(),
+        ):
+            trainer = DataParallelTrainer(
                 train_worker,
                 train_loop_config=config,
+                backend_config=TensorflowCluster(),
                 scaling_config=_scaling_config(settings, cluster),
                 run_config=_run_config(settings, checkpoints, session.storage),
             )
@@ -100,6 +109,8 @@ def _fit(
         raise JobError(f"training failed: {one_line(error, 1000)}") from error
     except ray.exceptions.RayError as error:
         raise JobError(f"training failed under Ray: {one_line(error, 1000)}") from error
+    with stderr_muted(not session.verbose):  # it prints to stderr when it is first imported, here to export the network
+        import tensorflow  # noqa: F401
     worker_bytes = int(last_words(board).get("worker_bytes", 0))
     logger.info("training took at most %.2f GiB of memory in a worker", worker_bytes / 2**30)
     best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]

@@ -212,13 +212,14 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
     strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(settings.seed)
     shape = (settings.backbone, len(prevalence), settings.height, settings.width)
+    learning = network.Learning(
+        dropout=settings.dropout,
+        drop_connect=settings.drop_connect,
+        synchronized=strategy.num_replicas_in_sync > 1,
+        on_cpu=not settings.gpu,
+    )
     with strategy.scope():
-        learner = network.build_network(
-            *shape,
-            dropout=settings.dropout,
-            drop_connect=settings.drop_connect,
-            synchronized=strategy.num_replicas_in_sync > 1,
-        )
+        learner = network.build_network(*shape, learning)
     average = network.build_network(*shape)
     network.set_starting_weights(average, settings.backbone, prevalence)
     learner.set_weights(average.get_weights())

@@ -1,20 +1,33 @@
-"""Measure the cost of Ray Train: a worker of `genretag train` compared with a plain Keras loop.
+"""Measure training: its speed, its memory, and the time until its first step.
 
-    python tests/benchmarks/training.py [--posters 640] [--rounds 3] [--epochs 4] [--cache memory]
+    python tests/benchmarks/training.py [--steps 150] [--rounds 5] [--parts speed memory start]
 
-Draws posters and decodes them once. Then trains in turn: `model.fit` over a `tf.data` pipeline in its own process, and
-one Ray Train worker. Both have the same network, batch size, augmentation, optimiser and moving average, and use all
-CPUs. Prints posters/s: the median over rounds of each round's median epoch. First epochs do not count, because
-TensorFlow traces the graph in them. Also prints the worker's peak memory. With more posters than `WINDOW_POSTERS` this
-does not grow with their number.
+Draws posters, and trains the default recipe without head epochs. Contestants take turns, and each starts new processes:
+
+    stock    `model.fit` on a network of stock Keras layers, with TensorFlow's own settings
+    plain    `model.fit` on the network and with the settings of a worker, so the difference to Ray is Ray's cost
+    1 worker, 2 workers    Ray Train; the workers share the CPUs
+
+All have the same posters, batch size, augmentation, optimiser and moving average, and use all CPUs.
+
+- speed: posters/s of epochs of `--steps` steps, without the first epoch, in which TensorFlow traces the graph.
+- memory: peak memory of one worker, for a training set of one window (`WINDOW_POSTERS`) and of five windows. With the
+  cache `memory`, the peak includes the decoded posters in shared memory that the worker has read.
+- start: seconds from the start of `genretag train` on 256 posters until the first training step has ended.
 """
 
 import argparse
 import multiprocessing
 import os
+import re
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,51 +41,46 @@ from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.storage import Storage
+from genretag.training.epoch_order import WINDOW_POSTERS
+from genretag.training.fit import TrainedWeights
 from genretag.training.settings import TrainSettings
 from genretag.training.splits import read_labelled_posters
 
 CPUS = len(os.sched_getaffinity(0))
+TRAINING_SHARE = 0.93
+START_POSTERS = 256
+PARTS = ("speed", "memory", "start")
+COMMAND = "from genretag.runtime import display; display.LOG_EVERY_S = 0.2; from genretag.cli import main; main()"
+FIRST_STEP = re.compile(r"epoch 1/\d+: [1-9]")
 
 
 def main() -> None:
-    """Draw posters, train in turn, and print rates."""
+    """Measure the chosen parts, and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--posters", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=4, help="of each round, the first of which does not count")
+    parser.add_argument("--steps", type=int, default=150, help="of an epoch, in the part speed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2, help="of each round, the first of which does not count")
     parser.add_argument("--height", type=int, default=288)
     parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--cache", default="memory", help="as of genretag train")
-    parser.add_argument("--ray-only", action="store_true", help="leave the plain loop out, to look at memory")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     settings = TrainSettings(
         height=options.height, width=options.width, workers=1, cpus_per_worker=CPUS, head_epochs=0,
-        epochs=options.epochs, cache=options.cache, min_positives=5, validation_share=0.05, test_share=0.02,
+        epochs=options.epochs, min_positives=5, validation_share=0.05, test_share=0.02,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="genretag-training-") as folder:
-        splits = _draw(Path(folder), options.posters, settings)
-        rates: dict[str, list[float]] = {"plain": [], "ray": []}
-        for number in range(options.rounds):
-            if not options.ray_only:
-                rates["plain"].append(_plain(splits.train, settings))
-            rate, worker_bytes = _ray(splits, settings, folder, number)
-            rates["ray"].append(rate)
-            print(f"round {number + 1}: " + ", ".join(f"{name} {all_[-1]:.1f}" for name, all_ in rates.items() if all_))
-    _print(rates, len(splits.train), worker_bytes)
+        if "speed" in options.parts:
+            _speed(Path(folder), options.steps, options.rounds, settings)
+        if "memory" in options.parts:
+            _memory(Path(folder), settings)
+        if "start" in options.parts:
+            _start(Path(folder), options.rounds, settings)
 
 
-def _print(rates: dict[str, list[float]], posters: int, worker_bytes: int) -> None:
-    middle = {name: statistics.median(found) for name, found in rates.items() if found}
-    for name, rate in middle.items():
-        print(f"{name}: {rate:.1f} posters/s ({min(rates[name]):.1f} to {max(rates[name]):.1f})")
-    if "plain" in middle:
-        print(f"Ray Train with one worker reaches {middle['ray'] / middle['plain']:.3f} of the plain loop")
-    print(f"{posters:,} training posters; the worker took at most {worker_bytes / 2**30:.2f} GiB")
-
-
-def _draw(folder: Path, count: int, settings: TrainSettings) -> Splits[LabelledPosters]:
+def _draw(folder: Path, training_posters: int, settings: TrainSettings) -> Splits[LabelledPosters]:
+    """Draw about `training_posters` posters for training and some more for the other splits."""
     posters = []
-    for poster in draw_posters(count, seed=1):
+    for poster in draw_posters(round(training_posters / TRAINING_SHARE), seed=1):
         file = folder / poster.key
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(poster.data)
@@ -81,23 +89,111 @@ def _draw(folder: Path, count: int, settings: TrainSettings) -> Splits[LabelledP
     return read_labelled_posters(str(folder / "labels.csv"), str(folder / "posters"), settings, Storage())
 
 
-def _ray(splits: Splits[LabelledPosters], settings: TrainSettings, folder: str, number: int) -> tuple[float, int]:
+def _in_turn(what: str, rounds: int, contestants: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Run all contestants once in each round. Print and return the median of each."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(rounds):
+        for name, run in contestants.items():
+            found[name].append(run())
+        print(f"round {number + 1}: " + ", ".join(f"{name} {all_[-1]:.1f}" for name, all_ in found.items()), flush=True)
+    middle = {name: statistics.median(all_) for name, all_ in found.items()}
+    for name, all_ in found.items():
+        print(f"{name}: {middle[name]:.1f} {what} ({min(all_):.1f} to {max(all_):.1f})")
+    return middle
+
+
+def _speed(folder: Path, steps: int, rounds: int, settings: TrainSettings) -> None:
+    """Print the speed of all contestants, and the ratios that count."""
+    splits = _draw(folder / "speed", steps * settings.batch_size, settings)
+    two = replace(settings, workers=2, cpus_per_worker=max(1, CPUS // 2))
+
+    def ray(chosen: TrainSettings) -> float:
+        return _rate(epoch["posters_per_s"] for epoch in _fit(splits, chosen).history)
+
+    print(f"{len(splits.train):,} training posters, {len(splits.train) // settings.batch_size} steps per epoch")
+    middle = _in_turn(
+        "posters/s",
+        rounds,
+        {
+            "stock": lambda: _plain(splits.train, settings, stock=True),
+            "plain": lambda: _plain(splits.train, settings, stock=False),
+            "1 worker": lambda: ray(settings),
+            "2 workers": lambda: ray(two),
+        },
+    )
+    for name, other in (("plain", "stock"), ("1 worker", "plain"), ("2 workers", "1 worker")):
+        print(f"{name} reaches {middle[name] / middle[other]:.3f} of {other}")
+
+
+def _memory(folder: Path, settings: TrainSettings) -> None:
+    """Print the peak memory of a worker in an epoch over one window and over five windows, with each kind of cache."""
+    for windows in (1, 5):
+        splits = _draw(folder / f"memory-{windows}", windows * WINDOW_POSTERS, settings)
+        for cache, place in (("memory", "memory"), ("files", str(folder / f"cache-{windows}"))):
+            fitted = _fit(splits, replace(settings, epochs=1, cache=place))
+            print(
+                f"{len(splits.train):,} training posters, cache {cache}: "
+                f"the worker took at most {fitted.worker_bytes / 2**30:.2f} GiB",
+                flush=True,
+            )
+
+
+def _start(folder: Path, rounds: int, settings: TrainSettings) -> None:
+    """Print how long `genretag train` takes until its first step has ended."""
+    _draw(folder / "start", START_POSTERS * TRAINING_SHARE, settings)
+
+    def run(workers: int) -> float:
+        return _seconds_to_first_step(folder / "start", workers, settings)
+
+    _in_turn("s until the first step", rounds, {"1 worker": lambda: run(1), "2 workers": lambda: run(2)})
+
+
+def _seconds_to_first_step(folder: Path, workers: int, settings: TrainSettings) -> float:
+    """Start `genretag train`, wait for its first step, and end it."""
+    options = {
+        "labels": folder / "labels.csv", "images": folder / "posters", "output": folder / "bundle",
+        "height": settings.height, "width": settings.width, "workers": workers,
+        "cpus-per-worker": max(1, CPUS // workers), "min-positives": 5,
+    }  # fmt: skip
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    started = time.monotonic()
+    command = [sys.executable, "-c", COMMAND, "train", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if FIRST_STEP.search(line):
+                seconds = time.monotonic() - started
+                process.send_signal(signal.SIGINT)
+                process.stderr.read()
+                return seconds
+    raise RuntimeError("the command ended before its first step:\n" + "".join(lines))
+
+
+def _fit(splits: Splits[LabelledPosters], settings: TrainSettings) -> TrainedWeights:
+    """Train in a new local Ray."""
     from genretag.training.fit import fit
 
     session = Session(quiet=True)
-    with ray_session(session) as cluster:
-        fitted = fit(splits, settings, session, cluster, f"{folder}/checkpoints-{number}")
-    return statistics.median(epoch["posters_per_s"] for epoch in fitted.history[1:]), fitted.worker_bytes
+    with tempfile.TemporaryDirectory() as checkpoints, ray_session(session) as cluster:
+        return fit(splits, settings, session, cluster, checkpoints)
 
 
-def _plain(posters: LabelledPosters, settings: TrainSettings) -> float:
+def _rate(of_epochs) -> float:
+    """Return the median of all epochs but the first."""
+    return statistics.median(list(of_epochs)[1:])
+
+
+def _plain(posters: LabelledPosters, settings: TrainSettings, *, stock: bool) -> float:
     """Return the rate of the plain loop in a new process, so that its TensorFlow has its own threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_train_plainly, (posters, settings))
+        return pool.apply(_train_plainly, (posters, settings, stock))
 
 
-def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
+def _train_plainly(posters: LabelledPosters, settings: TrainSettings, stock: bool) -> float:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if not stock:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     import keras
     import tensorflow as tf
 
@@ -110,8 +206,8 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
     def change(x):
         return augment(x, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
 
-    shape = (settings.backbone, labels.shape[1], settings.height, settings.width)
-    model = network.build_network(*shape, dropout=settings.dropout, drop_connect=settings.drop_connect)
+    learning = network.Learning(settings.dropout, settings.drop_connect, on_cpu=not stock)
+    model = network.build_network(settings.backbone, labels.shape[1], settings.height, settings.width, learning)
     network.set_starting_weights(model, settings.backbone, labels.mean(axis=0))
     network.train_all_but_depthwise(model)
     with ThreadPoolExecutor(4) as threads:
@@ -137,7 +233,7 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings) -> float:
             rates.append(seen / (time.monotonic() - self.started))
 
     model.fit(dataset, epochs=settings.epochs, verbose=0, callbacks=[Clock()])
-    return statistics.median(rates[1:])
+    return _rate(rates)
 
 
 if __name__ == "__main__":
