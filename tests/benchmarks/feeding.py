@@ -34,9 +34,9 @@ from genretag.storage import Storage
 
 SAMPLE = 512
 LAYOUTS = {
-    "together": TagSettings(report=False),
-    "apart, 1 fetch actor": TagSettings(fetch_actors=1, predict_actors=1, report=False),
-    "apart, 2 fetch actors": TagSettings(fetch_actors=2, predict_actors=1, report=False),
+    "together": TagSettings(engine="openvino", report=False),
+    "apart, 1 fetch actor": TagSettings(engine="openvino", fetch_actors=1, predict_actors=1, report=False),
+    "apart, 2 fetch actors": TagSettings(engine="openvino", fetch_actors=2, predict_actors=1, report=False),
 }
 
 

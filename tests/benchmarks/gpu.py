@@ -1,195 +1,285 @@
-"""Measure a night on a GPU: decoding and inference alone, and the job compared with the job on CPUs.
+"""Measure a machine with an NVIDIA GPU in at most eight minutes, next to its CPUs, and print tables.
 
-    python tests/benchmarks/gpu.py [--posters 80000] [--rounds 2] [--engines jax torch] [--json FILE]
+    python tests/benchmarks/gpu.py [--engines tensorflow jax] [--json FILE]
+    python tests/benchmarks/gpu.py --parts infer jobs --engines torch --minutes 20
+    python tests/benchmarks/gpu.py --dry-run
 
-Draws posters of 300 x 450 pixels and links them under many names in a local folder. Infers random uint8 pixels from
-memory, by engine, precision and batch size, in steps as in the job, and also from the GPU's own memory. Prints medians
-of five repeats. Then tags the folder on the GPU and on all CPUs in turn. Finally tags a few posters in each precision,
-and compares the rows with those of OpenVINO in float32.
+Each part runs in its own process, which is killed when its share of the minutes is over. Its rows up to then count. A
+part that fails does not stop the others. `--dry-run` runs all parts on CPUs with few posters, to test this script.
+
+- `decode`: decode in all CPUs, nothing else.
+- `infer`: predict random pixels in each engine and precision, from the memory of the host and from that of the GPU.
+- `feeding`: tag with two actors that fetch and decode and one that predicts. The network costs nothing, or runs in the
+  first engine on the GPU, or in OpenVINO on CPUs.
+- `jobs`: tag a folder as usual, in the first engine and in OpenVINO.
+- `train`: train with TensorFlow in one worker, on the GPU in mixed precision, and on CPUs.
+- `agreement`: compare probabilities with those of OpenVINO in float32.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
+from feeding import free_bundle
+from gpu_parts import SPAWN, Row, card, gpu_use, run_part, table
 
 from genretag.commands.bench import run_job
-from genretag.demo.posters import draw_poster
+from genretag.commands.train import RUN_NOTE, train
+from genretag.demo.posters import LOOKS, draw_poster
 from genretag.images.decoding import decode
-from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle, write_bundle
 from genretag.model.engines import open_engine
 from genretag.runtime.session import Session
+from genretag.runtime.stopping import end_on_sigterm
 from genretag.scoring.settings import TagSettings
 from genretag.scoring.shards import POSTERS_PER_STEP
 from genretag.storage import Storage
+from genretag.training.settings import TrainSettings
 
-DRAWN = 2_000  # number of different posters; these are also compared
-PIXELS = 4_096  # number of random pictures to infer
-REPEATS = 5
-PARTS = ("decode", "infer", "jobs", "agreement")
 CPUS = len(os.sched_getaffinity(0))
+QUIET = Session(quiet=True)
 
 
-def main() -> None:
-    """Draw posters, measure, and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--posters", type=int, default=80_000)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--engines", nargs="+", default=["jax"], help="to infer with; the first one does the job")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    found: dict[str, list[Any]] = {part: [] for part in options.parts}
+@dataclass(frozen=True)
+class Plan:
+    """What all parts need: the folder with the posters, the engines, and the amount of work."""
+
+    folder: Path
+    engines: list[str]
+    batches: list[int]
+    posters: int
+    gpu: bool = True
+    drawn: int = 2_000  # different posters, in the folder `few`; `many` has links to them
+    pixels: int = 4_096  # random pictures to infer
+    repeats: int = 5
+
+    @property
+    def few(self) -> Path:
+        return self.folder / "few"
+
+    @property
+    def many(self) -> Path:
+        return self.folder / "many"
+
+
+def main() -> int:
+    """Run the parts, print their tables, and return 1 if one of them failed, else 0."""
+    options = _options()
+    end_on_sigterm()  # so that a part does not outlive this script
+    facts: Row = {"card": card(), "cpus": CPUS, "command": sys.argv[1:]}
+    print(f"{facts['card']}; {CPUS} CPUs", flush=True)
+    if not (facts["card"] or options.dry_run):
+        print("nvidia-smi finds no GPU: use --dry-run to test this script", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="gpu-") as name:
-        folder = Path(name)
-        few, many = draw(folder, options.posters)
-        if "decode" in found:
-            found["decode"] = [decode_rate([file.read_bytes() for file in sorted(few.iterdir())])]
-            print(f"decode alone, {CPUS} processes: {found['decode'][0]:,.0f} posters/s", flush=True)
-        if "infer" in found:
-            head("engine", "precision", "batch", "first batch, s", "posters/s", "on the GPU alone")
-            for engine, precision in product(options.engines, ("bfloat16", "float32")):
-                found["infer"] += apart(infer, engine, precision, options.batches)
-        if "jobs" in found:
-            head("job", "posters/s under way", "with start-up", "first poster, s", "GPU busy", "GPU, MiB", "actor, MB")
-            for number, engine in product(range(options.rounds), (options.engines[0], "openvino")):
-                found["jobs"].append(job(engine, many, folder / f"out-{number}-{engine}"))
-        if "agreement" in found:
-            head("rows of", "most that a probability differs", "on average", "same first label")
-            reference = rows(few, folder / "reference", "openvino", "float32")
-            for engine, precision in [*product(options.engines, ("float32", "bfloat16")), ("openvino", "int8")]:
-                scored = rows(few, folder / f"{engine}-{precision}", engine, precision)
-                found["agreement"].append(compare(engine, precision, scored, reference))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        plan = Plan(Path(name), options.engines, options.batches, options.posters)
+        if options.dry_run:
+            plan = Plan(Path(name), ["tensorflow"], [8], 300, gpu=False, drawn=120, pixels=16, repeats=1)
+        found = {}
+        for part in ("draw", *options.parts):
+            found[part] = run_part(PARTS[part], plan, Path(name) / f"{part}.jsonl", SECONDS[part] * options.minutes / 8)
+            print(f"\n## {part}, {found[part]['seconds']:.0f} s {found[part]['error']}\n", flush=True)
+            print("\n".join(table(found[part]["rows"])), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps({**facts, "plan": asdict(plan), "parts": found}, default=str))
+    return 1 if any(part["error"] for part in found.values()) else 0
 
 
-def head(*columns: str) -> None:
-    """Print the first two lines of a Markdown table."""
-    print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS)[1:], choices=list(PARTS)[1:])
+    parser.add_argument("--engines", nargs="+", default=["tensorflow", "jax"], help="the first one does the jobs")
+    parser.add_argument("--batches", type=int, nargs="+", default=[64], help="batch sizes of the part infer")
+    parser.add_argument("--posters", type=int, default=20_000, help="of a job; the part feeding takes half of them")
+    parser.add_argument("--minutes", type=float, default=8, help="of all parts; each part has its share")
+    parser.add_argument("--dry-run", action="store_true", help="on CPUs, with few posters")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
 
 
-def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `work` in a new process and return its result. Keras can have only one backend per process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(work, *arguments).result()
+def draw(plan: Plan) -> Iterator[Row]:
+    """Draw posters of 300 x 450 pixels with their labels, and link them under many names."""
+    looks = [Random(number).sample(LOOKS, 2) for number in range(plan.drawn)]
+    plan.few.mkdir()
+    plan.many.mkdir()
+    with ProcessPoolExecutor(CPUS, mp_context=SPAWN) as processes:
+        for number, data in enumerate(processes.map(draw_poster, range(plan.drawn), looks, chunksize=20)):
+            (plan.few / f"{number:06d}.jpg").write_bytes(data)
+    rows = [f"{number:06d},{'|'.join(labels)}\n" for number, labels in enumerate(looks)]
+    (plan.folder / "labels.csv").write_text("id,labels\n" + "".join(rows))
+    for number in range(plan.posters):
+        (plan.many / f"{number:06d}.jpg").hardlink_to(plan.few / f"{number % plan.drawn:06d}.jpg")
+    yield {"drawn": plan.drawn, "links": plan.posters}
 
 
-def draw(folder: Path, posters: int) -> tuple[Path, Path]:
-    """Return a folder of different posters, and a folder with many links to them."""
-    few, many = folder / "few", folder / "many"
-    few.mkdir()
-    many.mkdir()
-    with ProcessPoolExecutor(CPUS, mp_context=multiprocessing.get_context("spawn")) as processes:
-        for number, data in enumerate(processes.map(draw_poster, range(DRAWN), chunksize=20)):
-            (few / f"{number:06d}.jpg").write_bytes(data)
-    for number in range(posters):
-        (many / f"{number:06d}.jpg").hardlink_to(few / f"{number % DRAWN:06d}.jpg")
-    return few, many
+def decode_alone(plan: Plan) -> Iterator[Row]:
+    """Measure decoding in a process for each CPU, because threads of one process would wait for Python's lock."""
+    encoded = [file.read_bytes() for file in sorted(plan.few.iterdir())]
+    shares = [encoded[number::CPUS] for number in range(CPUS)]
+    with ProcessPoolExecutor(CPUS, mp_context=SPAWN) as processes:
+        rates = [sum(processes.map(_decode_share, shares)) for _ in range(plan.repeats)]
+    yield {"processes": CPUS, "posters/s": median(rates)}
 
 
-def decode_rate(encoded: list[bytes]) -> float:
-    """Return the decoding rate of all CPUs, in posters/s.
-
-    Each CPU has its own process, because threads of one process would wait for Python's lock.
-    """
-    with ProcessPoolExecutor(CPUS, mp_context=multiprocessing.get_context("spawn")) as processes:
-        shares = [encoded[number::CPUS] for number in range(CPUS)]
-        return median(sum(processes.map(decode_share, shares)) for _ in range(REPEATS))
-
-
-def decode_share(encoded: list[bytes]) -> float:
+def _decode_share(encoded: list[bytes]) -> float:
     """Return the decoding rate of one process, in posters/s, while the others do the same."""
     rule, started = load_bundle(str(DEFAULT_BUNDLE), Storage()).rule, time.perf_counter()
-    for data in encoded * 5:
+    for data in encoded:
         decode(data, rule)
-    return 5 * len(encoded) / (time.perf_counter() - started)
+    return len(encoded) / (time.perf_counter() - started)
 
 
-def infer(engine: str, precision: str, batches: list[int]) -> list[dict[str, Any]]:
-    """Return rates of an engine, in posters/s by batch size: from the host's memory in steps, and from GPU memory."""
-    bundle, found = load_bundle(str(DEFAULT_BUNDLE), Storage()), []
-    shape = (PIXELS, bundle.rule.height, bundle.rule.width, 3)
+def infer(plan: Plan) -> Iterator[Row]:
+    """Measure engines, each precision in a new process, because Keras has one backend for a process."""
+    for engine, precision, batch in product(plan.engines, ("bfloat16", "float32"), plan.batches):
+        yield _apart(_infer, plan, engine, precision, batch)
+    yield _apart(_infer, plan, "openvino", "int8", 8)
+
+
+def _infer(plan: Plan, engine: str, precision: str, batch: int) -> Row:
+    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
+    shape = (plan.pixels, bundle.rule.height, bundle.rule.width, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    for batch in batches:
-        loaded = open_engine(engine, bundle, batch, CPUS, precision)
-        started = time.perf_counter()
-        loaded.predict(pixels[:batch])
-        first_s = time.perf_counter() - started
-        host = rate(lambda: [loaded.predict(step) for step in np.split(pixels, PIXELS // POSTERS_PER_STEP)])  # noqa: B023
-        device = rate(on_device(engine, loaded, pixels[:batch]))
-        print(f"| {engine} | {precision} | {batch} | {first_s:.1f} | {host:,.0f} | {device:,.0f} |", flush=True)
-        found.append({"engine": engine, "precision": precision, "batch": batch, "first_s": first_s})
-        found[-1] |= {"posters_per_s": host, "on_device_per_s": device}
-    return found
+    loaded = open_engine(engine, bundle, batch, CPUS, precision)
+    started = time.perf_counter()
+    loaded.predict(pixels[:batch])
+    row = {"engine": engine, "precision": precision, "batch": batch, "first batch, s": time.perf_counter() - started}
+    steps = np.split(pixels, max(1, plan.pixels // POSTERS_PER_STEP))
+    row["posters/s"] = _rate(plan, lambda: [loaded.predict(step) for step in steps])
+    if engine != "openvino":
+        row["posters/s, pixels already there"] = _rate(plan, _on_device(loaded, pixels[:batch], plan.pixels))
+    return row
 
 
-def on_device(engine: str, loaded: Any, batch: np.ndarray) -> Callable[[], Any]:
-    """Return a function that infers a batch in GPU memory again and again, `PIXELS` pictures in total."""
+def _on_device(loaded: Any, batch: np.ndarray, pixels: int) -> Callable[[], Any]:
+    """Return a function that infers a batch in GPU memory again and again, `pixels` pictures in total."""
     from keras import ops
 
-    there, repeats = ops.convert_to_tensor(batch), PIXELS // len(batch)
+    there, repeats = ops.convert_to_tensor(batch), pixels // len(batch)
     return lambda: ops.convert_to_numpy([loaded._call(there) for _ in range(repeats)][-1])
 
 
-def rate(work: Callable[[], Any]) -> float:
+def _rate(plan: Plan, work: Callable[[], Any]) -> float:
     """Return the median rate in posters/s of some repeats, after one call that does not count."""
     work()
     times = []
-    for _ in range(REPEATS):
+    for _ in range(plan.repeats):
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
-    return PIXELS / median(times)
+    return plan.pixels / median(times)
 
 
-def job(engine: str, images: Path, output: Path) -> dict[str, Any]:
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `work` in a new process and return its result."""
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as process:
+        return process.submit(work, *arguments).result()
+
+
+def feeding(plan: Plan) -> Iterator[Row]:
+    """Tag half of the posters with two actors that fetch and decode, and one that predicts."""
+    free, half = plan.folder / "free", plan.folder / "half"
+    write_bundle(free_bundle(), str(free), Storage())
+    half.mkdir()
+    for file in sorted(plan.many.iterdir())[::2]:
+        (half / file.name).hardlink_to(file)
+    for engine, model in (("openvino", str(free)), (plan.engines[0], None), ("openvino", None)):
+        settings = TagSettings(engine=engine, fetch_actors=2, predict_actors=1, report=False)
+        yield _tag(half, plan.folder / f"fed-{engine}-{bool(model)}", settings, model)
+
+
+def jobs(plan: Plan) -> Iterator[Row]:
+    """Tag all posters with the default plan of actors, on the GPU and on CPUs."""
+    for engine in (plan.engines[0], "openvino"):
+        yield _tag(plan.many, plan.folder / f"job-{engine}", TagSettings(engine=engine, report=False))
+
+
+def _tag(images: Path, output: Path, settings: TagSettings, model: str | None = None) -> Row:
     """Tag once. Return the rates of the job, and the use of the GPU that nvidia-smi reports meanwhile."""
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "200"]
-    with subprocess.Popen(query, stdout=subprocess.PIPE, text=True) as smi:
-        run = run_job(str(images), str(output), TagSettings(engine=engine, report=False), Session(quiet=True))
-        smi.terminate()
-        seen = [tuple(map(float, line.split(","))) for line in smi.stdout if line.count(",") == 1]
-    busy = [share for share, _ in seen if share]
-    memory = run.record.peak_memory_bytes["predict"] / 1e6
-    cells = [f"{engine}, {run.record.actors['precision']}", f"{run.steady_per_s:,.0f}", f"{run.whole_per_s:,.0f}"]
-    cells += [f"{run.first_poster_s:.1f}", f"{median(busy or [0]):.0f} %", f"{max(used for _, used in seen):,.0f}"]
-    print("| " + " | ".join([*cells, f"{memory:,.0f}"]) + " |", flush=True)
-    return {"engine": engine, "steady_per_s": run.steady_per_s, "whole_per_s": run.whole_per_s, "cells": cells} | {
-        "first_poster_s": run.first_poster_s, "actors": run.record.actors, "busy_s": run.record.busy_s,
-        "seconds": run.record.seconds, "gpu": seen,
-    }  # fmt: skip
+    with gpu_use() as seen:
+        run = run_job(str(images), str(output), settings, QUIET, model)
+    actors, engine, memory = run.record.actors, run.record.processors[0], run.record.peak_memory_bytes
+    return {
+        "network": "free" if model else f"{settings.engine}, {engine['precision']}",
+        "actors that fetch + predict": f"{actors['fetch_actors']} + {actors['predict_actors']}",
+        "predicts on": "GPU" if engine["on_gpu"] else "CPU",
+        "posters": run.record.listed,
+        "posters/s after start-up": run.steady_per_s,
+        "posters/s with start-up": run.whole_per_s,
+        "first poster, s": run.first_poster_s,
+        "GPU busy, %": median([busy for busy, _ in seen if busy] or [0.0]),
+        "GPU, MiB": max((used for _, used in seen), default=0.0),
+        "actor, MB": memory["predict"] / 1e6,
+    }
 
 
-def rows(images: Path, output: Path, engine: str, precision: str) -> np.ndarray:
-    """Tag a folder, and return the probabilities in the Parquet files, in the order of the posters."""
-    settings = TagSettings(engine=engine, precision=precision, report=False)
-    run_job(str(images), str(output), settings, Session(quiet=True))
-    table = pyarrow.parquet.read_table(output / "predictions", partitioning=None).sort_by("poster_id")
-    names = [name for name in table.column_names if name.startswith("p_")]
-    return np.stack([table[name].to_numpy() for name in names], axis=1)
+def training(plan: Plan) -> Iterator[Row]:
+    """Train with `genretag train` in one worker, on the GPU in mixed precision, then on CPUs."""
+    for gpu in [True, False] if plan.gpu else [False]:
+        settings = TrainSettings(
+            workers=1, cpus_per_worker=CPUS, gpu=gpu, mixed_precision="on" if gpu else "off", head_epochs=1, epochs=2,
+            min_positives=5,
+        )  # fmt: skip
+        output, started = plan.folder / f"bundle-{gpu}", time.monotonic()
+        with gpu_use() as seen:
+            _apart(train, str(plan.folder / "labels.csv"), str(plan.few), str(output), settings, QUIET)
+        epochs = json.loads((output / RUN_NOTE).read_text())["epochs"]
+        yield {
+            "on": "GPU, mixed precision" if gpu else f"{CPUS} CPUs, float32",
+            **{f"epoch {epoch['epoch']}, posters/s": epoch["posters_per_s"] for epoch in epochs},
+            "whole command, s": time.monotonic() - started,
+            "GPU busy, %": median([busy for busy, _ in seen if busy] or [0.0]),
+            "GPU, MiB": max((used for _, used in seen), default=0.0),
+        }
 
 
-def compare(engine: str, precision: str, found: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Return the differences between the probabilities of two nights."""
-    differ = np.abs(found - reference)
-    same = float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1)))
-    print(f"| {engine}, {precision} | {differ.max():.5f} | {differ.mean():.6f} | {same:.2%} |", flush=True)
-    return {"engine": engine, "precision": precision, "max": float(differ.max()), "same_first": same}
+def agreement(plan: Plan) -> Iterator[Row]:
+    """Compare the probabilities of the drawn posters with those of OpenVINO in float32."""
+    rule = load_bundle(str(DEFAULT_BUNDLE), Storage()).rule
+    pixels = np.stack([decode(file.read_bytes(), rule).pixels for file in sorted(plan.few.iterdir())])
+    np.save(plan.folder / "pixels.npy", pixels)
+    reference = _apart(_probabilities, plan, "openvino", "float32")
+    for engine, precision in [("openvino", "int8"), *product(plan.engines, ("float32", "bfloat16"))]:
+        differ = np.abs((found := _apart(_probabilities, plan, engine, precision)) - reference)
+        yield {
+            "engine": engine,
+            "precision": precision,
+            "largest difference": float(differ.max()),
+            "mean difference": float(differ.mean()),
+            "same first label": float(np.mean(found.argmax(axis=1) == reference.argmax(axis=1))),
+        }
 
+
+def _probabilities(plan: Plan, engine: str, precision: str) -> np.ndarray:
+    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
+    return open_engine(engine, bundle, plan.batches[0], CPUS, precision).predict(np.load(plan.folder / "pixels.npy"))
+
+
+PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
+    "draw": draw, "decode": decode_alone, "infer": infer, "feeding": feeding, "jobs": jobs, "train": training,
+    "agreement": agreement,
+}  # fmt: skip
+SECONDS = {
+    "draw": 30,
+    "decode": 15,
+    "infer": 100,
+    "feeding": 95,
+    "jobs": 85,
+    "train": 115,
+    "agreement": 40,
+}  # 8 minutes
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
