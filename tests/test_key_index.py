@@ -1,6 +1,8 @@
 """With a key index, the worklist is the same as without one, whatever happened to the index or to the part files."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -283,6 +285,44 @@ def test_a_run_may_die_at_any_moment_while_the_index_is_saved(output, nth, befor
     for _ in range(2):
         assert worklist(output, *keys) == expected
     assert len(segments(output)) == 1, "what the dead run left is gone"
+
+
+def test_a_segment_that_the_store_does_not_deliver_is_kept(output, caplog, monkeypatch):
+    hold(output, "part-1", ("a", "1"))
+    worklist(output)
+    (segment,) = segments(output)
+
+    def fail(_storage, uri, _max_bytes=None):
+        raise StorageError("unavailable", f"no {uri}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "get", fail)
+        assert uris(worklist(output, ("a", "1"), ("b", "1"))) == ["b"]
+        assert [segment.name in record.message for record in caplog.records] == [True]
+
+    assert segment in segments(output)
+    storage = ReadParts()
+    assert uris(worklist(output, ("a", "1"), ("b", "1"), storage=storage)) == ["b"]
+    assert storage.opened == []
+    assert len(segments(output)) == 1, "one of two segments with the same keys is of no use"
+
+
+def test_the_index_of_an_output_in_a_bucket_is_read_too(bucket, tmp_path, caplog):
+    parts = ["part-1", "part-2"]
+    for name in parts:
+        hold(tmp_path, name, (name, "1"))
+        data = (tmp_path / "predictions" / "dt=2026-11-22" / f"{name}.parquet").read_bytes()
+        Storage().put(f"{bucket}/out/predictions/dt=2026-11-22/{name}.parquet", data)
+
+    storage = ReadParts()
+    for opened in (parts, []):
+        spool = Path(tempfile.mkdtemp(dir=tmp_path))
+        pyarrow.parquet.write_table(inventory_of(["new"]), spool / "inventory.parquet")
+        inventory = Inventory(spool / "inventory.parquet", 1, may_repeat=False)
+        make_worklist(inventory, list_output(f"{bucket}/out", storage), "m1", storage)
+        assert sorted(storage.opened) == [f"{name}.parquet" for name in opened]
+        storage.opened.clear()
+    assert caplog.records == []
 
 
 def test_a_store_that_refuses_the_index_costs_a_warning(output, caplog, monkeypatch):

@@ -1,9 +1,15 @@
 """The network, its head, and augmentation, in small cases with known results."""
 
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
+import tensorflow as tf
 
 from genretag.model import networks as network
 from genretag.training import batches as augmentation
+from genretag.training import worker
+from genretag.training.settings import TrainSettings
 
 
 def test_calibration_is_folded_into_the_network():
@@ -15,6 +21,9 @@ def test_calibration_is_folded_into_the_network():
     probabilities = network.scoring_network(plain, slope, offset).predict(images, verbose=0)
 
     np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-(logits * slope + offset))), rtol=1e-5)
+
+
+SEED = np.array([3, 7])
 
 
 def test_an_untrained_head_predicts_the_prevalence():
@@ -30,7 +39,7 @@ def test_augmentation_changes_pictures_but_not_shape_type_or_brightness():
     images = np.full((16, 48, 32, 3), 100, dtype=np.uint8)
     images[:, :, :8] = 200
 
-    changed = augmentation.augment(images, min_crop=0.84, colour=0.1, flip=True).numpy()
+    changed = augmentation.augment(images, SEED, min_crop=0.84, colour=0.1, flip=True).numpy()
 
     assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
     bright_left = (changed[:, :, :4].mean(axis=(1, 2, 3)) > changed[:, :, -4:].mean(axis=(1, 2, 3))).sum()
@@ -38,16 +47,47 @@ def test_augmentation_changes_pictures_but_not_shape_type_or_brightness():
     assert np.abs(changed.mean() - images.mean()) < 20, "colour stays mild"
 
 
+def test_the_seed_decides_how_a_batch_is_augmented():
+    images = np.random.default_rng(0).integers(0, 256, (4, 48, 32, 3), dtype=np.uint8)
+    augment = tf.function(lambda seed: augmentation.augment(images, seed, min_crop=0.84, colour=0.1, flip=True))
+
+    first, other, again = (augment(tf.constant(seed)).numpy() for seed in ([3, 7], [3, 8], [3, 7]))
+
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any(axis=(1, 2, 3)).all()
+
+
+def test_no_two_batches_of_a_training_are_augmented_alike(monkeypatch):
+    """Before, step i of every epoch made the same crops: TensorFlow's global seed began again in each epoch."""
+    seeds = []
+    batch = augmentation.Batch(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 2), np.float32), 0)
+    monkeypatch.setattr(worker, "training_batches", lambda *_: [batch] * 5)
+    learner = SimpleNamespace(reset_metrics=lambda: None, get_metrics_result=lambda: {"loss": 0.0})
+    replica = SimpleNamespace(settings=TrainSettings(), learner=learner)
+    config = {"train": None, "board": MagicMock()}
+
+    def take_step(_images, _labels, seed):
+        seeds.append(tuple(seed))
+
+    for epoch in range(3):
+        for rank in range(2):
+            worker._train(replica, take_step, epoch, config, rank, workers=2)
+    assert len(seeds) == len(set(seeds)) == 30
+
+    worker._train(replica, take_step, 0, config, 0, workers=2)
+    assert seeds[30:] == seeds[:5], "the same after --resume"
+
+
 def test_without_augmentation_the_pixels_stay_as_they_are():
     images = np.random.default_rng(0).integers(0, 256, (2, 9, 6, 3), dtype=np.uint8)
 
-    assert augmentation.augment(images, min_crop=1.0, colour=0.0, flip=False) is images
+    assert augmentation.augment(images, SEED, min_crop=1.0, colour=0.0, flip=False) is images
 
 
 def test_mirroring_alone_moves_pixels_and_changes_none():
     images = np.random.default_rng(0).integers(0, 256, (32, 9, 6, 3), dtype=np.uint8)
 
-    changed = augmentation.augment(images, min_crop=1.0, colour=0.0, flip=True).numpy()
+    changed = augmentation.augment(images, SEED, min_crop=1.0, colour=0.0, flip=True).numpy()
 
     mirrored = (changed == images[:, :, ::-1]).all(axis=(1, 2, 3))
     assert 0 < mirrored.sum() < 32
@@ -58,7 +98,7 @@ def test_colour_alone_moves_no_edge():
     images = np.full((16, 9, 6, 3), 100, dtype=np.uint8)
     images[:, :, 3:] = 140
 
-    changed = augmentation.augment(images, min_crop=1.0, colour=0.1, flip=False).numpy().astype(int)
+    changed = augmentation.augment(images, SEED, min_crop=1.0, colour=0.1, flip=False).numpy().astype(int)
 
     assert (changed[:, :, :3] == changed[:, :1, :1]).all()
     assert (changed[:, :, 3:] > changed[:, :, :3]).all()

@@ -37,8 +37,7 @@ METADATA = b"genretag.keys"
 FORMAT = f"1, DuckDB {duckdb.__version__}"  # of a segment; another version of DuckDB may compute other digests
 SALT_BYTES = 12
 Profile = tuple[tuple[bytes, bytes], ...]  # the items of `profile_held` for a part file, as a dictionary key
-# what reading a segment may raise, whatever its file contains
-DAMAGED = (OSError, pa.ArrowException, StorageError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGED = (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError)  # `from_bytes` raises these
 
 
 @dataclass(frozen=True)
@@ -198,8 +197,8 @@ class KeyIndex:
     def look_up(self, uris: np.ndarray, etags: np.ndarray) -> tuple[np.ndarray, list[ObjectInfo]]:
         """Look up keys by their digests, uint64 (N,) each.
 
-        Return whether the index has each key, bool (N,). Also return the part files that have the URI of a key that the
-        index does not have: with another etag.
+        Return whether the index has each key, bool (N,). Also return the part files with other etags of the URIs of
+        those keys that the index does not have.
         """
         order = np.argsort(uris)
         uris, etags = uris[order], etags[order]
@@ -254,8 +253,10 @@ class KeyIndex:
         for location in self._locations():
             try:
                 segment, salt = from_bytes(self._storage.get(location).data)
-            except DAMAGED as error:
+            except StorageError as error:
                 logger.warning("%s cannot be read, so part files are read instead: %s", location, one_line(error))
+            except DAMAGED as error:
+                logger.warning("%s is damaged, so part files are read instead: %s", location, one_line(error))
                 self._useless.append(location)
             else:
                 segments.append((replace(segment, location=location), salt))

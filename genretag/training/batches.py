@@ -17,8 +17,10 @@ from genretag.training.epoch_order import epoch_windows, share_of, worker_window
 from genretag.training.pixels import DecodedPosters
 
 
-def augment(images: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
+def augment(images: Any, seed: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
     """Return randomly changed copies of a batch. `images` and the result are uint8 tensors (N, height, width, 3).
+
+    `seed`, int64 (2,), decides the changes: an equal seed makes equal changes.
 
     Each poster gets a different random crop, scaled back to the full size. The crop keeps a share of the height and a
     share of the width, each between `min_crop` and 1. If `flip`, each poster is mirrored with probability 0.5. Contrast
@@ -26,14 +28,17 @@ def augment(images: Any, *, min_crop: float, colour: float, flip: bool) -> Any:
 
     If `min_crop` is 1, `colour` is 0 and `flip` is False, the pixels do not change.
     """
+    import tensorflow as tf
+
     if min_crop == 1 and not colour and not flip:
         return images
+    crop_seed, colour_seed = tf.unstack(tf.random.split(seed))
     if min_crop < 1 or flip:
-        images = _cropped_and_mirrored(images, min_crop, flip)
-    return _recoloured(images, colour)
+        images = _cropped_and_mirrored(images, crop_seed, min_crop, flip)
+    return _recoloured(images, colour_seed, colour)
 
 
-def _cropped_and_mirrored(images: Any, min_crop: float, flip: bool) -> Any:
+def _cropped_and_mirrored(images: Any, seed: Any, min_crop: float, flip: bool) -> Any:
     """Crop each poster at random, and return float32 pixels in the shape of `images`.
 
     A crop keeps at least the share `min_crop` of each side. If `flip`, each poster is mirrored with probability 0.5.
@@ -41,21 +46,23 @@ def _cropped_and_mirrored(images: Any, min_crop: float, flip: bool) -> Any:
     import tensorflow as tf
 
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    size = tf.random.uniform((count, 2), min_crop, 1.0)
-    corner = tf.random.uniform((count, 2)) * (1.0 - size)
+    size_seed, corner_seed, flip_seed = tf.unstack(tf.random.split(seed, 3))
+    size = tf.random.stateless_uniform((count, 2), size_seed, min_crop, 1.0)
+    corner = tf.random.stateless_uniform((count, 2), corner_seed) * (1.0 - size)
     top, left = corner[:, 0], corner[:, 1]
     bottom, right = top + size[:, 0], left + size[:, 1]
-    mirrored = tf.random.uniform((count,)) < (0.5 if flip else 0.0)
+    mirrored = tf.random.stateless_uniform((count,), flip_seed) < (0.5 if flip else 0.0)
     boxes = tf.stack([top, tf.where(mirrored, right, left), bottom, tf.where(mirrored, left, right)], axis=1)
     return tf.image.crop_and_resize(images, boxes, tf.range(count), (height, width))
 
 
-def _recoloured(images: Any, colour: float) -> Any:
+def _recoloured(images: Any, seed: Any, colour: float) -> Any:
     """Scale contrast and brightness by random factors from 1 - `colour` to 1 + `colour`. Return uint8 pixels."""
     import tensorflow as tf
 
     pixels = tf.cast(images, tf.float32)
-    contrast, brightness = tf.unstack(tf.random.uniform((2, tf.shape(pixels)[0], 1, 1, 1), 1 - colour, 1 + colour))
+    shape = (2, tf.shape(pixels)[0], 1, 1, 1)
+    contrast, brightness = tf.unstack(tf.random.stateless_uniform(shape, seed, 1 - colour, 1 + colour))
     mean = tf.reduce_mean(pixels, axis=(1, 2), keepdims=True)
     pixels = ((pixels - mean) * contrast + mean) * brightness
     return tf.cast(tf.round(tf.clip_by_value(pixels, 0.0, 255.0)), tf.uint8)

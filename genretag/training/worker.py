@@ -127,15 +127,13 @@ def _train(
     replica: "Replica", step: Any, epoch: int, config: dict[str, Any], rank: int, workers: int
 ) -> tuple[float, int, float]:
     """Train one epoch. Return the mean loss, the number of posters of all workers, and the duration in seconds."""
-    import tensorflow as tf
-
     settings, board = replica.settings, config["board"]
-    tf.random.set_seed(settings.seed + 1000 * epoch + rank)  # crops differ by worker
+    seeds = np.random.default_rng([settings.seed, epoch, rank])  # so that no two batches are augmented alike
     replica.learner.reset_metrics()
     posters = 0
     started = time.monotonic()
     for batch in training_batches(config["train"], settings.batch_size, settings.seed, epoch, rank, workers):
-        step(batch.images, batch.labels)
+        step(batch.images, batch.labels, seeds.integers(np.iinfo(np.int64).max, size=2))
         posters += settings.batch_size
         if batch.unreadable:
             board.add.remote(unreadable=batch.unreadable)
@@ -293,29 +291,30 @@ def _compile(replica: Replica, optimizer: Any) -> None:
 
 
 def _training_step(replica: Replica) -> Any:
-    """Return a function (images, labels) that takes one training step and then updates the moving average.
+    """Return a function (images, labels, seed) that takes one training step and then updates the moving average.
 
-    The function's arguments are this worker's share of a batch: uint8 (n, height, width, 3) and float32 (n, L).
+    The function's first arguments are this worker's share of a batch: uint8 (n, height, width, 3) and float32 (n, L).
+    `seed`, int64 (2,), decides how the images are augmented.
     """
     import tensorflow as tf
 
     learner, average, settings = replica.learner, replica.average, replica.settings
     momentum = settings.average_momentum
 
-    def change(images: Any) -> Any:
-        return augment(images, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
+    def change(images: Any, seed: Any) -> Any:
+        return augment(images, seed, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
 
     @tf.function
-    def step(images: Any, targets: Any) -> None:
-        replica.strategy.run(lambda x, y: learner.train_step((change(x), y)), args=(images, targets))
+    def step(images: Any, targets: Any, seed: Any) -> None:
+        replica.strategy.run(lambda x, y, z: learner.train_step((change(x, z), y)), args=(images, targets, seed))
 
     @tf.function
     def follow() -> None:
         for mean, value in zip(average.weights, learner.weights, strict=True):
             mean.assign(momentum * mean + (1 - momentum) * tf.cast(value.value, tf.float32))
 
-    def both(images: np.ndarray, targets: np.ndarray) -> None:
-        step(tf.constant(images), tf.constant(targets))
+    def both(images: np.ndarray, targets: np.ndarray, seed: np.ndarray) -> None:
+        step(tf.constant(images), tf.constant(targets), tf.constant(seed))
         follow()
 
     return both

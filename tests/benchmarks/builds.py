@@ -38,7 +38,7 @@ from genretag.scoring.ceiling import steady_rate
 from genretag.storage import Storage, join
 
 MARK = "GENRETAG_BENCHMARK_RUN"
-EVERY_S = 0.25
+EVERY_S = 0.5
 FIGURES = {
     "whole_per_s": "posters/s with start-up",
     "first_poster_s": "first poster, s",

@@ -203,8 +203,9 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings, stock: boo
     keras.utils.set_random_seed(settings.seed)
     labels = posters.labelled.multi_hot.astype(np.float32)
 
-    def change(x):
-        return augment(x, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
+    def change(number, x):
+        seed = tf.stack([number, tf.cast(settings.seed, tf.int64)])
+        return augment(x, seed, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
 
     learning = network.Learning(settings.dropout, settings.drop_connect, on_cpu=not stock)
     model = network.build_network(settings.backbone, labels.shape[1], settings.height, settings.width, learning)
@@ -215,7 +216,8 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings, stock: boo
             list(threads.map(lambda uri: decode(Path(uri).read_bytes(), settings.rule).pixels, posters.uris))
         )
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images), seed=settings.seed)
-    dataset = dataset.batch(settings.batch_size, drop_remainder=True).map(lambda x, y: (change(x), y)).prefetch(2)
+    dataset = dataset.batch(settings.batch_size, drop_remainder=True).enumerate()
+    dataset = dataset.map(lambda number, batch: (change(number, batch[0]), batch[1])).prefetch(2)
     optimizer = keras.optimizers.AdamW(
         settings.learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.clip_norm,
         use_ema=True, ema_momentum=settings.average_momentum,
