@@ -108,6 +108,28 @@ def test_a_lock_is_broken_on_request(output):
         assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
 
 
+@pytest.mark.parametrize("writer", ["first", "third"])
+def test_a_lock_that_changes_meanwhile_is_broken_unless_another_run_took_it(output, monkeypatch, writer):
+    leave_lock(output, run_id="first")
+    replace, written = Storage.replace, []
+
+    def replace_after_the_writer(storage, uri, data, etag):
+        if uri.endswith(LOCK) and not written:
+            found = storage.get(uri)
+            written.append(json.loads(bytes(found.data)) | {"run_id": writer, "renewals": 7})
+            replace(storage, uri, json.dumps(written[0]).encode(), found.etag)
+        return replace(storage, uri, data, etag)
+
+    monkeypatch.setattr(Storage, "replace", replace_after_the_writer)
+
+    if writer == "first":  # it only renewed its lease
+        with hold(output, break_lock=True):
+            assert json.loads(bytes(Storage().get(join(output, LOCK)).data))["run_id"] == "second"
+    else:
+        with pytest.raises(OutputHeldError, match="is held by run third"), hold(output, break_lock=True):
+            pass
+
+
 def test_of_many_runs_that_take_over_at_once_one_wins(output):
     leave_lock(output, pid=dead_pid())
     start, end = threading.Barrier(8), threading.Barrier(8)

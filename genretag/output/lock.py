@@ -170,7 +170,8 @@ def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: 
     """Take the lock for `me`. Return the lock's etag, and whether another run held the lock before.
 
     Raises `OutputHeldError` if another run holds the lock and may be alive, unless `break_lock` is true. It also raises
-    `OutputHeldError` if another run takes the lock at the same time.
+    `OutputHeldError` if another run takes the lock at the same time. A run that only renews its lock at the same time
+    does not stop `break_lock`.
     """
     try:
         return storage.create(uri, _encode(me)), False
@@ -178,13 +179,17 @@ def _acquire(uri: str, me: Holder, storage: Storage, break_lock: bool, lease_s: 
         if error.reason != "exists":
             raise
     holder, etag, silent_s = _read(uri, me, storage)
-    if holder is None or break_lock or holder.is_surely_dead() or silent_s > lease_s:
+    while holder is None or break_lock or holder.is_surely_dead() or silent_s > lease_s:
         logger.warning("taking the output over from %s", holder or "a lock that cannot be read")
         try:
             return storage.replace(uri, _encode(me), etag), True
         except StorageError as error:
             if error.reason != "changed":
                 raise
+        before = holder
+        holder, etag, silent_s = _read(uri, me, storage)
+        if not (break_lock and holder and before and holder.run_id == before.run_id):
+            break
     raise OutputHeldError(
         f"{uri.removesuffix('/' + LOCK)} is held by {holder}, last sign of life {silent_s:.0f} s ago: "
         f"wait for its end, or for {lease_s:.0f} s of silence, or pass --break-lock if you know that it is dead"
