@@ -4,8 +4,7 @@ import logging
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -39,7 +38,7 @@ from genretag.reports.run_report import write_report
 from genretag.runtime.cluster import require_room, require_seen
 from genretag.runtime.compat import explaining_lost_nodes
 from genretag.runtime.display import Display
-from genretag.runtime.progress import last_words, peak_memory_bytes
+from genretag.runtime.progress import PhaseClock, last_words, peak_memory_bytes
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session, new_run_id
 from genretag.runtime.telemetry import WORKLIST
@@ -90,7 +89,7 @@ def tag(
     the output's lock. After an error, finished part files stay, and the next run scores only the other posters.
     """
     images, output = resolve(images), resolve(output)
-    storage, started, clock = session.storage, datetime.now(UTC), _Clock()
+    storage, started, clock = session.storage, datetime.now(UTC), PhaseClock()
     run_id = new_run_id(started)
     if settings.engine:
         require_engine(settings.engine)
@@ -336,17 +335,3 @@ def _showing(display: Display, posters: int) -> Callable[[dict[str, Any]], None]
             display.count(0, "`ray status` says what actors wait for")
 
     return show
-
-
-class _Clock:
-    """Measure the seconds of each phase, by name, for the run record."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure the seconds of the `with` block. If the block fails, nothing is recorded."""
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started

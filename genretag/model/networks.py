@@ -235,7 +235,7 @@ HEAD = "logits"
 
 @dataclass(frozen=True)
 class Learning:
-    """What a network needs only while it trains. None of it changes the network's list of weights.
+    """Parts of a network that matter only while it trains. None of them changes the network's list of weights.
 
     `dropout` is the rate before the head; `build_features` and `build_backbone` explain the other rates. `synchronized`
     matters only for the backbone `tutorial`, the only one with batch normalisation (see `build_features`). `on_cpu`

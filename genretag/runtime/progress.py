@@ -5,7 +5,10 @@
 
 import resource
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 LAST_WORDS_TIMEOUT_S = 10
@@ -74,3 +77,17 @@ def last_words(board: Any) -> dict[str, Any]:
     """
     answer = read_board(board, timeout_s=LAST_WORDS_TIMEOUT_S)
     return answer[0] if answer else {}
+
+
+class PhaseClock:
+    """Measures the phases of a job in this process. `seconds` has the duration of each finished phase, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure the seconds of the `with` block. If the block fails, nothing is recorded."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started

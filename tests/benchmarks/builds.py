@@ -23,15 +23,14 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
 import psutil
 import pyarrow as pa
 import pyarrow.dataset
+from peer_posters import fill_bucket
 
 from genretag.demo.s3_server import running_s3_server
 from genretag.scoring.ceiling import steady_rate
@@ -125,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options, further = parser.parse_known_args()
     builds = {name: Path(checkout) for name, checkout in (build.split("=", 1) for build in options.build)}
-    sources = islice(cycle(sorted(options.images.rglob("*.jpg"))), options.posters)
+    sources = sorted(options.images.rglob("*.jpg"))[: options.posters]
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
     print(f"| round | build | {' | '.join(FIGURES.values())} |\n|---|---{'|---' * len(FIGURES)}|")
     with ExitStack() as stack:
@@ -135,10 +134,8 @@ def main() -> None:
             os.environ.update(server.environment())
             server.create_bucket("builds")
             place = "s3://builds"
-        storage, images = Storage(), join(place, "posters")
-        with ThreadPoolExecutor(8) as threads:
-            uris = [join(images, f"{number:06d}.jpg") for number in range(options.posters)]
-            list(threads.map(lambda uri, file: storage.put(uri, file.read_bytes()), uris, sources))
+        images = join(place, "posters")
+        fill_bucket(images, (file.read_bytes() for file in sources), options.posters)
         for number in range(options.rounds):
             for name in builds if number % 2 == 0 else reversed(builds):
                 run = tag(builds[name], images, join(place, f"{number}-{name}"), further)

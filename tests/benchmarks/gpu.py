@@ -54,7 +54,7 @@ QUIET = Session(quiet=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """What all parts need: the folder with the posters, the engines, and the amount of work."""
+    """Input of all parts: the folder with the posters, the engines, and the amount of work."""
 
     folder: Path
     engines: list[str]

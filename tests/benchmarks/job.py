@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
 from pathlib import Path
+
+from peer_posters import fill_bucket
 
 from genretag.commands.bench import drawn_folder
 from genretag.demo.s3_server import running_s3_server
-from genretag.storage import Storage, join
+from genretag.storage import join
 
 BUCKET = "s3://bench"
 
@@ -32,11 +32,8 @@ def main() -> int:
         os.environ.update(server.environment())
         server.create_bucket("bench")
         folder = options.images or drawn_folder(Path(name) / "posters", 160)
-        files = islice(cycle(sorted(folder.rglob("*.jpg"))), options.posters)
-        uris = [join(BUCKET, "posters", f"{number:06d}.jpg") for number in range(options.posters)]
-        storage = Storage()
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda uri, file: storage.put(uri, file.read_bytes()), uris, files))
+        files = sorted(folder.rglob("*.jpg"))[: options.posters]
+        fill_bucket(join(BUCKET, "posters"), (file.read_bytes() for file in files), options.posters)
         arguments = ["bench", join(BUCKET, "posters"), "--output", join(BUCKET, "genres")]
         command = [sys.executable, "-m", "genretag.cli", *arguments, "--posters", str(options.posters), *further]
         return subprocess.run(command).returncode
