@@ -34,7 +34,7 @@ from genretag.errors import (
     one_line,
 )
 from genretag.runtime import logs
-from genretag.runtime.stopping import Terminated, end_on_sigterm, how_to_go_on
+from genretag.runtime.stopping import Terminated, end_on_sigterm, end_quietly, how_to_go_on
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
 PREFIX = "GENRETAG_"
@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     If the command fails, print one line and raise `SystemExit` with the exit code. If it succeeds, return.
     """
+    end_quietly()
     end_on_sigterm()
     _have_a_home()
     try:

@@ -339,3 +339,20 @@ def test_a_job_prints_what_it_did_and_where(command, ray_cluster, few_posters, b
 
     assert code == 0
     assert out.startswith("12 posters scored, 0 failed, 0 already scored, 0 failed before, 12 listed: s3://")
+
+
+def test_nothing_follows_the_last_line_of_a_command(tmp_path):
+    """A thread that still waits keeps DuckDB's objects alive, and DuckDB's binding reports each of them."""
+    program = f"""
+import duckdb, threading, time
+from genretag.cli import main
+def wait(connection):
+    time.sleep(60)
+threading.Thread(target=wait, args=(duckdb.connect(),), daemon=True).start()
+main(["tag", {str(tmp_path / "nothing")!r}, {str(tmp_path / "out")!r}])
+"""
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+
+    assert ended.returncode == 2
+    assert ended.stderr == f"genretag: cannot read the images: {tmp_path}/nothing is not a folder\n"

@@ -16,8 +16,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,16 @@ def end_on_sigterm() -> None:
     """Make SIGTERM raise `Terminated` in the main thread. If another thread calls this function, do nothing."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _Once())
+
+
+@cache
+def end_quietly() -> None:
+    """Let this process print nothing after its exit handlers have run. A second call does nothing.
+
+    DuckDB's Python binding prints a line for each object that is alive when Python ends. A thread that still waits,
+    such as for a store, keeps objects alive. The last line that a command prints must be its own.
+    """
+    atexit.register(_close_stderr)  # exit handlers run in reverse order, so call this before others are registered
 
 
 @contextmanager
@@ -181,6 +191,12 @@ def _runs(process: "psutil.Process") -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _close_stderr() -> None:
+    """Send what is written to standard error from now on to the null device."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _set_alarm() -> None:
