@@ -1,10 +1,11 @@
-"""Command-line options and help of `train`, `requantize`, `evaluate`, `bench` and `submit`."""
+"""Command-line options and help of `train`, `requantize`, `bundle`, `evaluate`, `bench` and `submit`."""
 
 import logging
 from typing import TYPE_CHECKING, Annotated
 
 from genretag.cli_commands import Flat, app, start_logging
 from genretag.commands.submit import command_line
+from genretag.importing.settings import ImportSettings
 from genretag.runtime import logs
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
@@ -83,6 +84,42 @@ def requantize(
     start_logging(session)
     bundle = run(model, labels, images, output, session, overwrite=overwrite)
     _print_bundle(bundle, output)
+
+
+@app.command
+def bundle(
+    model: Location,
+    *,
+    labels: Location,
+    output: Location,
+    images: Location | None = None,
+    settings: Annotated[ImportSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Make a bundle of a model that genretag did not train, such as an ONNX file with a list of labels.
+
+    The bundle and the model's own runtime predict some pictures. If they differ, nothing is written.
+
+    Example: genretag bundle tagger.onnx --labels tags.csv --scale 1/255 --output s3://films/models/tagger
+
+    Parameters
+    ----------
+    model
+        A .onnx or .keras file, the .xml file of an OpenVINO IR, or the folder of a TensorFlow SavedModel.
+    labels
+        The model's labels in the order of its outputs: a text file with one label per line, a CSV, or a JSON list.
+    output
+        The folder or s3:// prefix to write the bundle to.
+    images
+        A few pictures to try the bundle on: a folder or an s3:// prefix. Default: posters that are drawn.
+    """
+    from genretag.commands.bundle import bundle as run
+
+    settings, session = settings or ImportSettings(), session or Session()
+    start_logging(session)
+    made, lines = run(model, labels, output, settings, session, images)
+    place = "nothing was written (--dry-run)" if settings.dry_run else output
+    print("\n".join([*lines, f"model {made.model_version}: {place}"]))  # noqa: T201
 
 
 @app.command

@@ -7,14 +7,14 @@ from image_decoding import mean_difference
 from PIL import Image, JpegImagePlugin
 
 from genretag.images.decoding import decode
-from genretag.images.resizing import BAR, RESIZES, ImageRule
+from genretag.images.resizing import RESIZES, ImageRule
 
 LETTERBOX, CROP = ImageRule(30, 20, "letterbox"), ImageRule(30, 20, "crop")
 
 
 def is_bar(pixels: np.ndarray) -> np.ndarray:
     """Return True for each pixel that has exactly the grey of the bars: bool (height, width)."""
-    return (pixels == BAR).all(axis=-1)
+    return (pixels == 127).all(axis=-1)
 
 
 def plain(width: int, height: int) -> bytes:

@@ -91,9 +91,9 @@ def tag(
     images, output = resolve(images), resolve(output)
     storage, started, clock = session.storage, datetime.now(UTC), PhaseClock()
     run_id = new_run_id(started)
-    if settings.engine:
-        require_engine(settings.engine)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)
+    if settings.engine:
+        require_engine(settings.engine, bundle)
     if settings.precision:
         require_precision(settings.precision, settings.engine, bundle)
     with tempfile.TemporaryDirectory(prefix="genretag-") as folder, Display(session) as display:

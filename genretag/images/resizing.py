@@ -1,20 +1,23 @@
 """Resize pictures of any shape to the height and width of a model's input, by the `ImageRule` in the model bundle."""
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import asdict, dataclass, replace
 from math import ceil
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageColor
 
 RESIZES = {
     "squash": "the whole picture, stretched to the height and width",
-    "letterbox": "the whole picture in its aspect ratio, with grey bars on two opposite sides",
+    "letterbox": "the whole picture in its aspect ratio, with bars of one colour on two opposite sides",
     "crop": "the middle of the picture in its aspect ratio, with equal parts cut off on two opposite sides",
 }
 
-# The colour of the bars of a letterbox. The models compute (x - 127) / 128, so a bar becomes zero, like the padding of
-# their convolutions beyond the edge of a picture. Bars in the mean colour of the picture would differ for each picture,
-# and a model would have to learn to ignore them.
-BAR = (127, 127, 127)
+# The default colour of the bars of a letterbox, a grey. Our models compute (x - 127) / 128, so a bar becomes zero, like
+# the padding of their convolutions beyond the edge of a picture. Bars in the mean colour of the picture would differ
+# for each picture, and a model would have to learn to ignore them.
+BARS = "#7f7f7f"
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 # Pillow's filters become wider as the picture shrinks, so they antialias. Bicubic takes 0.2 to 0.4 ms more per poster.
 _FILTER = Image.Resampling.BILINEAR
@@ -24,18 +27,30 @@ _FILTER = Image.Resampling.BILINEAR
 class ImageRule:
     """The height and width (in pixels) of a model's input, and the way of resizing. The model's bundle stores the rule.
 
-    Raises ValueError if the height or width is below 1, or if `resize` is not in RESIZES.
+    Raises ValueError if the height or width is below 1, if `resize` is not in RESIZES, or if `bars` is not a colour
+    such as #ffffff.
     """
 
     height: int
     width: int
     resize: str = "squash"  # one of RESIZES
+    bars: str = BARS  # colour of the bars of a letterbox
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1:
             raise ValueError(f"image height and width must be positive, not {self.height} x {self.width}")
         if self.resize not in RESIZES:
             raise ValueError(f"unknown resize {self.resize!r}; known: {', '.join(RESIZES)}")
+        if not _COLOUR.fullmatch(self.bars):
+            raise ValueError(f"bars must be a colour such as #ffffff, not {self.bars!r}")
+
+    def facts(self) -> dict[str, Any]:
+        """Return the entry of `bundle.json` about the rule, which `ImageRule(**facts)` reads.
+
+        `bars` is left out if it is the default, because bundles from before this field lack it too. The entry decides
+        the bundle's `model_version`.
+        """
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("bars", BARS)}
 
     def turned(self) -> "ImageRule":
         """Return the rule with height and width exchanged, for a picture that is turned by 90 degrees later."""
@@ -70,12 +85,12 @@ class ImageRule:
         return image.resize((self.width, self.height), _FILTER, box=box)
 
     def with_bars(self, image: Image.Image) -> Image.Image:
-        """Return `image` in exactly the size of the rule, with grey bars where `image` is smaller.
+        """Return `image` in exactly the size of the rule, with bars where `image` is smaller.
 
         `image` is an upright RGB picture that `resized` returned.
         """
         if image.size == (self.width, self.height):
             return image
-        canvas = Image.new("RGB", (self.width, self.height), BAR)
+        canvas = Image.new("RGB", (self.width, self.height), ImageColor.getrgb(self.bars))
         canvas.paste(image, ((self.width - image.width) // 2, (self.height - image.height) // 2))
         return canvas

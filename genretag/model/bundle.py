@@ -1,7 +1,8 @@
 """Model bundle: a folder that training writes, with all files that scoring needs.
 
     bundle.json      labels in order, thresholds, image size and resizing, backbone, metrics, sha256 of each file
-    model.keras      the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers
+    model.keras      the network, uint8 pixels -> calibrated probabilities, in stock Keras 3 layers; a bundle that
+                     `genretag bundle` made of another format than Keras has none
     openvino.xml     the same network, for scoring on CPUs
     openvino.bin     the weights of openvino.xml
     openvino-int8.*  the same network in 8-bit integers; only if it is as good, and gives the same answers on every CPU
@@ -16,7 +17,7 @@ thresholds gives another `model_version`.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ MANIFEST = "bundle.json"
 KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("openvino.xml", "openvino.bin")
 INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
-FACTS = ("metrics", "calibration", "int8", "data", "split", "null", "training_ids", "training")
+FACTS = ("source", "metrics", "calibration", "int8", "data", "split", "null", "training_ids", "training")
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
 
 
@@ -67,7 +68,7 @@ class Bundle:
             "format_version": FORMAT_VERSION,
             "labels": list(self.labels),
             "thresholds": {name: list(values) for name, values in self.thresholds.items()},
-            "image": asdict(self.rule),
+            "image": self.rule.facts(),
             "backbone": self.backbone,
         }
 

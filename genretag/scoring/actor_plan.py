@@ -6,7 +6,7 @@ It also chooses the CPUs and GPUs that each actor reserves in Ray.
 from dataclasses import dataclass
 
 from genretag.model.bundle import Bundle
-from genretag.model.engines import INT8, engine_for, precision_for
+from genretag.model.engines import INT8, engine_for, has_keras, precision_for
 from genretag.runtime.cluster import Ask
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.settings import TagSettings
@@ -57,12 +57,12 @@ class ActorPlan:
 def plan_actors(cluster: Cluster, settings: TagSettings, bundle: Bundle) -> ActorPlan:
     """Plan as many actors as the cluster's CPUs, GPUs and memory (1 GiB per actor) allow.
 
-    With GPUs, each GPU gets one actor that predicts, and the CPUs get actors that fetch and decode. Without GPUs, or
-    with the openvino engine, each actor fetches, decodes and predicts, unless `settings.fetch_actors` is set. If it is
-    set, that many actors fetch and decode, and the others only predict. Counts, engine, precision and batch size that
-    are set in `settings` replace the planned values.
+    With GPUs, each GPU gets one actor that predicts, and the CPUs get actors that fetch and decode. Without GPUs, with
+    the openvino engine, or if the bundle has no Keras model, each actor fetches, decodes and predicts, unless
+    `settings.fetch_actors` is set. If it is set, that many actors fetch and decode, and the others only predict.
+    Counts, engine, precision and batch size that are set in `settings` replace the planned values.
     """
-    device = "gpu" if cluster.gpus and settings.precision != INT8 else "cpu"
+    device = "gpu" if cluster.gpus and settings.precision != INT8 and has_keras(bundle) else "cpu"
     engine = settings.engine or engine_for(device)
     on_gpu = engine != "openvino" and cluster.gpus >= 1
     threads = settings.engine_threads or max(1, min(THREADS_PER_CPU_ENGINE, int(cluster.cpus_of_a_node)))

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from genretag.errors import UsageError
-from genretag.model.bundle import INT8_FILES, Bundle
+from genretag.model.bundle import INT8_FILES, KERAS_FILE, Bundle
 from genretag.runtime.cpus import cpus_here
 
 logger = logging.getLogger(__name__)
@@ -71,13 +71,23 @@ def has_int8(bundle: Bundle) -> bool:
     return all(name in bundle.files for name in INT8_FILES)
 
 
-def require_engine(name: str) -> None:
-    """Raise `UsageError` if there is no engine of this name, or if its packages are not installed on this machine."""
+def has_keras(bundle: Bundle) -> bool:
+    """Return whether the bundle has a Keras model. Only bundles made from ONNX and similar files have none."""
+    return KERAS_FILE in bundle.files
+
+
+def require_engine(name: str, bundle: Bundle) -> None:
+    """Raise `UsageError` if there is no engine of this name, or if it cannot run the bundle on this machine.
+
+    The engine's packages must be installed. All engines except `openvino` need a bundle with a Keras model.
+    """
     if name not in ENGINES:
         raise UsageError(f"there is no engine {name!r}: choose from {', '.join(ENGINES)}")
     if not _is_installed(name):
         packages = NEEDS.get(name, "'genretag[gpu]', or [train] for CPU")
         raise UsageError(f"the {name} engine needs its package: pip install {packages}")
+    if name != "openvino" and not has_keras(bundle):
+        raise UsageError(f"the bundle has no Keras model, which the {name} engine needs: use --engine openvino")
 
 
 def require_precision(precision: str, engine: str | None, bundle: Bundle) -> None:
@@ -102,7 +112,7 @@ def open_engine(name: str, bundle: Bundle, batch_size: int, threads: int, precis
     the precision is not available. Also raises `UsageError` if Keras already runs on another backend in this process.
     """
     precision = precision or precision_for(name, bundle)
-    require_engine(name)
+    require_engine(name, bundle)
     require_precision(precision, name, bundle)
     if name == "openvino":
         from genretag.model.engines.openvino_engine import OpenVINOEngine
