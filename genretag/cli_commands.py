@@ -199,6 +199,41 @@ def predict(*posters: str, model: str | None = None, session: Annotated[Session 
 
 
 @app.command
+def explain(
+    poster: str,
+    *,
+    model: Location | None = None,
+    genre: str | None = None,
+    output: Path = Path("explained.png"),
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Show which part of a poster supports its most probable genres, as a picture.
+
+    Networks that `train` makes end in global pooling and one linear layer, so the parts are exact.
+
+    Example: genretag explain endgame.jpg --output why.png
+
+    Parameters
+    ----------
+    poster
+        An image file or an s3:// object.
+    model
+        A model bundle. Default: the bundle that ships with genretag.
+    genre
+        Explain this genre. Default: the three most probable ones.
+    output
+        The picture to write: .png, .jpg or .webp.
+    """
+    from genretag.commands.explain import explain as run
+    from genretag.commands.explain import write_picture
+
+    session = session or Session()
+    found, picture = run(poster, session.storage, model, genre)
+    write_picture(picture, output)
+    print("\n".join([*(f"{one.genre} {one.probability:.2f}: {one.place}" for one in found), str(output)]))  # noqa: T201
+
+
+@app.command
 def warehouse(
     *,
     dialect: str,

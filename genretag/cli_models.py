@@ -1,4 +1,4 @@
-"""Command-line options and help of `train`, `requantize`, `bundle`, `evaluate`, `bench` and `submit`."""
+"""Command-line options and help of `train`, `requantize`, `bundle`, `calibrate`, `evaluate`, `bench` and `submit`."""
 
 import logging
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ from genretag.importing.settings import ImportSettings
 from genretag.runtime import logs
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
-from genretag.settings import BenchSettings, EvaluateSettings, Location, SubmitSettings
+from genretag.settings import BenchSettings, CalibrateSettings, EvaluateSettings, Location, SubmitSettings
 from genretag.training.settings import TrainRunSettings, TrainSettings
 
 if TYPE_CHECKING:
@@ -120,6 +120,40 @@ def bundle(
     made, lines = run(model, labels, output, settings, session, images)
     place = "nothing was written (--dry-run)" if settings.dry_run else output
     print("\n".join([*lines, f"model {made.model_version}: {place}"]))  # noqa: T201
+
+
+@app.command
+def calibrate(
+    model: Location,
+    *,
+    labels: Location,
+    images: Location,
+    output: Location,
+    settings: Annotated[CalibrateSettings | None, Flat] = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Calibrate a bundle on labelled posters: probabilities that mean what they say, thresholds and an int8 network.
+
+    Use posters that the model did not learn from. They need not cover all labels of the bundle.
+
+    Example: genretag calibrate tagger --labels films.csv --images posters --output tagger-2
+
+    Parameters
+    ----------
+    model
+        The model bundle: a folder or an s3:// prefix.
+    labels
+        A CSV, as for `train`.
+    images
+        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+    output
+        The folder or s3:// prefix to write the new bundle to.
+    """
+    from genretag.commands.calibrate import calibrate as run
+
+    settings, session = settings or CalibrateSettings(), session or Session()
+    start_logging(session)
+    _print_bundle(run(model, labels, images, output, settings, session), output)
 
 
 @app.command

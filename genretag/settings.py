@@ -147,6 +147,26 @@ class EvaluateSettings(LabelSettings):
             raise UsageError(f"there is no folder for {self.json}: make it first")
 
 
+@dataclass(frozen=True)
+class CalibrateSettings(LabelSettings):
+    """Settings of `calibrate`: how the labelled posters are divided, and what the new bundle gets."""
+
+    test_share: float = 0.5
+    """Share of the posters, by a hash of the id, that only measure. The others decide."""
+    int8: bool = True
+    """Quantize the network to 8-bit integers for CPUs. The bundle keeps the result only if it is nearly as good."""
+    seed: int = 0
+    """Seed of the division."""
+    overwrite: bool = False
+    """Replace a bundle that is already at OUTPUT."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_share < 1:
+            raise UsageError(f"test_share must be above 0 and below 1, not {self.test_share:g}")
+        if self.seed < 0:
+            raise UsageError(f"seed must not be negative, as it is in {self.seed}")
+
+
 GALLERY_POSTERS = 50_000  # the most posters in one page; such a page has about 250 MB
 
 
@@ -261,7 +281,13 @@ class WarehouseSettings:
     """Name that lets the warehouse read the bucket: Snowflake's storage integration (genretag when not set), Redshift's
     IAM role (its default role when not set), or BigQuery's connection (needed for s3:// only)."""
 
+    form: str | None = None
+    """Form of the predictions, as `tag --form` wrote them: columns or lists. When not set: columns for up to 1,000
+    labels, else lists."""
+
     def __post_init__(self) -> None:
+        if self.form not in (None, "columns", "lists"):
+            raise UsageError(f"form must be columns or lists, not {quoted(self.form)}")
         if self.schema is not None and not SCHEMA.fullmatch(self.schema):
             raise UsageError(f"schema must be a name such as genretag or films.genretag, not {quoted(self.schema)}")
         if self.access is not None and not ACCESS.fullmatch(self.access):

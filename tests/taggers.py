@@ -8,14 +8,14 @@ LABELS = ("red", "blue", "sky", "sea", "Sci-Fi")
 HEIGHT, WIDTH = 48, 32
 
 
-def onnx_tagger(layout="NCHW", last="Sigmoid", batch="batch", height=HEIGHT, width=WIDTH, gain=1.0):
+def onnx_tagger(layout="NCHW", last="Sigmoid", batch="batch", height=HEIGHT, width=WIDTH, gain=1.0, labels=5):
     """Return an ONNX model: convolution, mean over the picture, a linear layer, and the activation `last` (or None).
 
     `gain` scales the weights of the convolution, so that the outputs also vary for large input values.
     """
     random = np.random.default_rng(3)
     kernel = (random.normal(size=(8, 3, 3, 3)) * 0.3 * gain).astype(np.float32)
-    linear = random.normal(size=(8, len(LABELS))).astype(np.float32)
+    linear = random.normal(size=(8, labels)).astype(np.float32)
     shape = [batch, 3, height, width] if layout == "NCHW" else [batch, height, width, 3]
     nodes, picture = [], "picture"
     if layout == "NHWC":
@@ -33,7 +33,7 @@ def onnx_tagger(layout="NCHW", last="Sigmoid", batch="batch", height=HEIGHT, wid
         nodes,
         "tagger",
         [helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("tags" if last else "logits", TensorProto.FLOAT, [batch, len(LABELS)])],
+        [helper.make_tensor_value_info("tags" if last else "logits", TensorProto.FLOAT, [batch, labels])],
         [numpy_helper.from_array(kernel, "kernel"), numpy_helper.from_array(linear, "linear")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -16,7 +16,7 @@ from genretag.demo.posters import draw_posters
 from genretag.images.decoding import decode
 from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.model.engines import open_engine
-from genretag.output.schema import genre_lists
+from genretag.output.label_lists import genre_lists
 from genretag.storage import Storage
 
 EXPECTED = Path(__file__).parent / "expected" / "default_model.json"

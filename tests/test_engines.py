@@ -16,7 +16,7 @@ from genretag.model import engines
 from genretag.model.bundle import DEFAULT_BUNDLE, INT8_FILES, load_bundle
 from genretag.model.engines import open_engine
 from genretag.model.metrics import macro_map
-from genretag.output.schema import genre_lists
+from genretag.output.label_lists import genre_lists
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.actor_plan import plan_actors
 from genretag.scoring.actors import Predict

@@ -17,7 +17,7 @@ from genretag.model.bundle import Bundle, write_bundle
 from genretag.output.compaction_journal import JOURNAL
 from genretag.output.iceberg_catalog import load_table, open_catalog
 from genretag.output.iceberg_table import commit_parts
-from genretag.output.schema import genre_lists
+from genretag.output.label_lists import genre_lists
 from genretag.runtime.session import Session
 from genretag.settings import NO_TABLE, RetagSettings, TableSettings
 from genretag.storage import Storage, join

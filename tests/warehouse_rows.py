@@ -88,21 +88,21 @@ def _who(of, uris, etags, hour):
     }
 
 
-def opened(output, labels=LABELS, storage=None):
+def opened(output, labels=LABELS, storage=None, settings=None):
     """Return a DuckDB with the generated tables, views and checks of an output."""
     database = duckdb.connect()
     database.execute("set timezone = 'UTC'")
     if storage is not None:
         database.register_filesystem(storage.filesystem(str(output))[0])
-    files = generate(labels, "duckdb", str(output))
+    files = generate(labels, "duckdb", str(output), settings)
     for name in ("tables", "views", "checks"):
         database.execute(files[f"{name}.sql"]).fetchall()
     return database
 
 
-def query_results(database, labels=LABELS):
+def query_results(database, labels=LABELS, settings=None):
     """Return the rows of each query in queries.sql, in the order of the file."""
-    statements = database.extract_statements(generate(labels, "duckdb", "/any/where")["queries.sql"])
+    statements = database.extract_statements(generate(labels, "duckdb", "/any/where", settings)["queries.sql"])
     return [database.execute(statement).fetchall() for statement in statements]
 
 

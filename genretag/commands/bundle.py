@@ -15,13 +15,13 @@ from genretag.importing.settings import ImportSettings
 from genretag.importing.sources import fetch_source
 from genretag.model.bundle import Bundle, write_bundle
 from genretag.model.thresholds import most_probable
+from genretag.output.label_lists import LISTS, form_for
 from genretag.runtime.session import Session
 from genretag.scoring.inventory import take_inventory
 from genretag.scoring.reader import Poster, PosterReader
 from genretag.storage import Storage, StorageError, resolve
 
 PICTURES = 8  # to compare the bundle with the model's own runtime
-MANY_LABELS = 1000  # beyond this number, a column for each label is too much for some warehouses
 SHOWN = 3  # most probable labels of a picture
 
 
@@ -73,8 +73,8 @@ def _described(imported: Imported, settings: ImportSettings, compared: Compariso
     made = imported.bundle
     lines = [f"{made.backbone} model with {len(made.labels):,} labels, the first is {made.labels[0]!r}"]
     lines += imported.interface.describe(settings)
-    if len(made.labels) > MANY_LABELS:
-        lines.append(f"tables will have {2 * len(made.labels):,} columns for the labels, too many for some warehouses")
+    if form_for(len(made.labels), None) == LISTS:
+        lines.append("`tag` writes lists of labels, because a column for each label would be too many (see tag --form)")
     lines.append(
         f"{len(compared.probabilities)} pictures compared with {imported.runtime}: probabilities differ by at most "
         f"{compared.largest_difference:.1e}"

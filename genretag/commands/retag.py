@@ -26,8 +26,9 @@ from genretag.output import parquet_files
 from genretag.output.compaction import PartFile, Replacement, read_footer, replace_files, write_whole
 from genretag.output.compaction_journal import finish_compaction
 from genretag.output.iceberg_table import files_of_table
+from genretag.output.label_lists import ALWAYS, LABELS, genres_of_lists
 from genretag.output.lock import holding_output
-from genretag.output.schema import PROFILE_KEYS, is_of_model, profile_held, profile_metadata, tag_columns
+from genretag.output.schema import FLOOR_KEY, PROFILE_KEYS, is_of_model, profile_held, profile_metadata, tag_columns
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.session import Session, new_run_id
 from genretag.settings import NO_TABLE, RetagSettings, TableSettings
@@ -74,10 +75,10 @@ def retag(
     run_id = f"{new_run_id(datetime.now(UTC))}-retagged"
     try:
         if settings.dry_run:
-            return _files_to_change(output, bundle, metadata, storage, table)[1]
+            return _files_to_change(output, bundle, settings, storage, table)[1]
         with holding_output(output, run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
-            replacements, found = _files_to_change(output, bundle, metadata, storage, table)
+            replacements, found = _files_to_change(output, bundle, settings, storage, table)
             write = partial(_write, bundle.labels, profile, metadata, storage=storage, filesystem=filesystem)
             at_once = min(cpus_here(), WRITERS_AT_MOST)
             deque(replace_files(replacements, write, run_id, output, storage, table, at_once), maxlen=0)
@@ -101,13 +102,15 @@ def describe(done: Retagged, settings: RetagSettings) -> str:
 
 
 def _files_to_change(
-    output: str, bundle: Bundle, metadata: dict[bytes, bytes], storage: Storage, table: TableSettings
+    output: str, bundle: Bundle, settings: RetagSettings, storage: Storage, table: TableSettings
 ) -> tuple[list[Replacement], Retagged]:
     """Read the footers of all predictions. Return the replacements for the files that must change, and the counts.
 
-    `metadata` has the name and the thresholds of the new profile, in the form that part files store. A file must change
-    if its metadata differs. Raises `UsageError` if there are no predictions of the model.
+    A file must change if its metadata has another profile than `settings.profile`, or other thresholds. Raises
+    `UsageError` if there are no predictions of the model, or if their lists lack labels that the profile may predict.
     """
+    profile = bundle.profile(settings.profile)
+    metadata = profile_metadata(settings.profile, profile)
     taken = files_of_table(table, output, storage)
     filesystem, _ = storage.filesystem(output)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
@@ -117,6 +120,8 @@ def _files_to_change(
     if not ours:
         held = f"no predictions of the model {bundle.model_version}" if parts else "no predictions"
         raise UsageError(f"{output} holds {held}: name what `genretag tag` wrote, and with --model the bundle it used")
+    for part in ours:
+        _require_listed(part, profile)
     reachable = [part for part in ours if taken is None or part.uri in taken]
     change = [part for part in reachable if profile_held(part.schema) != metadata]
     found = Retagged(
@@ -127,6 +132,20 @@ def _files_to_change(
         outside_table=_rows(ours) - _rows(reachable),
     )
     return list(_replacements(change, output, taken)), found
+
+
+def _require_listed(part: PartFile, profile: Profile) -> None:
+    """Raise `UsageError` if the lists of a part file may lack labels that the profile predicts."""
+    floor = (part.schema.metadata or {}).get(FLOOR_KEY)
+    if floor is None:
+        return
+    if profile.at_most is not None and profile.at_most > ALWAYS:
+        raise UsageError(f"the rows list {ALWAYS} labels or more, so top-{profile.at_most} cannot be told: tag again")
+    if profile.at_most is None and min(profile.thresholds) < float(floor):
+        raise UsageError(
+            f"the profile has thresholds below {float(floor):g}, and {part.uri} lists no labels below that: tag again "
+            "with a lower --floor"
+        )
 
 
 def _replacements(parts: Sequence[PartFile], output: str, taken: dict[str, int] | None) -> Iterator[Replacement]:
@@ -164,7 +183,8 @@ def _write(
     (part,) = group
     kept = {key: value for key, value in (part.schema.metadata or {}).items() if key not in PROFILE_KEYS}
     schema = part.schema.with_metadata(kept | metadata)
-    names = column_names(labels)
+    lists = LABELS in schema.names
+    names = () if lists else column_names(labels)
     rewritten = {"genres", *(f"is_{name}" for name in names)}
     data = pa.py_buffer(storage.get(part.uri).data)
 
@@ -172,8 +192,12 @@ def _write(
         with pyarrow.parquet.ParquetFile(pa.BufferReader(data)) as file:
             for number in range(file.num_row_groups):
                 rows = file.read_row_group(number, columns=[n for n in schema.names if n not in rewritten])
-                probabilities = np.column_stack([rows[f"p_{name}"].to_numpy() for name in names])
-                columns = tag_columns(labels, probabilities, profile)
+                columns: dict[str, Any] = {}
+                if lists:
+                    columns["genres"] = genres_of_lists(rows, labels, profile)
+                else:
+                    probabilities = np.column_stack([rows[f"p_{name}"].to_numpy() for name in names])
+                    columns |= tag_columns(labels, probabilities, profile)
                 columns |= {name: rows[name] for name in rows.column_names}
                 yield pa.table([columns[field.name] for field in schema], schema=schema)
 

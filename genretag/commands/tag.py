@@ -22,6 +22,7 @@ from genretag.model.thresholds import Profile
 from genretag.output import OutputFiles, list_output, parquet_files
 from genretag.output.compaction_journal import finish_compaction
 from genretag.output.iceberg_table import commit_parts, require_table
+from genretag.output.label_lists import LISTS, form_for
 from genretag.output.lock import holding_output, require_held
 from genretag.output.part_files import PartFiles, remove_late_parts
 from genretag.output.run_record import RunFacts, RunRecord, WrittenPart, make_record, publish
@@ -176,6 +177,7 @@ def _name_the_run(
         thresholds=profile.thresholds,
         at_most=profile.at_most,
         carried=carried,
+        floor=settings.floor if form_for(len(bundle.labels), settings.form) == LISTS else None,
     )
     require_columns_free(settings.carry, run)
     return run
@@ -194,8 +196,9 @@ def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: St
     differ += [f.name for f in tonight if f.name in held.names and held.field(f.name).type != f.type]
     if differ:
         raise UsageError(
-            f"{output} holds predictions with other columns, of a model with other labels or of other --carry, and one "
-            f"table cannot hold both: name another output; they differ in {one_line(', '.join(differ), 200)}"
+            f"{output} holds predictions with other columns, of a model with other labels or of another --carry or "
+            "--form, and one table cannot hold both: name another output; they differ in "
+            f"{one_line(', '.join(differ), 200)}"
         )
 
 
@@ -280,7 +283,7 @@ def _score(
     shards = write_shards(worklist, output, run.run_id, storage)
     fetch = FetchOptions.of(settings, one_bucket=not is_manifest(job.images))
     scoring = Scoring(job.bundle, plan, fetch, storage, ledger, job.session.wait_for_nodes_s)
-    sink = PartSink(PartFiles(output, storage, run), settings.rows_per_file_for(posters))
+    sink = PartSink(PartFiles(output, storage, run), settings.rows_per_file_for(posters, len(run.labels)))
     with scored_dataset(shards, scoring) as dataset, display.following(ledger, _showing(display, posters)):
         try:
             with explaining_lost_nodes():

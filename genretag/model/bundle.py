@@ -31,7 +31,19 @@ MANIFEST = "bundle.json"
 KERAS_FILE = "model.keras"
 OPENVINO_FILES = ("openvino.xml", "openvino.bin")
 INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
-FACTS = ("source", "metrics", "calibration", "int8", "data", "split", "null", "training_ids", "training")
+FACTS = (
+    "source",
+    "metrics",
+    "calibration",
+    "calibrated_labels",
+    "ece",
+    "int8",
+    "data",
+    "split",
+    "null",
+    "training_ids",
+    "training",
+)
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
 
 

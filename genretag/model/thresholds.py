@@ -78,25 +78,31 @@ BETAS: Mapping[str, float] = {"balanced": 1.0, "precise": 0.5, "generous": 2.0} 
 DECIMALS = 4  # thresholds in a bundle are rounded to this number of decimals
 
 
-def threshold_profiles(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, tuple[float, ...]]:
+def threshold_profiles(
+    truth: np.ndarray, probabilities: np.ndarray, covered: np.ndarray | None = None
+) -> dict[str, tuple[float, ...]]:
     """Choose the thresholds of all profiles. Return profile name -> thresholds in the order of the labels.
 
-    `BETAS` has the name of each profile, and the beta of the F-beta that its thresholds aim at. `truth` is uint8
-    (N, L). `probabilities` is float (N, L) and calibrated.
+    `BETAS` has the name of each profile, and the beta of the F-beta that its thresholds aim at. `probabilities` is
+    float (N, L) and calibrated. `truth` is uint8 (N, C), of the labels at the indices `covered`, int (C,). If `covered`
+    is None, `truth` is of all labels.
     """
     return {
-        name: tuple(round(float(value), DECIMALS) for value in shrunk_thresholds(truth, probabilities, beta))
+        name: tuple(round(float(value), DECIMALS) for value in shrunk_thresholds(truth, probabilities, beta, covered))
         for name, beta in BETAS.items()
     }
 
 
-def shrunk_thresholds(truth: np.ndarray, probabilities: np.ndarray, beta: float = 1.0) -> np.ndarray:
+def shrunk_thresholds(
+    truth: np.ndarray, probabilities: np.ndarray, beta: float = 1.0, covered: np.ndarray | None = None
+) -> np.ndarray:
     """Return thresholds halfway between each label's own threshold and the global threshold: float32 (L,).
 
-    `truth` is uint8 (N, L) and `probabilities` is float (N, L). `expected_threshold` gives a label's own threshold.
-    `global_threshold` gives the threshold for all labels. A `beta` above 1 prefers recall, and below 1 precision.
+    `truth`, `probabilities` and `covered` are those of `threshold_profiles`. `expected_threshold` gives a label's own
+    threshold, without the truth. `global_threshold` gives the threshold for all labels, from the labels that `truth` is
+    of. A `beta` above 1 prefers recall, and below 1 precision.
     """
-    common = global_threshold(truth, probabilities, beta)
+    common = global_threshold(truth, probabilities if covered is None else probabilities[:, covered], beta)
     own = np.array([expected_threshold(column, beta) for column in probabilities.T])
     return ((own + common) / 2).astype(np.float32)
 

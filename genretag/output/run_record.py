@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from genretag.data.labels import column_names
 from genretag.errors import JobError
 from genretag.images.file_kinds import OTHER_FILE
+from genretag.output.label_lists import LABELS
 from genretag.output.schema import ALREADY, FAILED, SCORED, Run
 from genretag.storage import Storage, join
 
@@ -86,19 +88,27 @@ BINS = 20  # of equal width, for the probabilities of one label
 
 @dataclass(frozen=True)
 class PredictionCounts:
-    """Counts of scored posters: with each label, without any label, and a histogram of each label's probability."""
+    """Counts of scored posters: with each label, without any label, and a histogram of each label's probability.
+
+    Rows of the list form give no histograms, because they lack most probabilities.
+    """
 
     posters: tuple[int, ...]  # in the order of the labels
     without_label: int
-    histograms: tuple[tuple[int, ...], ...]  # (labels, BINS)
+    histograms: tuple[tuple[int, ...], ...]  # (labels, BINS); empty if there are none
 
 
 def count_predictions(table: pa.Table, labels: Sequence[str]) -> PredictionCounts:
     """Count the rows of a table of predictions.
 
     The columns `is_*` give the number of posters with each label. The columns `p_*` (probabilities) give histograms
-    with `BINS` bins from 0 to 1.
+    with `BINS` bins from 0 to 1. In the list form, the column `genres` gives the number of posters with each label.
     """
+    if LABELS in table.column_names:
+        genres = table["genres"].combine_chunks()
+        numbers = pc.index_in(genres.flatten(), value_set=pa.array(list(labels))).to_numpy()
+        without = pc.sum(pc.equal(pc.list_value_length(genres), 0)).as_py() or 0
+        return PredictionCounts(tuple(np.bincount(numbers, minlength=len(labels)).tolist()), without, ())
     names = column_names(labels)
     predicted = [table[f"is_{name}"].to_numpy() for name in names]
     probabilities = [table[f"p_{name}"].to_numpy() for name in names]
@@ -114,7 +124,7 @@ def sum_counts(counts: Sequence[PredictionCounts], labels: int) -> PredictionCou
     posters, histograms = np.zeros(labels, np.int64), np.zeros((labels, BINS), np.int64)
     for one in counts:
         posters += np.array(one.posters)
-        histograms += np.array(one.histograms)
+        histograms = histograms + np.array(one.histograms) if one.histograms else np.zeros((0, BINS), np.int64)
     return PredictionCounts(
         tuple(posters.tolist()), sum(c.without_label for c in counts), tuple(tuple(row) for row in histograms.tolist())
     )
@@ -211,6 +221,8 @@ def make_record(
     total_s = (finished - facts.started).total_seconds()
     outcome = sum_outcomes(part.outcome for part in parts)
     counts = sum_counts([part.counts for part in parts if part.counts], len(run.labels))
+    seen = {label for label, count in zip(run.labels, counts.posters, strict=True) if count}
+    told = set(run.labels) if run.floor is None else seen  # of very many labels, the record has those that were given
     record = RunRecord(
         run_id=run.run_id,
         dt=run.dt.isoformat(),
@@ -232,11 +244,13 @@ def make_record(
         files=sorted(file for part in parts for file in part.files),
         settings=dict(facts.settings),
         versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONS_OF}},
-        genres=dict(zip(run.labels, counts.posters, strict=True)),
+        genres={label: count for label, count in zip(run.labels, counts.posters, strict=True) if label in told},
         without_genre=counts.without_label,
-        histograms={label: list(bins) for label, bins in zip(run.labels, counts.histograms, strict=True)},
+        histograms={}
+        if run.floor is not None
+        else {label: list(bins) for label, bins in zip(run.labels, counts.histograms, strict=True)},
         other_files=dict(sum((Counter(part.other_files) for part in parts), Counter()).most_common()),
-        thresholds=dict(zip(run.labels, run.thresholds, strict=True)),
+        thresholds={label: value for label, value in zip(run.labels, run.thresholds, strict=True) if label in told},
     )
     accounted = record.already_scored + record.already_failed + record.scored + record.failed
     if accounted != record.listed:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from genretag.data.labels import column_names
 from genretag.errors import UsageError, one_line
 from genretag.model.thresholds import Profile
+from genretag.output.label_lists import FLOATS, LABELS, PROBABILITIES, genre_lists, label_lists, listed_labels
 
 SCORED, FAILED = "scored", "failed"  # outcome of an object version that has a row in the output
 HELD = {SCORED: "scored_etags", FAILED: "failed_etags"}  # columns of the worklist: lists of etags, null for none
@@ -62,6 +63,7 @@ def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
 LABELS_KEY = b"genretag.labels"  # a key in the key-value metadata of a part file
 MODEL_KEY = b"genretag.model_version"
 PROFILE_KEY = b"genretag.profile"  # the name of the threshold profile
+FLOOR_KEY = b"genretag.floor"  # only in part files of the list form
 PROFILE_KEYS = (b"genretag.thresholds", PROFILE_KEY, b"genretag.at_most")
 
 FAILURES = pa.schema(
@@ -103,27 +105,30 @@ class Run:
     thresholds: tuple[float, ...]
     carried: tuple[pa.Field, ...] = ()  # columns that predictions and failures copy from the manifest
     at_most: int | None = None  # most labels of one poster; None if the profile sets no limit
+    floor: float | None = None  # least probability of a listed label; None for a column per label (see label_lists.py)
 
 
 def predictions_schema(run: Run) -> pa.Schema:
     """Return the schema of predictions: one row per poster and model version.
 
-    The key-value metadata holds the labels, the model version, and the name and thresholds of the threshold profile.
+    Each label has the columns `is_*` and `p_*`. In the list form (`run.floor` is set), there are the columns `labels`
+    and `probabilities` instead. The key-value metadata holds the labels, the model version, and the name and thresholds
+    of the threshold profile.
     """
-    names = column_names(run.labels)
     metadata = {
         LABELS_KEY: json.dumps(run.labels).encode(),
         MODEL_KEY: run.model_version.encode(),
         **profile_metadata(run.profile, Profile(run.thresholds, run.at_most)),
     }
+    if run.floor is not None:
+        metadata[FLOOR_KEY] = f"{run.floor:g}".encode()
     return pa.schema(
         [
             pa.field("poster_id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
             pa.field("etag", pa.string(), nullable=False),
             pa.field("genres", pa.list_(pa.string()), nullable=False),
-            *[pa.field(f"is_{name}", pa.bool_(), nullable=False) for name in names],
-            *[pa.field(f"p_{name}", pa.float32(), nullable=False) for name in names],
+            *_label_fields(run),
             pa.field("width", pa.int32(), nullable=False),
             pa.field("height", pa.int32(), nullable=False),
             pa.field("model_version", pa.string(), nullable=False),
@@ -133,6 +138,17 @@ def predictions_schema(run: Run) -> pa.Schema:
         ],
         metadata=metadata,
     )
+
+
+def _label_fields(run: Run) -> list[pa.Field]:
+    """Return the fields of the schema of predictions that have what the model says of each label."""
+    if run.floor is not None:
+        return [pa.field(LABELS, LIST, nullable=False), pa.field(PROBABILITIES, FLOATS, nullable=False)]
+    names = column_names(run.labels)
+    return [
+        *[pa.field(f"is_{name}", pa.bool_(), nullable=False) for name in names],
+        *[pa.field(f"p_{name}", pa.float32(), nullable=False) for name in names],
+    ]
 
 
 def profile_metadata(name: str, profile: Profile) -> dict[bytes, bytes]:
@@ -161,10 +177,12 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
     drop it when it is full, which takes three times as long. Probabilities are not compressed: compression would save
     only 7 %.
     """
-    distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at"}
+    distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at", PROBABILITIES}
     names = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
     return {
-        "compression": {path: "none" if name.startswith("p_") else "zstd" for name, path in names.items()},
+        "compression": {
+            path: "none" if name.startswith("p_") or name == PROBABILITIES else "zstd" for name, path in names.items()
+        },
         "use_dictionary": [
             path for name, path in names.items() if name not in distinct and not name.startswith(("p_", "is_"))
         ],
@@ -192,46 +210,36 @@ def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
     schema = predictions_schema(run)
     column = rows["probabilities"].combine_chunks()
     probabilities = column.flatten().to_numpy().reshape(len(rows), len(run.labels))
+    profile = Profile(run.thresholds, run.at_most)
     values = {
-        **tag_columns(run.labels, probabilities, Profile(run.thresholds, run.at_most)),
+        **tag_columns(run.labels, probabilities, profile, run.floor),
         "model_version": pa.repeat(run.model_version, len(rows)),
         "run_id": pa.repeat(run.run_id, len(rows)),
         "scored_at": rows["at"],
         **{name: rows[name] for name in ("poster_id", "uri", "etag", "width", "height")},
         **_carried(rows, run),
     }
-    for index, name in enumerate(column_names(run.labels)):
-        values[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
+    if run.floor is None:
+        for index, name in enumerate(column_names(run.labels)):
+            values[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))
     return pa.table([values[field.name] for field in schema], schema=schema)
 
 
-def tag_columns(labels: Sequence[str], probabilities: np.ndarray, profile: Profile) -> dict[str, pa.Array]:
-    """Return the columns `genres` and `is_*`, by name.
+def tag_columns(
+    labels: Sequence[str], probabilities: np.ndarray, profile: Profile, floor: float | None = None
+) -> dict[str, pa.Array]:
+    """Return the columns that depend on the thresholds, by name: `genres` and `is_*`, or in the list form all lists.
 
     `probabilities` are float32 (posters, labels). The thresholds of `profile` decide which labels a poster gets.
+    `floor` is that of `Run`.
     """
     predicted = profile.predicted(probabilities)
     columns: dict[str, pa.Array] = {"genres": genre_lists(labels, probabilities, predicted)}
+    if floor is not None:
+        return columns | label_lists(labels, probabilities, listed_labels(probabilities, predicted, floor))
     for index, name in enumerate(column_names(labels)):
         columns[f"is_{name}"] = pa.array(np.ascontiguousarray(predicted[:, index]))
     return columns
-
-
-def genre_lists(labels: Sequence[str], probabilities: np.ndarray, predicted: np.ndarray) -> pa.ListArray:
-    """Return the predicted labels of each poster, most probable first: float32 (N, L), bool (N, L) -> N lists.
-
-    Probabilities are between 0 and 1. Equally probable labels keep the order of `labels`.
-    """
-    places = np.flatnonzero(predicted)
-    rows, chosen = np.divmod(places, len(labels))
-    # one integer key sorts by row, falling probability and label: floats from 0 to 1 sort like their low 30 bits
-    bits = (np.take(probabilities, places) + np.float32(0)).view(np.uint32)  # + 0 makes -0 a 0
-    label_bits = len(labels).bit_length()
-    keys = (rows << (30 + label_bits)) | ((0x3FFFFFFF - bits.astype(np.int64)) << label_bits) | chosen
-    keys.sort()
-    order = keys & ((1 << label_bits) - 1)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(predicted)))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(list(labels)).take(pa.array(order)))
 
 
 def failures_table(rows: pa.Table, run: Run) -> pa.Table:

@@ -2,7 +2,7 @@
 
 All warehouses read the types of the output: flat columns of bool, float, int32, int64, string, timestamp (UTC,
 microseconds), and one list of string. This module checks all input that goes into statements: location, schema, labels,
-and the role that reaches the bucket. `dbt_sources` makes dbt's `sources.yml`, with columns, tests and freshness.
+and the role that reaches the bucket.
 """
 
 import difflib
@@ -16,7 +16,8 @@ from genretag.errors import UsageError, quoted
 from genretag.storage import resolve
 
 PLAIN = re.compile(r"[a-z_][a-z0-9_]*")  # names that need no quotes in any warehouse
-LIST = "list<item: string>"  # pyarrow's name for the type of `genres`, the only list
+LIST = "list<item: string>"  # pyarrow's name for the type of `genres`, and of `labels` in the list form
+FLOATS = "list<item: float>"  # of `probabilities` in the list form
 
 
 class Sql(str):
@@ -32,8 +33,8 @@ class Sql(str):
 class Dialect:
     """One warehouse: its types, its quoting, and what it allows.
 
-    `days_between`, `array_length`, `array_contains` and `is_nan` are SQL templates for `str.format`. In them, `p` is
-    the alias of the predictions table.
+    `days_between`, `array_length`, `array_contains` and `is_nan` are SQL templates for `str.format`. In them, and in
+    `unnested`, `p` is the alias of the predictions table.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Dialect:
     days_between: str  # whole days from {first} to {last}
     array_length: str = ""
     array_contains: str = ""  # condition that the list contains {label}
+    unnested: str = ""  # join of `p` with its lists: `s` has a row for each listed label
+    listed: tuple[str, str] = ("s.genre", "s.probability")  # label and probability of a row of the join
     is_nan: str = "is_nan({column})"  # not a comparison: it may skip files, because file statistics lack NaN
     schemes: tuple[str, ...] = ("s3://",)
     schema: str = "genretag"
@@ -75,16 +78,19 @@ LOCAL = "/"
 SPARK = BACKSLASH | {"$": "\\u0024", "{": "\\u007b"}
 
 
-def _types(text: str, texts: str, truth: str, real: str, double: str, ints: tuple[str, str], at: str) -> dict[str, str]:
+def _types(
+    text: str, lists: tuple[str, str], truth: str, real: str, double: str, ints: tuple[str, str], at: str
+) -> dict[str, str]:
     """Return a dict from pyarrow's type names to the SQL types of a warehouse.
 
-    Each argument is an SQL type: `texts` is that of a list of strings, `truth` of bool, `ints` of int32 and int64, and
-    `at` of a timestamp.
+    Each argument is an SQL type: `lists` are those of a list of strings and of a list of float, `truth` is that of
+    bool, `ints` are those of int32 and int64, and `at` is that of a timestamp.
     """
-    integer, bigint = ints
+    (texts, reals), (integer, bigint) = lists, ints
     return {
         "string": text,
         LIST: texts,
+        FLOATS: reals,
         "bool": truth,
         "float": real,
         "double": double,
@@ -101,35 +107,50 @@ _ALL = (
     Dialect(
         name="duckdb",
         is_nan="isnan({column} + 0 * random())",  # isnan(column) is answered from statistics; a sum has none
-        types=_types("varchar", "varchar[]", "boolean", "float", "double", _INTS, "timestamptz"),
+        types=_types("varchar", ("varchar[]", "float[]"), "boolean", "float", "double", _INTS, "timestamptz"),
         array_length="len(p.genres)",
         array_contains="list_contains(p.genres, {label})",
+        unnested="cross join lateral (select unnest(p.labels) as genre, unnest(p.probabilities) as probability) s",
         days_between="date_diff('day', {first}, {last})",
         schemes=("s3://", LOCAL),
     ),
     Dialect(
         name="athena",
-        types=_types("string", "array<string>", "boolean", "float", "double", ("int", "bigint"), "timestamp"),
+        types=_types(
+            "string",
+            ("array<string>", "array<float>"),
+            "boolean",
+            "float",
+            "double",
+            ("int", "bigint"),
+            "timestamp",
+        ),
         name_parts=(1, 1),
         plain_names=True,
         array_length="cardinality(p.genres)",
         array_contains="contains(p.genres, {label})",
+        unnested="cross join unnest(p.labels, p.probabilities) as s (genre, probability)",
         days_between="date_diff('day', {first}, {last})",
     ),
     Dialect(
         name="trino",
-        types=_types("varchar", "array(varchar)", "boolean", "real", "double", _INTS, "timestamp"),
+        types=_types("varchar", ("array(varchar)", "array(real)"), "boolean", "real", "double", _INTS, "timestamp"),
         schema="hive.genretag",
         name_parts=(2, 2),
         array_length="cardinality(p.genres)",
         array_contains="contains(p.genres, {label})",
+        unnested="cross join unnest(p.labels, p.probabilities) as s (genre, probability)",
         days_between="date_diff('day', {first}, {last})",
     ),
     Dialect(
         name="bigquery",
-        types=_types("string", "array<string>", "bool", "float64", "float64", ("int64", "int64"), "timestamp"),
+        types=_types(
+            "string", ("array<string>", "array<float64>"), "bool", "float64", "float64", ("int64", "int64"), "timestamp"
+        ),
         array_length="array_length(p.genres)",
         array_contains="{label} in unnest(p.genres)",
+        unnested="cross join unnest(p.labels) as genre with offset as place",
+        listed=("genre", "p.probabilities[offset(place)]"),
         days_between="date_diff({last}, {first}, day)",
         schemes=("gs://", "s3://"),
         quote="`",
@@ -139,9 +160,11 @@ _ALL = (
     Dialect(
         name="snowflake",
         is_nan=NAN_AS_TEXT,
-        types=_types("varchar", "array", "boolean", "float", "double", _INTS, "timestamp_ntz"),
+        types=_types("varchar", ("array", "array"), "boolean", "float", "double", _INTS, "timestamp_ntz"),
         array_length="array_size(p.genres)",
         array_contains="array_contains({label}::variant, p.genres)",
+        unnested=", lateral flatten(input => p.labels) s",
+        listed=("s.value::varchar", "p.probabilities[s.index]::double"),
         days_between="datediff(day, {first}, {last})",
         escapes={"\\": "\\\\", "'": "''"},
         takes_access=True,
@@ -151,7 +174,13 @@ _ALL = (
         is_nan=NAN_AS_TEXT,
         # Redshift cuts longer text without an error; an S3 key has at most 1,024 bytes
         types=_types(
-            "varchar(4096)", "array<varchar(4096)>", "boolean", "real", "double precision", _INTS, "timestamp"
+            "varchar(4096)",
+            ("array<varchar(4096)>", "array<real>"),
+            "boolean",
+            "real",
+            "double precision",
+            _INTS,
+            "timestamp",
         ),
         days_between="datediff(day, {first}, {last})",
         escapes={"\\": "\\\\", "'": "''"},
@@ -165,9 +194,19 @@ _ALL = (
     Dialect(
         name="databricks",
         is_nan="isnan({column})",
-        types=_types("string", "array<string>", "boolean", "float", "double", ("int", "bigint"), "timestamp"),
+        types=_types(
+            "string",
+            ("array<string>", "array<float>"),
+            "boolean",
+            "float",
+            "double",
+            ("int", "bigint"),
+            "timestamp",
+        ),
         array_length="size(p.genres)",
         array_contains="array_contains(p.genres, {label})",
+        unnested="lateral view posexplode(p.labels) s as place, genre",
+        listed=("s.genre", "p.probabilities[s.place]"),
         days_between="datediff({last}, {first})",
         schemes=("s3://", "s3a://", LOCAL),
         quote="`",
@@ -259,8 +298,15 @@ def checked_access(access: str | None, dialect: Dialect, place: str) -> Sql:
     return dialect.qualified(access) if access else Sql("")
 
 
-def check_labels(labels: Sequence[str], dialect: Dialect) -> None:
-    """Raise `UsageError` if a label has a control character, or a column name that is too long for the warehouse."""
+def check_labels(labels: Sequence[str], dialect: Dialect, *, lists: bool) -> None:
+    """Raise `UsageError` if a label has a control character, or a column name that is too long for the warehouse.
+
+    If `lists` is true (the list form), labels are no columns, but the warehouse must be able to read lists.
+    """
+    if lists:
+        if not dialect.has_lists:
+            raise UsageError(f"{dialect.name} cannot read lists of labels: tag with --form columns")
+        return
     for label, name in zip(labels, column_names(labels), strict=True):
         if any(unicodedata.category(letter) in NO_TEXT for letter in label):
             raise UsageError(f"label {quoted(label)} has a control character: rename it and train again")
@@ -271,33 +317,6 @@ def check_labels(labels: Sequence[str], dialect: Dialect) -> None:
             )
 
 
-HEADER = """\
-# Generated by `genretag warehouse`. Freshness is the age of the newest row. A night without new posters writes no row.
-"""
-MEANING = {
-    "poster_id": "the key's stem, or the manifest's own id",
-    "uri": "the URI of the poster",
-    "etag": "the etag, which identifies the version of the poster",
-    "genres": "the predicted labels, most probable first",
-    "width": "width of the poster in pixels",
-    "height": "height of the poster in pixels",
-    "size": "size of the object in bytes",
-    "stage": "the stage that failed, fetch or decode",
-    "reason": "the reason of the failure, a stable name",
-    "message": "the reason of the failure in words",
-    "model_version": "the model of the run that wrote the row",
-    "run_id": "the run that wrote the row",
-    "scored_at": "when the poster was scored, UTC",
-    "failed_at": "when the poster failed, UTC",
-    "dt": "the date of the run, from the folder's name",
-}
-TABLES = {
-    "predictions": ("One row per poster, version of the poster and model version.", "scored_at"),
-    "failures": ("Posters that could not be scored, and why.", "failed_at"),
-}
-WARN_HOURS, ERROR_HOURS = 26, 50  # one day and two days of a nightly job, plus two hours for the run
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of a table in the warehouse: its name, its SQL type, and whether it may be null."""
@@ -305,46 +324,3 @@ class Column:
     name: Sql
     type: Sql
     nullable: bool
-
-
-def dbt_sources(schema: str, columns: Mapping[Sql, Sequence[Column]], labels: Sequence[str]) -> str:
-    """Return the text of dbt's `sources.yml`. `columns` has the columns of each table, by the table's name.
-
-    `schema` may have a catalogue before a dot, which becomes dbt's `database`.
-    """
-    import yaml
-
-    catalog, _, name = schema.rpartition(".")
-    meaning = dict(MEANING)
-    for label, column in zip(labels, column_names(labels), strict=True):
-        meaning[f"is_{column}"] = f"predicted: {_plain(label)}"
-        meaning[f"p_{column}"] = f"probability: {_plain(label)}"
-    source: dict[str, object] = {"name": "genretag", "schema": name}
-    if catalog:
-        source["database"] = catalog
-    tables = [_table(table, described, meaning) for table, described in columns.items()]
-    document = {"version": 2, "sources": [source | {"tables": tables}]}
-    return HEADER + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _table(name: str, columns: Sequence[Column], meaning: Mapping[str, str]) -> dict[str, object]:
-    """Return a table's entry in `sources.yml`. `meaning` has the description of each column."""
-    description, loaded_at = TABLES[name]
-    table: dict[str, object] = {"name": str(name), "description": description}
-    if name == "predictions":  # a run without a failure is no reason to warn
-        freshness = {
-            "warn_after": {"count": WARN_HOURS, "period": "hour"},
-            "error_after": {"count": ERROR_HOURS, "period": "hour"},
-        }
-        table["config"] = {"loaded_at_field": loaded_at, "freshness": freshness}
-    table["columns"] = [
-        {"name": str(column.name), "description": meaning[column.name], "data_type": str(column.type)}
-        | ({} if column.nullable else {"data_tests": ["not_null"]})
-        for column in columns
-    ]
-    return table
-
-
-def _plain(label: str) -> str:
-    """Return a label as text for a description, with parentheses in place of braces, which dbt would evaluate."""
-    return label.replace("{", "(").replace("}", ")")

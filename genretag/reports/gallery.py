@@ -226,26 +226,34 @@ def gallery_page(
 def _facts(picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str) -> dict[str, Any]:
     """Return the data for the page's script: labels, thresholds and posters.
 
-    Probabilities and thresholds are in thousandths. Posters refer to labels by indices into the list `labels`.
+    Probabilities and thresholds are in thousandths. Posters refer to labels by indices into the list `labels`. Of a
+    model with very many labels (the list form), the page has only the labels that its posters need.
     """
     model = picked.model
     number = {label: at for at, label in enumerate(model.labels)}
     wrong = _disagreement(picked, truth) if truth is not None else [None] * len(picked.posters)
+    said = [list(poster.probabilities.items())[:MOST_PROBABLE] for poster in picked.posters]
+    known = [(truth or {}).get(poster_id(poster.id)) for poster in picked.posters]
+    right = [None if names is None else [number[name] for name in sorted(names) if name in number] for names in known]
+    needed = list(range(len(model.labels)))
+    if model.lists:
+        used = {label for poster in picked.posters for label in poster.genres}
+        used |= {label for pairs in said for label, _ in pairs} | {label for some in right for label in some or ()}
+        needed = sorted(used)
+    place = {label: at for at, label in enumerate(needed)}
 
-    def one(poster: Tagged, disagreement: int | None) -> list[Any]:
-        p = np.array(poster.probabilities)
-        order = np.argsort(-p, kind="stable")[:MOST_PROBABLE]
-        known = (truth or {}).get(poster_id(poster.id))
-        labels = None if known is None else [number[label] for label in sorted(known) if label in number]
-        said = [int(value) for at in order for value in (at, round(1000 * p[at]))]
-        return [poster.id, poster.uri, list(poster.genres), said, labels, disagreement, f"{poster.scored_at:%Y-%m-%d}"]
+    def one(at: int, poster: Tagged) -> list[Any]:
+        genres = [place[label] for label in poster.genres]
+        pairs = [value for label, p in said[at] for value in (place[label], round(1000 * p))]
+        labels = None if (some := right[at]) is None else [place[label] for label in some]
+        return [poster.id, poster.uri, genres, pairs, labels, wrong[at], f"{poster.scored_at:%Y-%m-%d}"]
 
     return {
         "key": hashlib.sha256(f"{output}\0{model.version}".encode(errors="surrogatepass")).hexdigest()[:16],
-        "labels": list(model.labels),
-        "thresholds": [round(1000 * t) for t in model.thresholds],
+        "labels": [model.labels[label] for label in needed],
+        "thresholds": [round(1000 * model.thresholds[label]) for label in needed],
         "block": BLOCK,
-        "posters": [one(poster, wrong[at]) for at, poster in enumerate(picked.posters)],
+        "posters": [one(at, poster) for at, poster in enumerate(picked.posters)],
     }
 
 
@@ -261,7 +269,8 @@ def _disagreement(picked: SelectedPosters, truth: dict[str, frozenset[str]]) -> 
             found.append(None)
             continue
         hot = np.array([[label in known for label in picked.model.labels]], dtype=np.uint8)
-        found.append(round(1000 * float(cross_entropies(hot, np.array([poster.probabilities]))[0])))
+        said = np.array([[poster.probabilities.get(label, 0.0) for label in range(len(picked.model.labels))]])
+        found.append(round(1000 * float(cross_entropies(hot, said)[0])))
     return found
 
 

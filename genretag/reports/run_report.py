@@ -80,6 +80,7 @@ def chi_square_95(freedom: int) -> float:
 PAGE = "run.html"
 DEADLINE_S = 20.0  # for all pictures together, so that a store that hangs does not delay the end of a run
 WITHOUT = "(no genre)"
+GENRES_SHOWN = 200  # the most frequent ones, of a model with very many labels
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def morning_report(
         record=record,
         earlier=earlier,
         drift=found,
-        genres=genres,
+        genres=genres if len(genres) <= GENRES_SHOWN else [*genres[: GENRES_SHOWN - 1], genres[-1]],
+        more_genres=max(0, len(genres) - GENRES_SHOWN),
         unseen=[row.name for row in genres if not (row.posters or row.before or row.name == WITHOUT)],
         histograms=_histograms(record),
         failures=run_facts.failure_kinds(record, storage),
@@ -177,10 +179,10 @@ def genre_rows(record: RunRecord, earlier: Sequence[RunRecord]) -> list[GenreRow
     """
     if not record.scored:
         return []
-    before, scored_before = _counts(earlier), sum(r.scored for r in earlier)
+    now, before, scored_before = _counts([record]), _counts(earlier), sum(r.scored for r in earlier)
     rows = [
-        GenreRow(name, count, count / record.scored, before[name] / scored_before if scored_before else None)
-        for name, count in _counts([record]).items()
+        GenreRow(name, now[name], now[name] / record.scored, before[name] / scored_before if scored_before else None)
+        for name in dict.fromkeys([*now, *before])
     ]
     return sorted(rows, key=lambda row: (row.name == WITHOUT, -row.posters))
 
@@ -223,8 +225,8 @@ def _drawn(sheets: Sheets, storage: Storage) -> list[tuple[str, str, list[dict[s
     drawn = dict(zip(posters, thumbnails(pictures, storage, deadline_s=DEADLINE_S), strict=True))
 
     def one(poster: Tagged) -> dict[str, Any]:
-        top = sorted(range(len(sheets.model.labels)), key=lambda i: -poster.probabilities[i])[:3]
-        said = [(sheets.model.labels[i], poster.probabilities[i], i in poster.genres) for i in top]
+        top = list(poster.probabilities.items())[:3]
+        said = [(sheets.model.labels[label], value, label in poster.genres) for label, value in top]
         return asdict(poster) | {"thumbnail": drawn[poster.uri], "said": said}
 
     return [(title, words, [one(poster) for poster in some]) for title, words, some in named]

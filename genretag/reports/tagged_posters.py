@@ -23,6 +23,7 @@ from genretag.data.labels import column_names
 from genretag.images import ImageRule
 from genretag.images.decode_cost import DecodeMemory
 from genretag.images.decoding import BadImage, ImageLimits, decode
+from genretag.output.label_lists import LABELS, PROBABILITIES
 from genretag.output.schema import LABELS_KEY
 from genretag.scoring.reader import DECODE_BYTES
 from genretag.storage import ObjectInfo, Storage, StorageError
@@ -115,12 +116,16 @@ DATABASE: dict[str, str | bool | int | float | list[str]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """The model behind a part file's rows: version, labels, thresholds, and the thresholds' name (`profile`)."""
+    """The model behind a part file's rows: version, labels, thresholds, and the thresholds' name (`profile`).
+
+    `lists` is true if the rows have the list form (`genretag.output.label_lists`).
+    """
 
     version: str
     labels: tuple[str, ...]
     thresholds: tuple[float, ...]
     profile: str
+    lists: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -130,6 +135,8 @@ class Model:
     @property
     def certainty(self) -> str:
         """Return a SQL expression for the highest probability of a row."""
+        if self.lists:
+            return f"{PROBABILITIES}[1]"
         return f"greatest({', '.join(self.columns)})" if len(self.columns) > 1 else self.columns[0]
 
 
@@ -137,15 +144,16 @@ class Model:
 class Tagged:
     """A scored poster, as the pages show it.
 
-    `genres` are indices into the model's labels, the most probable first. `probabilities` has a value for each label,
-    with 3 decimals. `width` and `height` are the poster's, in pixels.
+    `genres` are indices into the model's labels, the most probable first. `probabilities` has the probability of each
+    label by the label's index, with 3 decimals, the most probable first. In the list form, it has only the listed
+    labels. `width` and `height` are the poster's, in pixels.
     """
 
     id: str
     uri: str
     etag: str
     genres: tuple[int, ...]
-    probabilities: tuple[float, ...]
+    probabilities: dict[int, float]
     width: int
     height: int
     scored_at: datetime
@@ -166,6 +174,7 @@ def model_of(schema: pa.Schema) -> Model:
         labels=tuple(json.loads(metadata[LABELS_KEY])),
         thresholds=tuple(json.loads(metadata[b"genretag.thresholds"])),
         profile=metadata[b"genretag.profile"].decode(),
+        lists=LABELS in schema.names,
     )
 
 
@@ -215,10 +224,19 @@ def shown(rows: Sequence[dict[str, Any]], model: Model) -> list[Tagged]:
             row["uri"],
             row["etag"],
             tuple(number[genre] for genre in row["genres"] if genre in number),
-            tuple(round(float(row[column]), 3) for column in model.columns),
+            _probabilities(row, model, number),
             row["width"],
             row["height"],
             row["scored_at"],
         )
         for row in rows
     ]
+
+
+def _probabilities(row: dict[str, Any], model: Model, number: dict[str, int]) -> dict[int, float]:
+    """Return the probabilities in a row by the index of the label, the most probable first. `number` maps labels."""
+    if model.lists:
+        pairs = zip(row[LABELS], row[PROBABILITIES], strict=True)
+        return {number[label]: round(float(value), 3) for label, value in pairs if label in number}
+    values = [round(float(row[column]), 3) for column in model.columns]
+    return {label: values[label] for label in sorted(range(len(values)), key=lambda label: -values[label])}

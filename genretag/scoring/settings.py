@@ -6,6 +6,8 @@ from genretag.errors import UsageError
 
 RETRIES = 3
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
+FORMS = ("columns", "lists")
+MOST_BYTES = 256 * 2**20  # of the probabilities, float32, that a write task holds
 MOST = 0.5  # share of all posters that may have failed; without it, 100 failures of 100 posters would be a success
 
 
@@ -41,6 +43,12 @@ class TagSettings:
     rows_per_file: int | None = None
     """Posters in one part file. Larger files are read faster; smaller files lose less work when a job dies. When not
     set: a twentieth of the worklist, between 500 and 50,000."""
+    form: str | None = None
+    """Form of the predictions: columns (`is_*` and `p_*` for each label) or lists (one list of labels and one of
+    probabilities in each row). When not set: columns for up to 1,000 labels, else lists."""
+    floor: float = 0.01
+    """In the form lists: least probability of a label in a row's lists. A row always lists its predicted labels and its
+    ten most probable ones."""
     carry: tuple[str, ...] = ()
     """Columns of the manifest to copy to the output."""
     error_budget: float = 0.05
@@ -69,6 +77,10 @@ class TagSettings:
             raise UsageError(f"retries must be at least 0, not {self.retries}")
         if not self.decode_timeout_s > 0:
             raise UsageError(f"decode_timeout_s must be positive, not {self.decode_timeout_s:g}")
+        if self.form not in (None, *FORMS):
+            raise UsageError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"floor is a probability between 0 and 1, not {self.floor}")
         if not 0 <= self.error_budget <= 1:
             raise UsageError(f"error_budget is a share between 0 and 1, not {self.error_budget}")
         if self.date is not None:
@@ -88,10 +100,12 @@ class TagSettings:
         """
         return int(max(MOST, self.error_budget) * posters)
 
-    def rows_per_file_for(self, posters: int) -> int:
+    def rows_per_file_for(self, posters: int, labels: int) -> int:
         """Return how many posters go into one Parquet file of the output, if there are `posters` posters to score.
 
         The number is `rows_per_file`. If `rows_per_file` is not set, the number is a twentieth of `posters`, but at
-        least 500 and at most 50,000.
+        least 500 and at most 50,000. With very many `labels`, it is lower, so that the probabilities of a file fit into
+        `MOST_BYTES` of memory.
         """
-        return self.rows_per_file or min(max(posters // 20, 500), 50_000)
+        fitting = max(1, MOST_BYTES // (4 * labels))
+        return self.rows_per_file or min(max(posters // 20, 500), 50_000, fitting)

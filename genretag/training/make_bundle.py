@@ -165,7 +165,7 @@ def _quantized_and_measured(
     validation posters.
     """
     display.phase("quantizing", len(splits.validation))
-    chosen, validated, int8 = _with_int8_if_as_good(calibrated, native_map, splits, cluster, storage, display)
+    chosen, validated, int8 = quantized_if_as_good(calibrated, native_map, splits, cluster, storage, display)
     display.phase("measuring", len(splits.test))
     readable, probabilities = score_posters(splits.test, chosen, cluster, storage, display)
     test = MeasuredBundle(chosen, splits.test.where(readable), probabilities[readable])
@@ -234,7 +234,7 @@ def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
     return replace(bundle, facts={**bundle.facts, "metrics": metrics})
 
 
-def _with_int8_if_as_good(
+def quantized_if_as_good(
     bundle: Bundle,
     native: float,
     splits: Splits[LabelledPosters],
