@@ -119,6 +119,8 @@ def test_the_command_draws_the_poster_and_its_genres(command, tmp_path):
         (["--genre", "Cooking"], "the model has no genre 'Cooking'"),
         (["--model", "other"], "does not end in global pooling"),
         (["--output", "why.txt"], "cannot write"),
+        (["--poster", "none.jpg"], "cannot read the poster: No such file or directory"),
+        (["--poster", "page.jpg"], "cannot be decoded: not_an_image"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(command, tmp_path, monkeypatch, flags, said):
@@ -132,7 +134,10 @@ def test_what_cannot_be_explained_is_refused(command, tmp_path, monkeypatch, fla
         labels = save_labels(tmp_path)
         bundle("max.onnx", str(labels), str(tmp_path / "other"), ImportSettings(scale="1/255"), Session(quiet=True))
 
-    code, _, err = command("explain", "poster.jpg", *flags)
+    (tmp_path / "page.jpg").write_bytes(b"<html>")
+    poster = [] if "--poster" in flags else ["poster.jpg"]
+
+    code, _, err = command("explain", *poster, *flags)
 
     assert code == 2
     assert said in err

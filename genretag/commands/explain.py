@@ -49,8 +49,10 @@ def explain(
         scale = max(1.0, SHORT_SIDE / min(rule.height, rule.width))
         large = ImageRule(round(rule.height * scale), round(rule.width * scale), rule.resize, rule.bars)
         picture = Image.fromarray(decode(data, large).pixels)
-    except (StorageError, BadImage) as error:
-        raise UsageError(f"cannot read {poster}: {error}") from error
+    except StorageError as error:
+        raise UsageError(f"cannot read the poster: {error}") from error
+    except BadImage as error:
+        raise UsageError(f"{poster} cannot be decoded: {error}") from error
     found = _explained(bundle, pixels, genre)
     return found, _drawn(picture, found)
 
