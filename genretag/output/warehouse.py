@@ -1,7 +1,7 @@
 """Differences between SQL warehouses: types, quoting, functions, and how each one reaches a bucket.
 
 All warehouses read the types of the output: flat columns of bool, float, int32, int64, string, timestamp (UTC,
-microseconds), and one list of string. This module checks all input that goes into statements: location, schema, labels,
+microseconds), and lists of string and float. This module checks all input that goes into statements: location, schema, labels,
 and the role that reaches the bucket.
 """
 
@@ -103,6 +103,9 @@ def _types(
 
 NAN_AS_TEXT = "lower(cast({column} as varchar)) = 'nan'"  # for warehouses without a function for NaN
 _INTS = ("integer", "bigint")
+_HIVE = _types(
+    "string", ("array<string>", "array<float>"), "boolean", "float", "double", ("int", "bigint"), "timestamp"
+)
 _ALL = (
     Dialect(
         name="duckdb",
@@ -116,15 +119,7 @@ _ALL = (
     ),
     Dialect(
         name="athena",
-        types=_types(
-            "string",
-            ("array<string>", "array<float>"),
-            "boolean",
-            "float",
-            "double",
-            ("int", "bigint"),
-            "timestamp",
-        ),
+        types=_HIVE,
         name_parts=(1, 1),
         plain_names=True,
         array_length="cardinality(p.genres)",
@@ -194,15 +189,7 @@ _ALL = (
     Dialect(
         name="databricks",
         is_nan="isnan({column})",
-        types=_types(
-            "string",
-            ("array<string>", "array<float>"),
-            "boolean",
-            "float",
-            "double",
-            ("int", "bigint"),
-            "timestamp",
-        ),
+        types=_HIVE,
         array_length="size(p.genres)",
         array_contains="array_contains(p.genres, {label})",
         unnested="lateral view posexplode(p.labels) s as place, genre",
