@@ -1,8 +1,8 @@
 """Differences between SQL warehouses: types, quoting, functions, and how each one reaches a bucket.
 
 All warehouses read the types of the output: flat columns of bool, float, int32, int64, string, timestamp (UTC,
-microseconds), and lists of string and float. This module checks all input that goes into statements: location, schema, labels,
-and the role that reaches the bucket.
+microseconds), and lists of string and float. This module checks all input that goes into statements: location, schema,
+labels, and the role that reaches the bucket.
 """
 
 import difflib
