@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from genretag.model.bundle import INT8_FILES, KERAS_FILE, OPENVINO_FILES
+from genretag.model.bundle import CALIBRATION, INT8_FILES, KERAS_FILE, OPENVINO_FILES
 from genretag.model.calibration import CLIP
 
 
@@ -59,11 +59,15 @@ def _keras(file: bytes, slope: np.ndarray, offset: np.ndarray) -> bytes:
         path = Path(folder) / KERAS_FILE
         path.write_bytes(file)
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        last = model.layers[-1]
-        if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.sigmoid:
-            kernel, bias = last.get_weights()
-            last.set_weights([kernel * slope, bias * slope + offset])
-            calibrated = model
+        linear = model.layers[-1]
+        if CALIBRATION in [layer.name for layer in model.layers]:
+            linear = model.get_layer(CALIBRATION)
+        calibrated = model
+        if linear.name == CALIBRATION or (
+            isinstance(linear, keras.layers.Dense) and linear.activation is keras.activations.sigmoid
+        ):
+            kernel, bias = linear.get_weights()
+            linear.set_weights([kernel * slope, bias * slope + offset])
         else:
             calibrated = _longer(model, slope, offset)
         calibrated.save(path)
@@ -76,7 +80,7 @@ def _longer(model: Any, slope: np.ndarray, offset: np.ndarray) -> Any:
 
     known = keras.ops.clip(model.output, CLIP, 1 - CLIP)
     logits = keras.ops.log(known) - keras.ops.log(1 - known)
-    scale = keras.layers.EinsumDense("bl,l->bl", (len(slope),), bias_axes="l", dtype="float32", name="calibration")
+    scale = keras.layers.EinsumDense("bl,l->bl", (len(slope),), bias_axes="l", dtype="float32", name=CALIBRATION)
     calibrated = keras.layers.Activation("sigmoid", dtype="float32", name="calibrated")(scale(logits))
     scale.set_weights([slope, offset])
     return keras.Model(model.input, calibrated)

@@ -29,6 +29,7 @@ from genretag.storage import Storage, StorageError, join, resolve
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 KERAS_FILE = "model.keras"
+CALIBRATION = "calibration"  # name of the layer that `genretag calibrate` appends to a Keras model
 OPENVINO_FILES = ("openvino.xml", "openvino.bin")
 INT8_FILES = ("openvino-int8.xml", "openvino-int8.bin")
 FACTS = (

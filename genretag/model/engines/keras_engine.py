@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from genretag.model.bundle import KERAS_FILE, Bundle
+from genretag.model.bundle import CALIBRATION, KERAS_FILE, Bundle
 from genretag.model.engines import NATIVE, padded_batches
 
 
@@ -87,11 +87,16 @@ def load_network(bundle: Bundle, precision: str) -> Any:
 
 
 def _in_bfloat16(model: Any) -> Any:
-    """Return a copy of a model in which all layers except the last compute in bfloat16."""
-    last = model.layers[-1].name
+    """Return a copy of a model in which all layers compute in bfloat16, except the last and an appended calibration.
+
+    A model within the model keeps its precision, and so do operations that are no layers.
+    """
+    exact = {model.layers[-1].name, CALIBRATION}
 
     def clone(layer: Any) -> Any:
-        dtype = "float32" if layer.name == last else "mixed_bfloat16"
+        if not isinstance(layer, keras.layers.Layer):
+            return layer.__class__.from_config(layer.get_config())
+        dtype = "float32" if layer.name in exact else "mixed_bfloat16"
         return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})
 
     mixed = keras.models.clone_model(model, clone_function=clone)
