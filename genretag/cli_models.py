@@ -248,8 +248,8 @@ def submit(*command: str, settings: Annotated[SubmitSettings | None, Flat] = Non
     Parameters
     ----------
     command
-        tag, train, evaluate, compact, retag or bench, with its arguments and options. Options of submit come before
-        the command.
+        tag, train, requantize, calibrate, evaluate, compact, retag or bench, with its arguments and options. Options
+        of submit come before the command.
     """
     from genretag.commands.submit import submit as run
 

@@ -40,6 +40,18 @@ def test_the_command_is_sent_unchanged_with_its_date(dry):
     assert variables == "with no variables of this environment"
 
 
+@pytest.mark.parametrize("verb", ["requantize", "calibrate"])
+def test_commands_that_make_bundles_are_sent(dry, verb):
+    places = ("--labels", "s3://f/l.csv", "--images", "s3://f/p", "--output", "s3://f/m2")
+
+    name, line, _ = dry(verb, "s3://f/m", *places)
+
+    assert name.startswith(f"genretag-{verb}-")
+    assert line == f"python -m genretag {verb} s3://f/m " + " ".join(
+        f"{option}={value}" for option, value in zip(places[::2], places[1::2], strict=True)
+    )
+
+
 def test_the_date_of_today_is_sent_so_that_a_waiting_job_keeps_it(dry):
     name, line, _ = dry(*TAG)
 

@@ -28,7 +28,7 @@ from genretag.training.settings import RECIPE_SOURCE
 
 logger = logging.getLogger(__name__)
 
-COMMANDS = ("tag", "train", "evaluate", "compact", "retag", "bench")
+COMMANDS = ("tag", "train", "requantize", "calibrate", "evaluate", "compact", "retag", "bench")
 RUN = ("python", "-m", "genretag")  # the Python of the cluster's nodes
 NO_PLACES = ("memory", "none")  # values of --cache that are not paths
 VALUE_OPTIONS = ("--address", "--submission-id", "--env", "--config")  # options of `submit` that take the next word
