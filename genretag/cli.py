@@ -1,7 +1,7 @@
 """The command `genretag`: read the settings, run one subcommand, and turn its errors into one line and an exit code.
 
 Exit codes: 0 done; 1 failed, a retry may help; 2 a person must act; 3 another run holds the output's lock; 130
-interrupted (Ctrl-C); 143 terminated (SIGTERM).
+interrupted (Ctrl-C); 141 nobody reads the standard output any more (`| head`); 143 terminated (SIGTERM).
 
 Flags override environment variables, and environment variables override the TOML file. The file overrides the recipe (a
 named set of `train` settings). If a setting is unknown, the error names the nearest known setting, or all of them.
@@ -10,6 +10,7 @@ named set of `train` settings). If a setting is unknown, the error names the nea
 import difflib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from genretag.errors import (
     EXIT_FAILED,
     EXIT_HELD,
     EXIT_INTERRUPTED,
+    EXIT_NO_READER,
     EXIT_TERMINATED,
     EXIT_USAGE,
     JobError,
@@ -79,6 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
     _have_a_home()
     try:
         app.meta(arguments)
+        sys.stdout.flush()  # here and not while Python ends, so that a closed pipe is noticed
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
+        raise SystemExit(EXIT_NO_READER) from None
     except (CycloptsError, UsageError) as error:
         code, message = EXIT_USAGE, str(error)
     except JobError as error:

@@ -356,3 +356,14 @@ main(["tag", {str(tmp_path / "nothing")!r}, {str(tmp_path / "out")!r}])
 
     assert ended.returncode == 2
     assert ended.stderr == f"genretag: cannot read the images: {tmp_path}/nothing is not a folder\n"
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback():
+    """As with `genretag warehouse ... | head -1`."""
+    command = [sys.executable, "-m", "genretag.cli", "warehouse", "--dialect", "duckdb", "--location", "/any/where"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    running.stdout.close()  # before the command has started, so that nobody reads its first line
+    err = running.stderr.read()
+
+    assert (running.wait(120), err) == (141, "")
