@@ -11,15 +11,14 @@ from openvino.preprocess import PrePostProcessor
 from genretag.errors import UsageError, one_line, quoted
 from genretag.images import ImageRule
 from genretag.importing.settings import CHANNELS, ImportSettings
+from genretag.model.openvino_graphs import ACTIVATIONS, skip_passing
 
-PROBABILITIES = {"Sigmoid": "sigmoid", "SoftMax": "softmax", "Softmax": "softmax"}  # last operations by OpenVINO's name
-PASSING = frozenset({"Convert", "Reshape", "Squeeze", "Unsqueeze"})  # operations that change no value
 SEVERAL = 8  # posters, to try whether the graph takes batches of any size
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a model takes and returns, with all that its settings left open.
+    """Input and output of a model, with all that its settings left open.
 
     `activation` is what turns the outputs into probabilities: sigmoid, softmax or none. `last` is the operation that
     the graph itself ends with, if it is a sigmoid or a softmax, else None.
@@ -122,10 +121,7 @@ def _require_labels(output: Any, labels: int) -> None:
 
 def _last(output: Any) -> str | None:
     """Return the activation that a graph ends with: sigmoid, softmax, or None for neither."""
-    node = output.get_node().input_value(0).get_node()
-    while node.get_type_name() in PASSING:
-        node = node.input_value(0).get_node()
-    return PROBABILITIES.get(node.get_type_name())
+    return ACTIVATIONS.get(skip_passing(output.get_node().input_value(0).get_node()).get_type_name())
 
 
 def folded(model: Any, interface: Interface, settings: ImportSettings) -> Any:
@@ -173,7 +169,7 @@ def _with_preprocessing(graph: Any, interface: Interface, settings: ImportSettin
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of a message of OpenVINO that says something."""
+    """Return the first line of a message of OpenVINO that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Exception from", "Check '", "While "))]
     return one_line((said or lines or [type(error).__name__])[0], 300)

@@ -10,8 +10,6 @@ from genretag.errors import UsageError, one_line, quoted
 from genretag.importing.graphs import Interface
 from genretag.importing.settings import CHANNELS, ImportSettings
 
-PROBABILITIES = ("sigmoid", "softmax")
-
 
 def load_keras(file: Path, output: str | None) -> Any:
     """Load a `.keras` file without running code of its author. If `output` is not None, keep only that output.
@@ -63,7 +61,7 @@ def scoring_model(model: Any, interface: Interface, settings: ImportSettings) ->
         colours.set_weights(colour_weights(settings))
     outputs = model(values, training=False)
     outputs = keras.layers.Flatten(name="labels")(outputs)
-    if interface.activation in PROBABILITIES:
+    if interface.activation != "none":
         outputs = keras.layers.Activation(interface.activation, name="probabilities")(outputs)
     return keras.Model(pixels, outputs)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 
 from genretag.errors import UsageError, one_line
 from genretag.importing.graphs import Interface, folded, interface_of
@@ -18,7 +16,9 @@ from genretag.importing.labels import LabelList
 from genretag.importing.settings import ImportSettings
 from genretag.importing.sources import Run, Source
 from genretag.model.bundle import KERAS_FILE, OPENVINO_FILES, Bundle
+from genretag.model.calibration import sigmoid, softmax
 from genretag.model.engines import open_engine
+from genretag.model.openvino_graphs import convert_keras, graph_files
 from genretag.model.thresholds import DEFAULT_PROFILE
 
 TOLERANCE = 1e-3  # largest difference of a probability between the bundle and the model's own runtime
@@ -45,7 +45,7 @@ def import_model(source: Source, label_list: LabelList, settings: ImportSettings
         return _import_keras(source, label_list, settings)
     graph = source.open_graph()
     interface = interface_of(graph, len(label_list.labels), settings)
-    files = _openvino_files(folded(graph, interface, settings))
+    files = graph_files(folded(graph, interface, settings), OPENVINO_FILES, half=False)
     reference = source.reference(settings.model_output)
     return Imported(_bundle(source, label_list, settings, interface, files), interface, reference, source.runtime)
 
@@ -63,7 +63,10 @@ def _import_keras(source: Source, label_list: LabelList, settings: ImportSetting
     scoring = scoring_model(model, interface, settings)
     with tempfile.TemporaryDirectory() as folder:
         scoring.save(Path(folder) / KERAS_FILE)
-        files = {KERAS_FILE: (Path(folder) / KERAS_FILE).read_bytes(), **_openvino_files(_converted(scoring))}
+        files = {
+            KERAS_FILE: (Path(folder) / KERAS_FILE).read_bytes(),
+            **graph_files(_converted(scoring), OPENVINO_FILES, half=False),
+        }
     return Imported(
         _bundle(source, label_list, settings, interface, files), interface, model.predict_on_batch, source.runtime
     )
@@ -71,19 +74,10 @@ def _import_keras(source: Source, label_list: LabelList, settings: ImportSetting
 
 def _converted(model: Any) -> Any:
     """Convert a Keras model to an `openvino.Model`. Raises `UsageError` if OpenVINO does not support a layer."""
-    with warnings.catch_warnings():  # Keras warns about the way OpenVINO calls a network with one named input
-        warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
-        try:
-            return openvino.convert_model(model)
-        except Exception as error:  # the converter raises plain `Exception` for what it cannot trace
-            raise UsageError(f"OpenVINO cannot convert the model: {one_line(error, 300)}") from error
-
-
-def _openvino_files(graph: Any) -> dict[str, bytes]:
-    """Return the OpenVINO files of a graph, by name. Weights keep their precision."""
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(graph, Path(folder) / OPENVINO_FILES[0], compress_to_fp16=False)
-        return {name: (Path(folder) / name).read_bytes() for name in OPENVINO_FILES}
+    try:
+        return convert_keras(model)
+    except Exception as error:  # the converter raises plain `Exception` for what it cannot trace
+        raise UsageError(f"OpenVINO cannot convert the model: {one_line(error, 300)}") from error
 
 
 def _bundle(
@@ -153,8 +147,7 @@ def _reference(imported: Imported, settings: ImportSettings, picture: np.ndarray
         values = values.transpose(0, 3, 1, 2)
     outputs = np.asarray(imported.reference(np.ascontiguousarray(values)), dtype=np.float64).reshape(1, -1)
     if imported.interface.activation == "sigmoid":
-        return 1 / (1 + np.exp(-outputs))
+        return sigmoid(outputs)
     if imported.interface.activation == "softmax":
-        powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return softmax(outputs)
     return outputs

@@ -13,6 +13,7 @@ import numpy as np
 
 from genretag.model.bundle import CALIBRATION, INT8_FILES, KERAS_FILE, OPENVINO_FILES
 from genretag.model.calibration import CLIP
+from genretag.model.openvino_graphs import graph_files, read_graph
 
 
 def with_calibration(files: Mapping[str, bytes], slope: np.ndarray, offset: np.ndarray) -> dict[str, bytes]:
@@ -36,7 +37,7 @@ def _openvino(
     import openvino
     from openvino import opset13 as ops
 
-    model = openvino.Core().read_model(model=files[names[0]], weights=files[names[1]])
+    model = read_graph(files, names)
     (result,) = model.get_results()
     last = result.input_value(0)
     if last.get_node().get_type_name() == "Sigmoid":
@@ -46,9 +47,7 @@ def _openvino(
         logits = ops.subtract(ops.log(known), ops.log(ops.subtract(np.float32(1), known))).output(0)
     scaled = ops.add(ops.multiply(logits, slope.astype(np.float32)[None]), offset.astype(np.float32)[None])
     graph = openvino.Model([ops.result(ops.sigmoid(scaled))], model.get_parameters(), model.get_friendly_name())
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(graph, Path(folder) / names[0], compress_to_fp16=False)
-        return {name: (Path(folder) / name).read_bytes() for name in names}
+    return graph_files(graph, names, half=False)
 
 
 def _keras(file: bytes, slope: np.ndarray, offset: np.ndarray) -> bytes:

@@ -128,6 +128,12 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of labels that exclude each other: float (N, L) -> float (N, L)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 def _temperature(truth: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit one temperature, and return it as a slope and an offset for each label: float64 (L,) each."""
     labels = truth.shape[1]

@@ -13,10 +13,9 @@ import numpy as np
 
 from genretag.errors import UsageError
 from genretag.model.bundle import OPENVINO_FILES, Bundle
-from genretag.model.calibration import sigmoid
+from genretag.model.calibration import sigmoid, softmax
+from genretag.model.openvino_graphs import ACTIVATIONS, PASSING, read_graph, skip_passing
 
-PASSING = frozenset({"Convert", "Reshape", "Squeeze", "Unsqueeze"})  # operations that change no value
-SOFTMAX = frozenset({"SoftMax", "Softmax"})
 NO_MAP = (
     "the network of this bundle does not end in global pooling and one linear layer, so it cannot say which part of a "
     "picture supports a genre"
@@ -39,10 +38,7 @@ class Evidence:
     def probabilities(self) -> np.ndarray:
         """The probabilities of the network, float64 (N, labels)."""
         logits = self.maps.mean(axis=(2, 3), dtype=np.float64) + self.constant
-        if not self.softmax:
-            return sigmoid(logits)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+        return softmax(logits) if self.softmax else sigmoid(logits)
 
 
 @dataclass(frozen=True)
@@ -63,12 +59,10 @@ def evidence_of(bundle: Bundle, images: np.ndarray) -> Evidence:
     """
     import openvino
 
-    core = openvino.Core()
-    xml, weights = (bundle.files[name] for name in OPENVINO_FILES)
-    model = core.read_model(model=xml, weights=weights)
+    model = read_graph(bundle.files, OPENVINO_FILES)
     head = _head(model, len(bundle.labels))
     features = openvino.Model([head.features], model.get_parameters(), "features")
-    compiled = core.compile_model(features, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino.Core().compile_model(features, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = []
     for image in images:
         values = compiled(image[None])[0][0]
@@ -80,10 +74,8 @@ def evidence_of(bundle: Bundle, images: np.ndarray) -> Evidence:
 def _head(model: Any, labels: int) -> _Head:
     """Return the end of a network. Raises `UsageError` if it is no pooling with one linear layer."""
     (result,) = model.get_results()
-    node = _skip(result.input_value(0).get_node())
-    last = node.get_type_name()
-    if last != "Sigmoid" and last not in SOFTMAX:
-        _refuse()
+    node = skip_passing(result.input_value(0).get_node())
+    activation = ACTIVATIONS.get(node.get_type_name()) or _refuse()
     node = node.input_value(0).get_node()
     slope, constant = np.ones(labels, np.float32), np.zeros(labels, np.float32)
     while node.get_type_name() != "MatMul":
@@ -99,20 +91,15 @@ def _head(model: Any, labels: int) -> _Head:
             _refuse()
     weights = _constant(node.input_value(1).get_node())
     weights = weights if node.get_attributes()["transpose_b"] else weights.T
-    pooled = _skip(node.input_value(0).get_node())
+    pooled = skip_passing(node.input_value(0).get_node())
     if pooled.get_type_name() != "ReduceMean" or weights.shape[0] != labels:
         _refuse()
     features, axes = pooled.input_value(0), sorted(_constant(pooled.input_value(1).get_node()).reshape(-1).tolist())
     if len(features.get_partial_shape()) != 4 or axes not in ([1, 2], [2, 3]):
         _refuse()
-    return _Head(features, weights * slope[:, None], constant.astype(np.float32), axes == [2, 3], last in SOFTMAX)
-
-
-def _skip(node: Any) -> Any:
-    """Return the first node before `node`, or `node` itself, that changes values."""
-    while node.get_type_name() in PASSING:
-        node = node.input_value(0).get_node()
-    return node
+    return _Head(
+        features, weights * slope[:, None], constant.astype(np.float32), axes == [2, 3], activation == "softmax"
+    )
 
 
 def _with_constant(node: Any) -> tuple[Any, np.ndarray]:

@@ -27,6 +27,7 @@ import numpy as np
 from genretag.model.bundle import INT8_FILES, OPENVINO_FILES, Bundle, load_bundle, write_bundle
 from genretag.model.engines import INT8, open_engine
 from genretag.model.engines.processors import CAP, this_processor
+from genretag.model.openvino_graphs import graph_files, read_graph
 from genretag.model.thresholds import Profile
 from genretag.storage import Storage
 
@@ -39,25 +40,19 @@ def int8_files(files: Mapping[str, bytes], images: np.ndarray) -> dict[str, byte
 
     `files` are all files of the bundle, by name. `images` are the calibration posters, uint8 (N, height, width, 3).
     """
-    import openvino
-
     os.environ.setdefault("NNCF_CI", "1")  # turns off NNCF's telemetry
     with contextlib.redirect_stdout(io.StringIO()):  # NNCF draws progress bars there
         import nncf
 
         nncf.set_log_level(logging.ERROR)
-        xml, weights = (files[name] for name in OPENVINO_FILES)
-        network = openvino.Core().read_model(model=xml, weights=weights)
         quantized = nncf.quantize(
-            network,
+            read_graph(files, OPENVINO_FILES),
             nncf.Dataset([image[np.newaxis] for image in images]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
-    with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(quantized, Path(folder) / INT8_FILES[0], compress_to_fp16=True)
-        return {name: (Path(folder) / name).read_bytes() for name in INT8_FILES}
+    return graph_files(quantized, INT8_FILES, half=True)
 
 
 ALL = "ALL"

@@ -9,7 +9,6 @@ Validation posters decide every choice. Test posters decide nothing: the finishe
 import logging
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from genretag.model.calibration import Calibration, choose_calibration, logits_o
 from genretag.model.engines.openvino_engine import saturating_layers_of
 from genretag.model.metrics import expected_calibration_error, macro_map, null_probabilities, summary
 from genretag.model.networks import build_network, scoring_network
+from genretag.model.openvino_graphs import convert_keras, graph_files
 from genretag.model.thresholds import DEFAULT_PROFILE, Profile, expected_threshold, threshold_profiles
 from genretag.runtime.display import QUIET, Display
 from genretag.runtime.ray_session import Cluster
@@ -68,18 +68,8 @@ def network_files(scoring: Any) -> dict[str, bytes]:
     scoring.set_weights([weights.astype(np.float16).astype(np.float32) for weights in scoring.get_weights()])
     with tempfile.TemporaryDirectory() as folder:
         scoring.save(Path(folder) / KERAS_FILE)
-        _save_openvino(scoring, Path(folder) / OPENVINO_FILES[0])
-        return {name: (Path(folder) / name).read_bytes() for name in (KERAS_FILE, *OPENVINO_FILES)}
-
-
-def _save_openvino(network: Any, file: Path) -> None:
-    """Convert a Keras network to OpenVINO, and write `file` (.xml) and its weights (.bin)."""
-    import openvino
-
-    with warnings.catch_warnings():  # Keras warns about the way OpenVINO calls a network with one named input
-        warnings.filterwarnings("ignore", "The structure of `inputs`", UserWarning)
-        converted = openvino.convert_model(network)
-    openvino.save_model(converted, file, compress_to_fp16=True)
+        keras_file = (Path(folder) / KERAS_FILE).read_bytes()
+    return {KERAS_FILE: keras_file, **graph_files(convert_keras(scoring), OPENVINO_FILES, half=True)}
 
 
 CALIBRATION_THREADS = 4

@@ -19,6 +19,7 @@ import openvino
 from genretag.model.bundle import INT8_FILES, OPENVINO_FILES, Bundle
 from genretag.model.engines import INT8, padded_batches
 from genretag.model.engines.processors import this_processor
+from genretag.model.openvino_graphs import read_graph
 
 LARGEST_WEIGHT = 64
 WEIGHTED = frozenset({"Convolution", "GroupConvolution", "MatMul"})
@@ -29,10 +30,7 @@ def saturating_layers_of(files: Mapping[str, bytes]) -> list[str]:
 
     `files` has the bundle's files by name, with `INT8_FILES` among them.
     """
-    import openvino
-
-    xml, weights = (files[name] for name in INT8_FILES)
-    return saturating_layers(openvino.Core().read_model(model=xml, weights=weights))
+    return saturating_layers(read_graph(files, INT8_FILES))
 
 
 def saturating_layers(network: Any) -> list[str]:
