@@ -36,7 +36,7 @@ from genretag.errors import (
     one_line,
 )
 from genretag.runtime import logs
-from genretag.runtime.stopping import Terminated, end_on_sigterm, end_quietly, how_to_go_on
+from genretag.runtime.stopping import Terminated, discard_output, end_on_sigterm, end_quietly, how_to_go_on
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
 PREFIX = "GENRETAG_"
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         app.meta(arguments)
         sys.stdout.flush()  # here and not while Python ends, so that a closed pipe is noticed
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
+        discard_output(sys.stdout.fileno())
         raise SystemExit(EXIT_NO_READER) from None
     except (CycloptsError, UsageError) as error:
         code, message = EXIT_USAGE, str(error)

@@ -12,6 +12,8 @@ from typing import Annotated
 
 from genretag.errors import UsageError, has_credentials, quoted
 
+FORMS = COLUMNS, LISTS = "columns", "lists"  # of the predictions, see genretag/output/label_lists.py
+
 Location = Annotated[str, "a place that the command reads or writes: a local path or an s3:// URI"]
 """Type of a setting that holds a local path or an s3:// URI. `genretag submit` refuses relative local paths in such
 settings, because the cluster's nodes cannot see them."""
@@ -286,7 +288,7 @@ class WarehouseSettings:
     labels, else lists."""
 
     def __post_init__(self) -> None:
-        if self.form not in (None, "columns", "lists"):
+        if self.form not in (None, *FORMS):
             raise UsageError(f"form must be columns or lists, not {quoted(self.form)}")
         if self.schema is not None and not SCHEMA.fullmatch(self.schema):
             raise UsageError(f"schema must be a name such as genretag or films.genretag, not {quoted(self.schema)}")

@@ -344,10 +344,10 @@ def test_a_job_prints_what_it_did_and_where(command, ray_cluster, few_posters, b
 def test_nothing_follows_the_last_line_of_a_command(tmp_path):
     """A thread that still waits keeps DuckDB's objects alive, and DuckDB's binding reports each of them."""
     program = f"""
-import duckdb, threading, time
+import duckdb, threading
 from genretag.cli import main
 def wait(connection):
-    time.sleep(60)
+    threading.Event().wait()
 threading.Thread(target=wait, args=(duckdb.connect(),), daemon=True).start()
 main(["tag", {str(tmp_path / "nothing")!r}, {str(tmp_path / "out")!r}])
 """

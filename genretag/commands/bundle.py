@@ -15,10 +15,11 @@ from genretag.importing.settings import ImportSettings
 from genretag.importing.sources import fetch_source
 from genretag.model.bundle import Bundle, write_bundle
 from genretag.model.thresholds import most_probable
-from genretag.output.label_lists import LISTS, form_for
+from genretag.output.label_lists import form_for
 from genretag.runtime.session import Session
-from genretag.scoring.inventory import take_inventory
+from genretag.scoring.inventory import read_inventory
 from genretag.scoring.reader import Poster, PosterReader
+from genretag.settings import LISTS
 from genretag.storage import Storage, StorageError, resolve
 
 PICTURES = 8  # to compare the bundle with the model's own runtime
@@ -58,8 +59,7 @@ def _pictures(images: str | None, rule: ImageRule, storage: Storage) -> dict[str
     """
     if images is None:
         return {str(n): decode(poster.data, rule).pixels for n, poster in enumerate(draw_posters(PICTURES, seed=1))}
-    with tempfile.TemporaryDirectory(prefix="genretag-") as folder:
-        uris = take_inventory(resolve(images), storage, Path(folder)).table()["uri"].to_pylist()
+    uris = read_inventory(images, storage)["uri"].to_pylist()
     chosen = uris[:: max(1, len(uris) // PICTURES)][:PICTURES]
     read = PosterReader(storage, rule, PICTURES).read_many(chosen)
     found = {uri: poster.image.pixels for uri, poster in zip(chosen, read, strict=True) if isinstance(poster, Poster)}

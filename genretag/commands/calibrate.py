@@ -8,12 +8,12 @@ import numpy as np
 from genretag.commands.train import require_free
 from genretag.data.labels import with_labels
 from genretag.data.splits import SplitRule
-from genretag.errors import UsageError, one_line
+from genretag.errors import UsageError
 from genretag.model.bundle import Bundle, load_bundle, write_bundle
 from genretag.runtime.display import Display
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
-from genretag.scoring.labelled_posters import FoundPosters, find_posters, read_label_file
+from genretag.scoring.labelled_posters import FoundPosters, find_posters, known_labels, read_label_file
 from genretag.scoring.training_ids import TRAINING_IDS, Candidate, trained_on
 from genretag.settings import CalibrateSettings
 from genretag.storage import Storage, StorageError, join, resolve
@@ -58,14 +58,8 @@ def _parts(found: FoundPosters, candidate: Candidate, settings: CalibrateSetting
     Raises `UsageError` if the CSV has none of the bundle's labels, or if a part has too few posters.
     """
     labels = candidate.bundle.labels
-    covered = np.array(
-        [number for number, label in enumerate(labels) if label in found.labelled.labels], dtype=np.int64
-    )
-    if not len(covered):
-        raise UsageError(
-            f"the CSV has none of the bundle's labels ({one_line(', '.join(labels), 100)}): its labels are "
-            f"{one_line(', '.join(found.labelled.labels), 100)}"
-        )
+    there = known_labels(found, labels)
+    covered = np.array([number for number, label in enumerate(labels) if label in there], dtype=np.int64)
     if len(covered) < len(labels):
         logger.warning("the CSV has %d of %d labels: the others get the common temperature", len(covered), len(labels))
     known = FoundPosters(with_labels(found.labelled, labels), found.images)

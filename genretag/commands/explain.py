@@ -1,13 +1,13 @@
 """`genretag explain`: show which part of a poster supports its genres."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from genretag.errors import UsageError, one_line, quoted
-from genretag.images import BadImage, ImageRule, decode
+from genretag.images import BadImage, decode
 from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.model.evidence import evidence_of
 from genretag.model.thresholds import most_probable
@@ -47,7 +47,7 @@ def explain(
         data = storage.get(resolve(poster)).data
         pixels = decode(data, rule).pixels
         scale = max(1.0, SHORT_SIDE / min(rule.height, rule.width))
-        large = ImageRule(round(rule.height * scale), round(rule.width * scale), rule.resize, rule.bars)
+        large = replace(rule, height=round(rule.height * scale), width=round(rule.width * scale))
         picture = Image.fromarray(decode(data, large).pixels)
     except StorageError as error:
         raise UsageError(f"cannot read the poster: {error}") from error

@@ -75,10 +75,10 @@ def retag(
     run_id = f"{new_run_id(datetime.now(UTC))}-retagged"
     try:
         if settings.dry_run:
-            return _files_to_change(output, bundle, settings, storage, table)[1]
+            return _files_to_change(output, bundle, profile, metadata, storage, table)[1]
         with holding_output(output, run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
-            replacements, found = _files_to_change(output, bundle, settings, storage, table)
+            replacements, found = _files_to_change(output, bundle, profile, metadata, storage, table)
             write = partial(_write, bundle.labels, profile, metadata, storage=storage, filesystem=filesystem)
             at_once = min(cpus_here(), WRITERS_AT_MOST)
             deque(replace_files(replacements, write, run_id, output, storage, table, at_once), maxlen=0)
@@ -102,15 +102,19 @@ def describe(done: Retagged, settings: RetagSettings) -> str:
 
 
 def _files_to_change(
-    output: str, bundle: Bundle, settings: RetagSettings, storage: Storage, table: TableSettings
+    output: str,
+    bundle: Bundle,
+    profile: Profile,
+    metadata: dict[bytes, bytes],
+    storage: Storage,
+    table: TableSettings,
 ) -> tuple[list[Replacement], Retagged]:
     """Read the footers of all predictions. Return the replacements for the files that must change, and the counts.
 
-    A file must change if its metadata has another profile than `settings.profile`, or other thresholds. Raises
-    `UsageError` if there are no predictions of the model, or if their lists lack labels that the profile may predict.
+    `metadata` has the name and the thresholds of the new `profile`, in the form that part files store. A file must
+    change if its metadata differs. Raises `UsageError` if there are no predictions of the model, or if their lists lack
+    labels that the profile may predict.
     """
-    profile = bundle.profile(settings.profile)
-    metadata = profile_metadata(settings.profile, profile)
     taken = files_of_table(table, output, storage)
     filesystem, _ = storage.filesystem(output)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:

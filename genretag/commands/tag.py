@@ -22,7 +22,7 @@ from genretag.model.thresholds import Profile
 from genretag.output import OutputFiles, list_output, parquet_files
 from genretag.output.compaction_journal import finish_compaction
 from genretag.output.iceberg_table import commit_parts, require_table
-from genretag.output.label_lists import LISTS, form_for
+from genretag.output.label_lists import form_for
 from genretag.output.lock import holding_output, require_held
 from genretag.output.part_files import PartFiles, remove_late_parts
 from genretag.output.run_record import RunFacts, RunRecord, WrittenPart, make_record, publish
@@ -53,7 +53,7 @@ from genretag.scoring.settings import TagSettings
 from genretag.scoring.shards import remove_shards, write_shards
 from genretag.scoring.step_ledger import running_ledger
 from genretag.scoring.worklist import Worklist, held_schema, make_worklist
-from genretag.settings import NO_TABLE, TableSettings
+from genretag.settings import LISTS, NO_TABLE, TableSettings
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from genretag.data.labels import column_names
 from genretag.errors import UsageError, one_line
 from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.output.dbt_sources import dbt_sources
-from genretag.output.label_lists import LISTS, form_for
+from genretag.output.label_lists import form_for
 from genretag.output.warehouse import (
     LIST,
     Column,
@@ -29,7 +29,7 @@ from genretag.output.warehouse import (
     checked_schema,
     dialect_named,
 )
-from genretag.settings import WarehouseSettings
+from genretag.settings import LISTS, WarehouseSettings
 from genretag.storage import Storage
 from genretag.storage.paths import glob_pattern
 

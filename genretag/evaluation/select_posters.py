@@ -11,7 +11,7 @@ import numpy as np
 from genretag.data.labels import with_labels
 from genretag.data.splits import SplitRule
 from genretag.errors import UsageError, one_line
-from genretag.scoring.labelled_posters import FoundPosters, LabelledPosters
+from genretag.scoring.labelled_posters import FoundPosters, LabelledPosters, known_labels
 from genretag.scoring.training_ids import Candidate, split_rule_of, trained_on
 from genretag.settings import EvaluateSettings
 from genretag.storage import Storage
@@ -72,13 +72,8 @@ def _with_any(found: FoundPosters, labels: Sequence[str]) -> FoundPosters:
 
     Raises `UsageError` if the CSV has none of the labels, or if no poster is left.
     """
-    unknown = [label for label in labels if label not in found.labelled.labels]
-    if len(unknown) == len(labels):
-        raise UsageError(
-            f"the CSV has none of the bundle's labels ({one_line(', '.join(labels), 100)}): its labels are "
-            f"{one_line(', '.join(found.labelled.labels), 100)}"
-        )
-    if unknown:
+    known = known_labels(found, labels)
+    if unknown := [label for label in labels if label not in known]:
         logger.warning("no poster has these labels of the bundle: %s", one_line(", ".join(unknown)))
     labelled = with_labels(found.labelled, labels)
     some = labelled.multi_hot.any(axis=1)

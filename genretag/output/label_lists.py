@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genretag.model.thresholds import Profile, most_probable
+from genretag.settings import COLUMNS, LISTS
 
 LABELS, PROBABILITIES = "labels", "probabilities"
 FLOATS = pa.list_(pa.float32())
 ALWAYS = 10  # most probable labels that each row lists, whatever their probability
 MOST_COLUMNS = 1_000  # with more labels than this, the list form is the default
-COLUMNS, LISTS = "columns", "lists"
 
 
 def form_for(labels: int, chosen: str | None) -> str:

@@ -124,7 +124,8 @@ def sum_counts(counts: Sequence[PredictionCounts], labels: int) -> PredictionCou
     posters, histograms = np.zeros(labels, np.int64), np.zeros((labels, BINS), np.int64)
     for one in counts:
         posters += np.array(one.posters)
-        histograms = histograms + np.array(one.histograms) if one.histograms else np.zeros((0, BINS), np.int64)
+        if one.histograms:
+            histograms += np.array(one.histograms)
     return PredictionCounts(
         tuple(posters.tolist()), sum(c.without_label for c in counts), tuple(tuple(row) for row in histograms.tolist())
     )

@@ -47,7 +47,7 @@ def end_quietly() -> None:
     DuckDB's Python binding prints a line for each object that is alive when Python ends. A thread that still waits,
     such as for a store, keeps objects alive. The last line that a command prints must be its own.
     """
-    atexit.register(_close_stderr)  # exit handlers run in reverse order, so call this before others are registered
+    atexit.register(discard_output, 2)  # exit handlers run in reverse order, so call this before others are registered
 
 
 @contextmanager
@@ -193,10 +193,10 @@ def _runs(process: "psutil.Process") -> bool:
         return False
 
 
-def _close_stderr() -> None:
-    """Send what is written to standard error from now on to the null device."""
+def discard_output(descriptor: int) -> None:
+    """Send what is written to a file descriptor from now on to the null device. 1 is the standard output, 2 errors."""
     with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _set_alarm() -> None:

@@ -8,7 +8,7 @@ them.
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +184,17 @@ class FoundPosters:
     def _images_of_labelled(self) -> dict[str, StoredImage]:
         """Return the images of the labelled posters, by id."""
         return {poster: self.images[poster] for poster in self.labelled.ids}
+
+
+def known_labels(found: FoundPosters, labels: Sequence[str]) -> set[str]:
+    """Return those of a bundle's `labels` that the CSV has. Raises `UsageError` if the CSV has none of them."""
+    known = set(labels) & set(found.labelled.labels)
+    if not known:
+        raise UsageError(
+            f"the CSV has none of the bundle's labels ({one_line(', '.join(labels), 100)}): its labels are "
+            f"{one_line(', '.join(found.labelled.labels), 100)}"
+        )
+    return known
 
 
 def read_label_file(labels: str, storage: Storage) -> bytes:

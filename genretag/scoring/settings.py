@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from genretag.errors import UsageError
+from genretag.settings import FORMS
 
 RETRIES = 3
 COUNTS = ("batch_size", "fetch_actors", "fetch_threads", "predict_actors", "engine_threads", "rows_per_file")
-FORMS = ("columns", "lists")
 MOST_BYTES = 256 * 2**20  # of the probabilities, float32, that a write task holds
 MOST = 0.5  # share of all posters that may have failed; without it, 100 failures of 100 posters would be a success
 
