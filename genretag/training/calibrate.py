@@ -16,14 +16,14 @@ from genretag.errors import UsageError
 from genretag.model.append_calibration import with_calibration
 from genretag.model.bundle import INT8_FILES, Bundle
 from genretag.model.calibration import Calibration, choose_calibration, logits_of
-from genretag.model.metrics import expected_calibration_error, macro_map, null_probabilities, summary
-from genretag.model.thresholds import DEFAULT_PROFILE, Profile, expected_threshold, threshold_profiles
+from genretag.model.metrics import macro_map
+from genretag.model.thresholds import DEFAULT_PROFILE, threshold_profiles
 from genretag.runtime.display import Display
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.pipeline import score_posters
 from genretag.storage import Storage
-from genretag.training.make_bundle import quantized_if_as_good
+from genretag.training.make_bundle import calibration_errors, figures_next_to_null, quantized_if_as_good
 
 logger = logging.getLogger(__name__)
 
@@ -108,19 +108,10 @@ def _facts(
 ) -> dict[str, Any]:
     """Return the entries of `bundle.json` about the calibration and the figures, over the covered labels."""
     prevalence = deciding.labelled.multi_hot.mean(axis=0)
-    null = Profile((expected_threshold(prevalence[covered]),) * len(covered))
+    of_covered = {name: (truth, answers[:, covered]) for name, (truth, answers) in scored.items()}
+    errors = calibration_errors(calibration, of_covered)
     profile = bundle.profile(DEFAULT_PROFILE).among(covered.tolist())
-    errors, metrics = {}, {}
-    for name, (truth, answers) in scored.items():
-        now = answers[:, covered]
-        errors[name] = {
-            "before": round(expected_calibration_error(truth, calibration.undone(now)), 4),
-            "after": round(expected_calibration_error(truth, now), 4),
-        }
-        metrics[name] = {
-            "model": summary(truth, now, profile),
-            "null": summary(truth, null_probabilities(prevalence[covered], len(truth)), null),
-        }
+    metrics = figures_next_to_null(of_covered, profile, prevalence[covered])
     logger.info(
         "calibration by %s: expected calibration error %.4f -> %.4f on the test posters",
         calibration.method,

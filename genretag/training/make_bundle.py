@@ -190,19 +190,39 @@ def _calibration_facts(calibration: Calibration, scored: Scored) -> dict[str, An
     The entry has the expected calibration error before and after calibration. `scored` has the truth and the calibrated
     probabilities of the network that the bundle uses for scoring.
     """
-    errors = {
-        name: {
-            "before": round(expected_calibration_error(truth, calibration.undone(probabilities)), 4),
-            "after": round(expected_calibration_error(truth, probabilities), 4),
-        }
-        for name, (truth, probabilities) in scored.items()
-    }
+    errors = calibration_errors(calibration, scored)
     logger.info(
         "calibration by %s: expected calibration error %.4f -> %.4f on validation posters, %.4f -> %.4f on test ones",
         calibration.method,
         *(errors[name][when] for name in ("validation", "test") for when in ("before", "after")),
     )
     return calibration.facts() | {"ece": errors}
+
+
+def calibration_errors(calibration: Calibration, scored: Scored) -> dict[str, dict[str, float]]:
+    """Return the expected calibration error of each split in `scored`, before and after the calibration."""
+    return {
+        name: {
+            "before": round(expected_calibration_error(truth, calibration.undone(probabilities)), 4),
+            "after": round(expected_calibration_error(truth, probabilities), 4),
+        }
+        for name, (truth, probabilities) in scored.items()
+    }
+
+
+def figures_next_to_null(scored: Scored, profile: Profile, prevalence: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Return the figures of each split in `scored`, next to those of the null model.
+
+    `profile` decides the labels of the model. The null model predicts `prevalence`, float (L,), for every poster.
+    """
+    null_profile = Profile((expected_threshold(prevalence),) * len(prevalence))
+    return {
+        name: {
+            "model": summary(truth, probabilities, profile),
+            "null": summary(truth, null_probabilities(prevalence, len(truth)), null_profile),
+        }
+        for name, (truth, probabilities) in scored.items()
+    }
 
 
 def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
@@ -213,14 +233,7 @@ def _with_thresholds(bundle: Bundle, scored: Scored) -> Bundle:
     """
     bundle = replace(bundle, thresholds=threshold_profiles(*scored["validation"]))
     prevalence = np.array(bundle.facts["null"]["prevalence"])
-    null_profile = Profile((expected_threshold(prevalence),) * len(bundle.labels))
-    metrics = {
-        name: {
-            "model": summary(truth, probabilities, bundle.profile(DEFAULT_PROFILE)),
-            "null": summary(truth, null_probabilities(prevalence, len(truth)), null_profile),
-        }
-        for name, (truth, probabilities) in scored.items()
-    }
+    metrics = figures_next_to_null(scored, bundle.profile(DEFAULT_PROFILE), prevalence)
     return replace(bundle, facts={**bundle.facts, "metrics": metrics})
 
 
