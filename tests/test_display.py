@@ -175,7 +175,10 @@ def test_ctrl_c_ends_tag_with_a_line_and_releases_the_lock(on_terminal, many_pos
 
 def test_ctrl_c_ends_evaluate_with_a_line(on_terminal, poster_folder, small_bundle):
     labels = poster_folder.parent / "labels.csv"
-    terminal = on_terminal("evaluate", small_bundle, "--labels", labels, "--images", poster_folder)
+    terminal = on_terminal(
+        *("evaluate", small_bundle, "--labels", labels, "--images", poster_folder),
+        *("--split", "all", "--include-training", "--bootstrap", "100000"),  # a fast CPU is still at work at Ctrl-C
+    )
     terminal.await_text("scoring")
     terminal.press_ctrl_c()
     code, lines = terminal.end()
