@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from genretag.model import imagenet_weights as torch_file
-from genretag.model import networks as efficientnet_lite
+from genretag.model.backbones import efficientnet_lite
 
 # The reference implementation's answers (torch, efficientnet-lite-pytorch 0.1.0) for scikit-learn's two sample
 # photographs (a Chinese palace, a flower): the five most probable ImageNet classes and the first one's probability.

@@ -1,5 +1,6 @@
 """The network, its head, and augmentation, in small cases with known results."""
 
+import re
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from genretag.model import networks as network
+from genretag.reports.evaluation_table import print_metrics
 from genretag.training import batches as augmentation
 from genretag.training import worker
 from genretag.training.settings import TrainSettings
@@ -103,3 +105,13 @@ def test_colour_alone_moves_no_edge():
     assert (changed[:, :, :3] == changed[:, :1, :1]).all()
     assert (changed[:, :, 3:] > changed[:, :, :3]).all()
     assert len(np.unique(changed[:, 0, 0, 0])) > 1, "each poster by itself"
+
+
+def test_figures_that_a_small_split_lacks_are_printed_as_missing(capsys):
+    """Without a label of ten posters, a split has no `macro_map_frequent`."""
+    full, small = {"macro_map": 0.3, "macro_map_frequent": 0.4}, {"macro_map": 0.5}
+
+    print_metrics({name: {"null": split, "model": split} for name, split in (("validation", small), ("test", full))})
+
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "macro_map_frequent" in line)
+    assert re.findall(r"0\.4|-", line) == ["-", "-", "0.4", "0.4"]

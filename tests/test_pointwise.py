@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from genretag.model import networks as network
+from genretag.model.backbones import Learning
+from genretag.model.backbones.efficientnet_lite import load_imagenet_weights
 
 LABELS, HEIGHT, WIDTH = 3, 64, 48
 
@@ -12,14 +14,14 @@ LABELS, HEIGHT, WIDTH = 3, 64, 48
 def stock():
     """Return a network of stock layers with ImageNet weights, and a head that is not zero."""
     built = network.build_network("lite0", LABELS, HEIGHT, WIDTH)
-    network.load_imagenet_weights(built, "lite0")
+    load_imagenet_weights(built, "lite0")
     return built
 
 
 @pytest.fixture(scope="module")
 def learner(stock):
     """Return the network that trains on CPUs, with the same weights."""
-    built = network.build_network("lite0", LABELS, HEIGHT, WIDTH, network.Learning(on_cpu=True))
+    built = network.build_network("lite0", LABELS, HEIGHT, WIDTH, Learning(on_cpu=True))
     built.set_weights(stock.get_weights())
     return built
 
@@ -33,7 +35,7 @@ def gradients(built, images):
     """Return the gradients of all trainable weights in fine-tuning, by path. The targets are fixed."""
     import tensorflow as tf
 
-    network.train_all_but_depthwise(built)
+    network.unfreeze(built, "lite0")
     targets = np.random.default_rng(1).random((len(images), LABELS), dtype=np.float32)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((built(images, training=True) - targets) ** 2)

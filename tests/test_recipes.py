@@ -65,7 +65,7 @@ def test_the_recipes_name_comes_from_flag_environment_or_file(file, monkeypatch)
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(UsageError, match=r"^there is no recipe 'tutorail': did you mean tutorial\?$"):
         parsed("--recipe", "tutorail")
-    with pytest.raises(UsageError, match=r"known are tutorial, frozen, fine-tune, lite2, large$"):
+    with pytest.raises(UsageError, match=r"known are tutorial, frozen, fine-tune, lite2, clip, large$"):
         settings_of("x")
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_setting_next_to_a_recipe_is_refused():
         ({"loss": "hinge"}, "no loss 'hinge': choose from bce, asymmetric, focal"),
         ({"label_weights": "full"}, "no weighting of labels 'full': choose from none, sqrt"),
         ({"schedule": "step"}, "no schedule 'step': choose from cosine, constant"),
-        ({"backbone": "tutorial", "height": 70}, "the tutorial network needs at least 76 x 76 pixels, not 70 x 192"),
+        ({"backbone": "tutorial", "height": 70}, "the tutorial network needs at least 76 x 76 pixels, not 70 x 300"),
         ({"min_crop": 1.1}, "min_crop must be above 0 and at most 1, not 1.1"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, not 1.0"),
         ({"gamma_negative": 0.5}, "gamma_negative must be 0, or at least 1, not 0.5"),

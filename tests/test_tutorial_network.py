@@ -9,6 +9,7 @@ import pytest
 
 from genretag.commands.train import train
 from genretag.model import networks as network
+from genretag.model.backbones import Learning
 from genretag.model.bundle import KERAS_FILE, Bundle
 from genretag.model.engines import open_engine
 from genretag.runtime.session import Session
@@ -23,7 +24,7 @@ SMALL = settings_of("tutorial", height=100, width=80)
 def published():
     """Return the network as its recipe trains it: 25 labels, 400 x 300 pixels."""
     return network.build_network(
-        "tutorial", 25, 400, 300, network.Learning(dropout=settings_of("tutorial").dropout, synchronized=True)
+        "tutorial", 25, 400, 300, Learning(dropout=settings_of("tutorial").dropout, synchronized=True)
     )
 
 
@@ -60,7 +61,7 @@ def test_pixels_are_scaled_to_the_range_from_0_to_1():
 
 
 def test_the_weights_have_the_same_shapes_with_and_without_dropout_and_synchronisation():
-    learner = network.build_network("tutorial", 3, 100, 80, network.Learning(dropout=0.5, synchronized=True))
+    learner = network.build_network("tutorial", 3, 100, 80, Learning(dropout=0.5, synchronized=True))
     average = network.build_network("tutorial", 3, 100, 80)
 
     average.set_weights(learner.get_weights())
@@ -119,7 +120,8 @@ def test_its_keras_file_needs_no_code_and_no_strategy(exported, tmp_path):
 
 ONE_STEP = """
 import keras, numpy as np, tensorflow as tf
-from genretag.model.networks import Learning, build_network
+from genretag.model.backbones import Learning
+from genretag.model.networks import build_network
 
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -7,8 +7,9 @@
     openvino.bin     the weights of openvino.xml
     openvino-int8.*  the same network in 8-bit integers; only if it is as good, and gives the same answers on every CPU
 
-`genretag evaluate` also reads `training_ids.bin` in this folder: hashes of the ids of the training posters. That file
-does not belong to the bundle, and scoring never reads it.
+`genretag evaluate` also reads `training_ids.bin` in this folder: hashes of the ids of the training posters. Training
+with this bundle as a teacher reads `out_of_fold.parquet`, which a linear probe writes. Both files do not belong to the
+bundle, and scoring never reads them.
 
 `model_version` is a hash of everything that decides a prediction. So every change to the network, the labels or the
 thresholds gives another `model_version`.
@@ -43,6 +44,7 @@ FACTS = (
     "split",
     "null",
     "training_ids",
+    "out_of_fold",
     "training",
 )
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"

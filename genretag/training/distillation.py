@@ -19,6 +19,7 @@ from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.pipeline import score_posters
 from genretag.scoring.training_ids import Candidate, trained_on
 from genretag.storage import Storage, resolve
+from genretag.training.out_of_fold import out_of_fold_of
 
 
 def load_teachers(places: Sequence[str], splits: Splits[LabelledPosters], storage: Storage) -> list[Candidate]:
@@ -56,14 +57,20 @@ def with_targets(
     """Return the posters with `targets`, float32 (N, L): a mix of the teachers' probabilities and the labels.
 
     A target is `share` times the teachers' probability plus (1 - `share`) times the label. The teachers' probability is
-    the sigmoid of the mean of their logits. If a poster's image cannot be read, the poster's targets are its labels.
-    `teachers` must not be empty.
+    the sigmoid of the mean of their logits. If a teacher recorded out-of-fold probabilities of a poster, they count
+    instead of its prediction. If a poster's image cannot be read, the poster's targets are its labels. `teachers` must
+    not be empty. Raises `UsageError` if a teacher's record cannot be read.
     """
     logits = np.zeros(posters.labelled.multi_hot.shape)
     display.phase("asking the teachers", len(posters) * len(teachers))
     for teacher in teachers:
         columns = [teacher.bundle.labels.index(label) for label in posters.labelled.labels]
-        _, probabilities = score_posters(posters, teacher.bundle, cluster, storage, display)
+        probabilities = out_of_fold_of(posters, teacher, storage)
+        asked = np.isnan(probabilities[:, 0])
+        display.advance(int(len(posters) - asked.sum()))
+        if asked.any():
+            _, predicted = score_posters(posters.where(asked), teacher.bundle, cluster, storage, display)
+            probabilities[asked] = predicted
         logits += logits_of(probabilities[:, columns]) / len(teachers)
     truth = posters.labelled.multi_hot
     taught = (1 - share) * truth + share * sigmoid(logits)

@@ -3,8 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from genretag.data.splits import Splits
 from genretag.errors import JobError, UsageError, one_line
+from genretag.model.networks import PUBLISHED, Start
 from genretag.runtime.cluster import Ask, RoomWatch, require_room, require_seen
 from genretag.runtime.compat import without_train_helpers
 from genretag.runtime.display import QUIET, Display
@@ -51,72 +52,74 @@ def fit(
     cluster: Cluster,
     checkpoints: str,
     display: Display = QUIET,
+    start: Start = PUBLISHED,
 ) -> TrainedWeights:
     """Train on all workers, and return the weights of the epoch with the best validation macro mAP.
 
-    Training starts from the last checkpoint in `checkpoints`, or from the first epoch if there is none. Raises
+    Training starts from the last checkpoint in `checkpoints`, or from the first epoch if there is none. `start` has the
+    weights to start from, besides those that the workers load themselves. Raises
     `UsageError` if the cluster has too few CPUs or GPUs, or if a node cannot see a local folder of the run. Also raises
     `UsageError` if too few posters can be read, or if the cache of decoded posters cannot be used. Raises `JobError`
     if Ray fails, or if workers failed more often than `settings.max_failures`.
     """
     _require_a_fit_cluster(splits, settings, session, cluster, checkpoints)
-    with running_ledger(sys.maxsize) as board:
-        return _fit(splits, settings, session, cluster, checkpoints, board, display)
-
-
-def _fit(
-    splits: Splits[LabelledPosters],
-    settings: TrainSettings,
-    session: Session,
-    cluster: Cluster,
-    checkpoints: str,
-    board: Any,
-    display: Display,
-) -> TrainedWeights:
-    """Train as `fit` does. `board` is the handle of the actor that collects the workers' progress."""
-    import ray.train
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from genretag.training.tensorflow_cluster import TensorflowCluster
-
     learned = {"train": shown_posters(splits.train, settings), "validation": splits.validation}
-    try:
+    with running_ledger(sys.maxsize) as board, _one_line_errors():
         guard = Guard(session.storage.endpoint_url, board)
-        decoded = _decode(learned, settings, guard, session, cluster, display)
         config = {
             "settings": settings,
             "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),
+            "start": start,
             "board": board,
-            **decoded,
+            **_decode(learned, settings, guard, session, cluster, display),
         }
-        display.phase("starting")
-        if not cluster.is_local:  # nodes may be lost while decoding
-            require_room([_workers(settings, cluster)], session.wait_for_nodes_s)
-        with (
-            display.following(board, _showing(display, settings, len(decoded["train"]))),
-            without_train_helpers() if cluster.is_local else nullcontext(),
-        ):
-            trainer = DataParallelTrainer(
-                train_worker,
-                train_loop_config=config,
-                backend_config=TensorflowCluster(),
-                scaling_config=_scaling_config(settings, cluster),
-                run_config=_run_config(settings, checkpoints, session.storage),
-            )
-            with keeping_ctrl_c():
-                result = trainer.fit()
+        result = _run_workers(config, session, cluster, checkpoints, display)
+        with stderr_muted(not session.verbose):  # it prints when it is first imported, here to export the network
+            import tensorflow  # noqa: F401
+        worker_bytes = int(last_words(board).get("worker_bytes", 0))
+        logger.info("training took at most %.2f GiB of memory in a worker", worker_bytes / 2**30)
+        best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
+        _, history = read_checkpoint(result.checkpoint)
+        weights, _ = read_checkpoint(best)
+        return TrainedWeights(weights, history, worker_bytes)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Raise `JobError` if the block raises an exception of Ray or Ray Train."""
+    import ray.train
+
+    try:
+        yield
     except ray.train.TrainingFailedError as error:
         raise JobError(f"training failed: {one_line(error, 1000)}") from error
     except ray.exceptions.RayError as error:
         raise JobError(f"training failed under Ray: {one_line(error, 1000)}") from error
-    with stderr_muted(not session.verbose):  # it prints to stderr when it is first imported, here to export the network
-        import tensorflow  # noqa: F401
-    worker_bytes = int(last_words(board).get("worker_bytes", 0))
-    logger.info("training took at most %.2f GiB of memory in a worker", worker_bytes / 2**30)
-    best = max(result.best_checkpoints or [], key=lambda pair: pair[1]["macro_map"])[0]
-    _, history = read_checkpoint(result.checkpoint)
-    weights, _ = read_checkpoint(best)
-    return TrainedWeights(weights, history, worker_bytes)
+
+
+def _run_workers(config: dict[str, Any], session: Session, cluster: Cluster, checkpoints: str, display: Display) -> Any:
+    """Run the workers, and return Ray Train's `Result`. `config` is the argument of `train_worker`."""
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from genretag.training.tensorflow_cluster import TensorflowCluster
+
+    settings: TrainSettings = config["settings"]
+    display.phase("starting")
+    if not cluster.is_local:  # nodes may be lost while decoding
+        require_room([_workers(settings, cluster)], session.wait_for_nodes_s)
+    with (
+        display.following(config["board"], _showing(display, settings, len(config["train"]))),
+        without_train_helpers() if cluster.is_local else nullcontext(),
+    ):
+        trainer = DataParallelTrainer(
+            train_worker,
+            train_loop_config=config,
+            backend_config=TensorflowCluster(),
+            scaling_config=_scaling_config(settings, cluster),
+            run_config=_run_config(settings, checkpoints, session.storage),
+        )
+        with keeping_ctrl_c():
+            return trainer.fit()
 
 
 def _decode(

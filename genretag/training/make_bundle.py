@@ -30,10 +30,9 @@ from genretag.runtime.display import QUIET, Display
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.pipeline import score_labelled, score_posters
-from genretag.scoring.reader import Poster, PosterReader
 from genretag.scoring.training_ids import training_ids_facts, training_ids_file
 from genretag.storage import Storage
-from genretag.training.int8 import CALIBRATION_POSTERS, MAP_IT_MAY_COST, answers_under_each, changes, int8_files
+from genretag.training.int8 import MAP_IT_MAY_COST, answers_under_each, calibration_images, changes, int8_files
 from genretag.training.settings import TrainSettings
 from genretag.training.splits import split_rule
 
@@ -71,8 +70,6 @@ def network_files(scoring: Any) -> dict[str, bytes]:
         keras_file = (Path(folder) / KERAS_FILE).read_bytes()
     return {KERAS_FILE: keras_file, **graph_files(convert_keras(scoring), OPENVINO_FILES, half=True)}
 
-
-CALIBRATION_THREADS = 4
 
 Scored = dict[str, tuple[np.ndarray, np.ndarray]]  # by split: truth uint8 (N, L), probabilities float32 (N, L)
 
@@ -254,9 +251,7 @@ def quantized_if_as_good(
     Also return the truth and the probabilities of the validation posters, and the entry of `bundle.json` that compares
     the two networks. The probabilities are those of the network that the returned bundle uses.
     """
-    posters = splits.train.uris[:: max(1, len(splits.train) // CALIBRATION_POSTERS)][:CALIBRATION_POSTERS]
-    read = PosterReader(storage, bundle.rule, CALIBRATION_THREADS).read_many(posters)
-    images = np.stack([poster.image.pixels for poster in read if isinstance(poster, Poster)])
+    images = calibration_images(splits.train, bundle.rule, storage)
     quantized = replace(bundle, files={**bundle.files, **int8_files(bundle.files, images)})
     validated = score_labelled(splits.validation, quantized, cluster, storage, display)
     int8 = macro_map(*validated)

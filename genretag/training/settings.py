@@ -37,11 +37,15 @@ class TrainSettings(LabelSettings):
     """
 
     backbone: str = "lite0"
-    """EfficientNet-Lite size: lite0, lite1 or lite2. Or tutorial: a plain network that starts from random weights."""
-    height: int = 288
-    """Height of the network's input, in pixels. Posters are 2:3, so the default is portrait."""
-    width: int = 192
-    """Width of the network's input, in pixels."""
+    """Network before the head: lite0, lite1 or lite2 (EfficientNet-Lite), clip (CLIP's image tower ViT-B/16), tutorial
+    (a plain network with random weights), or a name of keras.applications, such as EfficientNetV2B0."""
+    weights: str | None = None
+    """Weights of the backbone: a local file, or `random`. Default: its published weights. Those of clip and of
+    keras.applications are downloaded. The other nodes of a cluster do not need the file."""
+    height: int = 0
+    """Height of the network's input, in pixels. 0: the backbone's own, 288 for lite0, because posters are 2:3."""
+    width: int = 0
+    """Width of the network's input, in pixels. 0: the backbone's own, 192 for lite0."""
     resize: str = "squash"
     """Method for images of another shape: squash (stretch), letterbox (add grey bars) or crop (cut the edges)."""
     workers: int | str = 2
@@ -55,8 +59,13 @@ class TrainSettings(LabelSettings):
     """Compute in bfloat16 and keep weights in float32. auto: on GPUs only, because CPUs trained slower with it."""
     head_epochs: int = 2
     """Epochs that train only the head, on frozen ImageNet features. 0 skips them."""
+    linear_probe: bool = False
+    """Fit the head by logistic regression on features that the frozen backbone computes once, in place of the head
+    epochs. The loss is bce, without augmentation."""
     epochs: int = 3
     """Epochs of fine-tuning after the head epochs. Small sets overfit from the fourth epoch on. 0 skips them."""
+    unfreeze: float = 1.0
+    """Share of the backbone's layers that fine-tuning trains, from the last layer on. 1 trains all, 0 none."""
     batch_size: int = 32
     """Posters in one training step, of all workers together."""
     scale_learning_rate: bool = True
@@ -118,12 +127,13 @@ class TrainSettings(LabelSettings):
     """Seed of the split, the weights and the order of the posters."""
 
     def __post_init__(self) -> None:
+        self._complete()
         self._check_choices()
         fewest, most = self.worker_range
         for name in ("height", "width", "cpus_per_worker", "batch_size", "min_positives"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.head_epochs < 0 or self.epochs < 0 or self.head_epochs + self.epochs < 1:
+        if self.head_epochs < 0 or self.epochs < 0 or self.head_epochs + self.epochs + self.linear_probe < 1:
             raise UsageError("head_epochs and epochs must not be negative, and one of them must be at least 1")
         if self.batch_size < most or (fewest == most and self.batch_size % most):
             raise UsageError(f"batch_size {self.batch_size} cannot be shared by {most} workers: choose a multiple")
@@ -156,22 +166,33 @@ class TrainSettings(LabelSettings):
         mixed = self.gpu if self.mixed_precision == "auto" else self.mixed_precision == "on"
         return "mixed_bfloat16" if mixed else "float32"
 
-    def _check_choices(self) -> None:
-        """Raise `UsageError` if a setting names an unknown choice, or if the input is too small for the backbone."""
-        from genretag.images.resizing import RESIZES
-        from genretag.model.losses import LOSSES, WEIGHTINGS
-        from genretag.model.networks import BACKBONES, smallest_side
+    def _complete(self) -> None:
+        """Set the settings that depend on others: the backbone's own size, and no head epochs with a linear probe.
 
-        _one_of(BACKBONES, "backbone", self.backbone)
+        Raises `UsageError` if there is no such backbone.
+        """
+        from genretag.model.backbones import backbone_named
+
+        backbone = backbone_named(self.backbone)
+        object.__setattr__(self, "height", self.height or backbone.height)
+        object.__setattr__(self, "width", self.width or backbone.width)
+        if self.linear_probe:
+            object.__setattr__(self, "head_epochs", 0)
+
+    def _check_choices(self) -> None:
+        """Raise `UsageError` if a setting names an unknown choice, or if the input does not fit the backbone."""
+        from genretag.images.resizing import RESIZES
+        from genretag.model.backbones import backbone_named
+        from genretag.model.losses import LOSSES, WEIGHTINGS
+
         _one_of(RESIZES, "resize", self.resize)
         _one_of(SCHEDULES, "schedule", self.schedule)
         _one_of(LOSSES, "loss", self.loss)
         _one_of(WEIGHTINGS, "weighting of labels", self.label_weights)
-        if min(self.height, self.width) < (smallest := smallest_side(self.backbone)):
-            raise UsageError(
-                f"the {self.backbone} network needs at least {smallest} x {smallest} pixels, "
-                f"not {self.height} x {self.width}"
-            )
+        if self.height > 0 and self.width > 0:  # the check of the ranges says more about other sizes
+            backbone_named(self.backbone).require_size(self.height, self.width)
+        if self.linear_probe and (self.loss != "bce" or self.label_weights != "none" or self.balanced_sampling):
+            raise UsageError("a linear probe has the loss bce, with equal weights of labels and posters")
 
     def _check_ranges(self) -> None:
         """Raise `UsageError` for a number that is out of range."""
@@ -184,6 +205,8 @@ class TrainSettings(LabelSettings):
         for name in ("gamma_positive", "gamma_negative"):  # between 0 and 1, the gradient can be infinite
             if not (getattr(self, name) == 0 or getattr(self, name) >= 1):
                 raise UsageError(f"{name} must be 0, or at least 1, not {getattr(self, name)}")
+        if not 0 <= self.unfreeze <= 1:
+            raise UsageError(f"unfreeze must be a share from 0 to 1, not {self.unfreeze}")
         if not 0 < self.min_crop <= 1:
             raise UsageError(f"min_crop must be above 0 and at most 1, not {self.min_crop}")
 
@@ -220,6 +243,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "frozen": {"head_epochs": 6, "epochs": 0},
     "fine-tune": {},
     "lite2": {"backbone": "lite2"},
+    "clip": {"backbone": "clip", "linear_probe": True, "epochs": 0},
     "large": {"height": 384, "width": 256},
 }
 
@@ -252,7 +276,7 @@ class TrainRunSettings:
     """
 
     recipe: str = DEFAULT_RECIPE
-    """A named set of settings: tutorial, frozen, fine-tune, lite2 or large. Your other settings override it."""
+    """A named set of settings: tutorial, frozen, fine-tune, lite2, clip or large. Your other settings override it."""
     teacher: tuple[Location, ...] = ()
     """A bundle whose probabilities the network learns in addition to the labels. May be given several times."""
     checkpoints: Location | None = None

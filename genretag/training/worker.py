@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from genretag.model import networks as network
+from genretag.model.backbones import Learning
 from genretag.model.losses import LabelLoss, build_loss, label_weights
 from genretag.model.metrics import macro_map
 from genretag.runtime.progress import peak_memory_bytes
@@ -168,14 +169,15 @@ def train_worker(config: dict[str, Any]) -> None:
     """Run training in one Ray Train worker: first the head epochs, then fine-tuning.
 
     If there is a checkpoint, training goes on after its epoch. `config` holds `settings`, `train` and `validation`
-    (`DecodedPosters`), `prevalence` and `board`. `prevalence`, float (L,), is each label's share of the training
-    posters. `board` is the actor that collects the workers' progress.
+    (`DecodedPosters`), `prevalence`, `start` and `board`. `prevalence`, float (L,), is each label's share of the
+    training posters. `start` has the weights to start from that the workers do not load themselves. `board` is the
+    actor that collects the workers' progress.
     """
     import keras
 
     settings: TrainSettings = config["settings"]
     keras.config.set_dtype_policy(settings.dtype_policy)
-    replica = _build(settings, config["prevalence"], len(config["train"]))
+    replica = _build(settings, config["prevalence"], len(config["train"]), config["start"])
     _show_summary(replica, config["board"])
     restore_weights(replica)
     epochs_done = len(replica.history)
@@ -196,10 +198,11 @@ def train_worker(config: dict[str, Any]) -> None:
         first += epochs
 
 
-def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Replica:
+def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int, start: network.Start) -> Replica:
     """Build a worker's networks and loss. All workers start with the same weights.
 
-    `prevalence`, float (L,), is each label's share of the training posters, and `posters` is their number.
+    `prevalence`, float (L,), is each label's share of the training posters, and `posters` is their number. `start` has
+    the weights that the driver read or fitted.
     """
     import keras
     import ray.train
@@ -210,7 +213,7 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
     strategy = tf.distribute.get_strategy() if alone else tf.distribute.MultiWorkerMirroredStrategy()
     keras.utils.set_random_seed(settings.seed)
     shape = (settings.backbone, len(prevalence), settings.height, settings.width)
-    learning = network.Learning(
+    learning = Learning(
         dropout=settings.dropout,
         drop_connect=settings.drop_connect,
         synchronized=strategy.num_replicas_in_sync > 1,
@@ -219,7 +222,7 @@ def _build(settings: TrainSettings, prevalence: np.ndarray, posters: int) -> Rep
     with strategy.scope():
         learner = network.build_network(*shape, learning)
     average = network.build_network(*shape)
-    network.set_starting_weights(average, settings.backbone, prevalence)
+    network.set_starting_weights(average, settings.backbone, prevalence, settings.weights, start)
     learner.set_weights(average.get_weights())
     return Replica(strategy, learner, average, _loss(settings, prevalence, posters), settings)
 
@@ -257,13 +260,13 @@ def _start_head_phase(replica: Replica, settings: TrainSettings, _steps: int) ->
 
 
 def _start_fine_tuning(replica: Replica, settings: TrainSettings, steps: int) -> None:
-    """Unfreeze all layers but the depthwise ones, and compile the network with AdamW.
+    """Unfreeze the backbone as `settings.unfreeze` says, and compile the network with AdamW.
 
     `steps` is the length of the learning rate schedule, in training steps.
     """
     import keras
 
-    network.train_all_but_depthwise(replica.learner)
+    network.unfreeze(replica.learner, settings.backbone, settings.unfreeze)
     optimizer = keras.optimizers.AdamW(
         _learning_rate(settings, steps),
         weight_decay=settings.weight_decay,
@@ -311,6 +314,8 @@ def _training_step(replica: Replica) -> Any:
     @tf.function
     def follow() -> None:
         for mean, value in zip(average.weights, learner.weights, strict=True):
+            if not mean.dtype.startswith("float"):  # a count, such as that of a Normalization layer
+                continue
             mean.assign(momentum * mean + (1 - momentum) * tf.cast(value.value, tf.float32))
 
     def both(images: np.ndarray, targets: np.ndarray, seed: np.ndarray) -> None:
