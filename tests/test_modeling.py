@@ -107,8 +107,9 @@ def test_colour_alone_moves_no_edge():
     assert len(np.unique(changed[:, 0, 0, 0])) > 1, "each poster by itself"
 
 
-def test_figures_that_a_small_split_lacks_are_printed_as_missing(capsys):
+def test_figures_that_a_small_split_lacks_are_printed_as_missing(capsys, monkeypatch):
     """Without a label of ten posters, a split has no `macro_map_frequent`."""
+    monkeypatch.setenv("COLUMNS", "200")
     full, small = {"macro_map": 0.3, "macro_map_frequent": 0.4}, {"macro_map": 0.5}
 
     print_metrics({name: {"null": split, "model": split} for name, split in (("validation", small), ("test", full))})
