@@ -1,4 +1,4 @@
-"""Command-line options and help of `tag`, `compact`, `retag`, `report`, `gallery`, `predict` and `warehouse`.
+"""Command-line options and help of the commands on images and outputs, such as `tag`, `gallery` and `warehouse`.
 
 Each command calls a function in `commands/` or `reports/`. Large libraries are imported inside a command, so that
 `--help` answers at once.
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from genretag.errors import EXIT_USAGE, UsageError
+from genretag.errors import EXIT_USAGE, UsageError, one_line
 from genretag.runtime import logs
 from genretag.runtime.session import Session, new_run_id
 from genretag.scoring.settings import TagSettings
@@ -231,6 +231,64 @@ def explain(
     found, picture = run(poster, session.storage, model, genre)
     write_picture(picture, output)
     print("\n".join([*(f"{one.genre} {one.probability:.2f}: {one.place}" for one in found), str(output)]))  # noqa: T201
+
+
+@app.command
+def similar(
+    poster: str,
+    output: Location,
+    *,
+    count: int = 10,
+    model: Location | None = None,
+    session: Annotated[Session | None, Flat] = None,
+) -> None:
+    """Print the posters of OUTPUT that are most like a poster, with their similarity from -1 to 1.
+
+    OUTPUT must have embeddings: tag with --embeddings.
+
+    Example: genretag similar endgame.jpg s3://films/genres
+
+    Parameters
+    ----------
+    poster
+        The URI or id of a poster in OUTPUT, an image file, or an s3:// object.
+    output
+        The output of `genretag tag --embeddings`.
+    count
+        Number of posters to print.
+    model
+        The bundle that made the predictions, for a poster that is not in OUTPUT. Default: the bundle that ships with
+        genretag.
+    """
+    from genretag.commands.similar import similar as run
+
+    session = session or Session()
+    for one in run(poster, output, session.storage, count=count, model=model):
+        print(f"{one.similarity:.3f} {one_line(one.uri, 1000)} {', '.join(one.genres)}".rstrip())  # noqa: T201
+
+
+@app.command
+def duplicates(output: Location, *, least: float = 0.95, session: Annotated[Session | None, Flat] = None) -> None:
+    """Print pairs of posters of OUTPUT that show the same picture, also in another size or crop.
+
+    OUTPUT must have embeddings: tag with --embeddings. The time grows with the square of the number of posters.
+
+    Example: genretag duplicates s3://films/genres
+
+    Parameters
+    ----------
+    output
+        The output of `genretag tag --embeddings`.
+    least
+        Similarity from which two posters are a pair, above 0 and up to 1.
+    """
+    from genretag.commands.duplicates import duplicates as run
+
+    session = session or Session()
+    start_logging(session)
+    pairs = run(output, session, least)
+    lines = [f"{one.similarity:.4f} {one_line(one.first, 1000)} {one_line(one.second, 1000)}" for one in pairs]
+    print("\n".join(lines) or f"no two posters have a similarity of {least:g} or more")  # noqa: T201
 
 
 @app.command

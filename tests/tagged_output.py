@@ -17,14 +17,15 @@ from genretag.storage import Storage, join
 LABELS = ("Drama", "Comedy", "Sci-Fi")
 
 
-def write_tagged(output, posters, *, night=None, labels=LABELS, failed=()):
+def write_tagged(output, posters, *, night=None, labels=LABELS, failed=(), embedding=None):
     """Write the predictions and the run record of a night, and return the record.
 
     `posters` has a list of probabilities by the path of a picture. `failed` has tuples of URI, stage, reason and
-    message. If `night` is None, it is 1 November 2026.
+    message. If `night` is None, it is 1 November 2026. With `embedding`, the length of the embeddings, their values
+    follow the probabilities.
     """
-    night = replace(night or a_run(), labels=tuple(labels), thresholds=(0.5,) * len(labels))
-    scored = predictions_table(_scored(posters, labels), night)
+    night = replace(night or a_run(), labels=tuple(labels), thresholds=(0.5,) * len(labels), embedding=embedding)
+    scored = predictions_table(_scored(posters), night)
     _put(output, "predictions", night, scored)
     if failed:
         _put(output, "failures", night, failures_table(_failed(failed), night))
@@ -39,13 +40,13 @@ def random_probabilities(paths, labels=LABELS, seed=0):
     return dict(zip(paths, values.tolist(), strict=True))
 
 
-def _scored(posters, labels):
+def _scored(posters):
     paths = [str(path) for path in posters]
-    values = pa.array(np.array(list(posters.values()), dtype=np.float32).ravel())
+    values = np.array(list(posters.values()), dtype=np.float32)
     return pa.table(
         {
             **_keys(paths, [Storage().stat(path).etag for path in paths]),
-            "probabilities": pa.FixedSizeListArray.from_arrays(values, len(labels)),
+            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]),
             "width": pa.array([300] * len(paths), pa.int32()),
             "height": pa.array([450] * len(paths), pa.int32()),
         }

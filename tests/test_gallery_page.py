@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 from nights import a_run
 from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, opened, without_markup
@@ -162,6 +163,36 @@ def test_the_printed_gallery_shows_posters_and_no_tools(page):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert not page.locator("#tools").is_visible()
     assert page.locator("#grid li").count() >= 120
+
+
+def test_more_like_this_leads_from_poster_to_poster(browser, paths, tmp_path):
+    """Posters 0 to 3 have nearly the same embedding. All others differ from them, and from each other."""
+    vectors = np.eye(20, dtype=np.float32)[[0, 0, 0, 0, *range(1, 17)]]
+    vectors[[1, 2, 3], 1] = 0.1, 0.2, 0.3
+    said = np.tile([0.9, 0.1, 0.1], (20, 1))
+    said[3] = 0.1, 0.9, 0.1
+    posters = dict(zip(paths[:20], np.concatenate([said, vectors], axis=1).tolist(), strict=True))
+    write_tagged(tmp_path / "out", posters, embedding=20)
+    gallery(str(tmp_path / "out"), GallerySettings(), Session(quiet=True))
+
+    with opened(browser, tmp_path / "out" / "gallery.html") as page:
+        page.select_option("#genre", "Drama")
+        page.locator("#grid button").first.click()
+        near = page.locator("#near-list button")
+        names = [near.nth(at).get_attribute("aria-label") for at in range(3)]
+        assert names == [f"Look at {path.stem}" for path in paths[1:4]]
+        no_violations(page)
+        near.nth(2).click()  # the filter hides this one, so it goes
+        assert page.locator("#look-id").inner_text() == paths[3].stem
+        assert page.locator("#genre").input_value() == ""
+        assert near.first.get_attribute("aria-label") == f"Look at {paths[2].stem}"
+
+
+def test_without_embeddings_there_is_no_more_like_this(page):
+    page.locator("#grid button").first.click()
+
+    assert page.locator("#look-id").is_visible()
+    assert not page.locator("#near").is_visible()
 
 
 @pytest.mark.parametrize("policy", ["with its policy", "without its policy"])

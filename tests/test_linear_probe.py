@@ -116,7 +116,7 @@ class TestTraining:
         teacher = Candidate(str(tmp_path), load_bundle(place, Storage()))
         posters: LabelledPosters = splits.train
 
-        with pytest.raises(UsageError, match=f"the teacher's {OUT_OF_FOLD} is missing"):
+        with pytest.raises(UsageError, match=f"the teacher's {OUT_OF_FOLD} cannot be read"):
             out_of_fold_of(posters, teacher, Storage())
         (tmp_path / OUT_OF_FOLD).write_bytes(b"something else")
         with pytest.raises(UsageError, match="is not the teacher's"):

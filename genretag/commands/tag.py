@@ -16,6 +16,7 @@ import pyarrow as pa
 from genretag.errors import JobError, OutputHeldError, UsageError, one_line, unreadable_output
 from genretag.images.file_kinds import other_files_in_words
 from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from genretag.model.embeddings import embedding_length, with_embeddings
 from genretag.model.engines import require_engine, require_precision
 from genretag.model.engines.processors import engines_on
 from genretag.model.thresholds import Profile
@@ -102,6 +103,8 @@ def tag(
         with clock.phase("inventory"):
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
         run = _name_the_run(bundle, settings, _carried(inventory, output, settings, storage), started, run_id)
+        if table.table and settings.embeddings:
+            raise UsageError("Iceberg has no float16, the type of the embeddings: tag without --embeddings or --table")
         require_table(table, output, predictions_schema(run), storage)
         with holding_output(output, run.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)
@@ -122,7 +125,8 @@ def tag(
                         require_room(plan.asks(), session.wait_for_nodes_s)
                         require_seen([output] if is_manifest(images) else [images, output], "tagging")
                     with clock.phase("score"):
-                        job = _Job(images, output, run, bundle, settings, session)
+                        network = with_embeddings(bundle, plan.engine) if settings.embeddings else bundle
+                        job = _Job(images, output, run, network, settings, session)
                         with running_ledger(settings.allowed_failures(worklist.to_score)) as ledger:
                             parts, cost = _score(job, worklist, plan, ledger, display)
                 display.phase("publishing")
@@ -178,6 +182,7 @@ def _name_the_run(
         at_most=profile.at_most,
         carried=carried,
         floor=settings.floor if form_for(len(bundle.labels), settings.form) == LISTS else None,
+        embedding=embedding_length(bundle) if settings.embeddings else None,
     )
     require_columns_free(settings.carry, run)
     return run
@@ -196,8 +201,8 @@ def _require_same_columns(output: str, files: OutputFiles, run: Run, storage: St
     differ += [f.name for f in tonight if f.name in held.names and held.field(f.name).type != f.type]
     if differ:
         raise UsageError(
-            f"{output} holds predictions with other columns, of a model with other labels or of another --carry or "
-            "--form, and one table cannot hold both: name another output; they differ in "
+            f"{output} holds predictions with other columns, of a model with other labels or of another --carry, "
+            "--form or --embeddings, and one table cannot hold both: name another output; they differ in "
             f"{one_line(', '.join(differ), 200)}"
         )
 
@@ -257,7 +262,10 @@ def _tell_of_other_profiles(worklist: Worklist, run: Run, output: str) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """Inputs of `_score` about a run, besides the posters. `session` has the options for Ray and the store."""
+    """Inputs of `_score` about a run, besides the posters. `session` has the options for Ray and the store.
+
+    The network of `bundle` also gives embeddings if the run writes them.
+    """
 
     images: str
     output: str
@@ -283,7 +291,7 @@ def _score(
     shards = write_shards(worklist, output, run.run_id, storage)
     fetch = FetchOptions.of(settings, one_bucket=not is_manifest(job.images))
     scoring = Scoring(job.bundle, plan, fetch, storage, ledger, job.session.wait_for_nodes_s)
-    sink = PartSink(PartFiles(output, storage, run), settings.rows_per_file_for(posters, len(run.labels)))
+    sink = PartSink(PartFiles(output, storage, run), settings.rows_per_file_for(posters, len(job.bundle.labels)))
     with scored_dataset(shards, scoring) as dataset, display.following(ledger, _showing(display, posters)):
         try:
             with explaining_lost_nodes():

@@ -60,6 +60,9 @@ def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
     return pa.array([other or None for other in others], LIST)
 
 
+EMBEDDING = "embedding"
+LARGEST_HALF = 65504.0  # the largest number of float16
+
 LABELS_KEY = b"genretag.labels"  # a key in the key-value metadata of a part file
 MODEL_KEY = b"genretag.model_version"
 PROFILE_KEY = b"genretag.profile"  # the name of the threshold profile
@@ -106,14 +109,15 @@ class Run:
     carried: tuple[pa.Field, ...] = ()  # columns that predictions and failures copy from the manifest
     at_most: int | None = None  # most labels of one poster; None if the profile sets no limit
     floor: float | None = None  # least probability of a listed label; None for a column per label (see label_lists.py)
+    embedding: int | None = None  # length of the column `embedding`; None for no such column
 
 
 def predictions_schema(run: Run) -> pa.Schema:
     """Return the schema of predictions: one row per poster and model version.
 
     Each label has the columns `is_*` and `p_*`. In the list form (`run.floor` is set), there are the columns `labels`
-    and `probabilities` instead. The key-value metadata holds the labels, the model version, and the name and thresholds
-    of the threshold profile.
+    and `probabilities` instead. With `run.embedding`, there is a column `embedding`. The key-value metadata holds the
+    labels, the model version, and the name and thresholds of the threshold profile.
     """
     metadata = {
         LABELS_KEY: json.dumps(run.labels).encode(),
@@ -134,6 +138,7 @@ def predictions_schema(run: Run) -> pa.Schema:
             pa.field("model_version", pa.string(), nullable=False),
             pa.field("run_id", pa.string(), nullable=False),
             pa.field("scored_at", pa.timestamp("us", "UTC"), nullable=False),
+            *([pa.field(EMBEDDING, pa.list_(pa.float16(), run.embedding), nullable=False)] if run.embedding else []),
             *run.carried,
         ],
         metadata=metadata,
@@ -177,16 +182,21 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
     drop it when it is full, which takes three times as long. Probabilities are not compressed: compression would save
     only 7 %.
     """
-    distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at", PROBABILITIES}
-    names = {f.name: f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema}
+    distinct = {"poster_id", "uri", "etag", "scored_at", "failed_at", PROBABILITIES, EMBEDDING}
+    names = {f.name: f"{f.name}.list.element" if _is_list(f.type) else f.name for f in schema}
     return {
         "compression": {
-            path: "none" if name.startswith("p_") or name == PROBABILITIES else "zstd" for name, path in names.items()
+            path: "none" if name.startswith("p_") or name in (PROBABILITIES, EMBEDDING) else "zstd"
+            for name, path in names.items()
         },
         "use_dictionary": [
             path for name, path in names.items() if name not in distinct and not name.startswith(("p_", "is_"))
         ],
     }
+
+
+def _is_list(type: pa.DataType) -> bool:
+    return pa.types.is_list(type) or pa.types.is_fixed_size_list(type)
 
 
 def failures_schema(run: Run) -> pa.Schema:
@@ -205,11 +215,13 @@ def require_columns_free(carried: Sequence[str], run: Run) -> None:
 def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
     """Return the predictions of scored posters, with the columns of `predictions_schema(run)`.
 
-    In `rows`, `probabilities` is a column of fixed-size lists of float32, with a value per label.
+    In `rows`, `probabilities` is a column of fixed-size lists of float32, with a value per label. With `run.embedding`,
+    the values of the embedding follow.
     """
     schema = predictions_schema(run)
     column = rows["probabilities"].combine_chunks()
-    probabilities = column.flatten().to_numpy().reshape(len(rows), len(run.labels))
+    outputs = column.flatten().to_numpy().reshape(len(rows), len(run.labels) + (run.embedding or 0))
+    probabilities = outputs[:, : len(run.labels)]
     profile = Profile(run.thresholds, run.at_most)
     values = {
         **tag_columns(run.labels, probabilities, profile, run.floor),
@@ -219,6 +231,9 @@ def predictions_table(rows: pa.Table, run: Run) -> pa.Table:
         **{name: rows[name] for name in ("poster_id", "uri", "etag", "width", "height")},
         **_carried(rows, run),
     }
+    if run.embedding:
+        halves = np.clip(outputs[:, len(run.labels) :], -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+        values[EMBEDDING] = pa.FixedSizeListArray.from_arrays(pa.array(halves.ravel()), run.embedding)
     if run.floor is None:
         for index, name in enumerate(column_names(run.labels)):
             values[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, index]))

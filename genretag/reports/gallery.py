@@ -26,6 +26,7 @@ from genretag.data.labels import poster_id, with_labels
 from genretag.errors import UsageError, one_line, quoted, unreadable_output
 from genretag.model.metrics import cross_entropies
 from genretag.output import parquet_files
+from genretag.reports.alike import alike
 from genretag.reports.page import render, write_page
 from genretag.reports.tagged_posters import (
     Model,
@@ -191,7 +192,8 @@ def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery
     missing = sum(thumbnail is None for thumbnail in drawn)
     if missing:
         logger.warning("%d of %d posters cannot be shown: gone, or changed since", missing, len(drawn))
-    page = gallery_page(picked, drawn, truth, output, settings)
+    near = alike([p.uri for p in picked.posters], output, storage) if picked.model.embeddings else None
+    page = gallery_page(picked, drawn, truth, output, settings, near)
     place = write_page(settings.html or join(output, PAGE), page, storage)
     return Gallery(place, len(picked.posters), picked.matching, missing)
 
@@ -202,11 +204,13 @@ def gallery_page(
     truth: dict[str, frozenset[str]] | None,
     output: str,
     settings: GallerySettings,
+    near: list[list[int]] | None = None,
 ) -> bytes:
     """Return the gallery as an HTML page in UTF-8.
 
     `drawn` has each poster's thumbnail in WebP and base64, or None if there is none. `truth` has the true labels of
-    posters by id; it is None if the user named no CSV. `output` is the location that `tag` wrote to.
+    posters by id; it is None if the user named no CSV. `output` is the location that `tag` wrote to. `near` has the
+    most similar posters of each poster, as `alike` returns them; None if there are no embeddings.
     """
     blocks = [",".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
     about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
@@ -214,7 +218,7 @@ def gallery_page(
         "gallery.html",
         styles=("page.css", "gallery.css"),
         script="gallery.js",
-        facts=_facts(picked, truth, output),
+        facts=_facts(picked, truth, output, near),
         blocks=blocks,
         picked=picked,
         output=output,
@@ -223,7 +227,9 @@ def gallery_page(
     )
 
 
-def _facts(picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str) -> dict[str, Any]:
+def _facts(
+    picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str, near: list[list[int]] | None
+) -> dict[str, Any]:
     """Return the data for the page's script: labels, thresholds and posters.
 
     Probabilities and thresholds are in thousandths. Posters refer to labels by indices into the list `labels`. Of a
@@ -246,7 +252,8 @@ def _facts(picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, out
         genres = [place[label] for label in poster.genres]
         pairs = [value for label, p in said[at] for value in (place[label], round(1000 * p))]
         labels = None if (some := right[at]) is None else [place[label] for label in some]
-        return [poster.id, poster.uri, genres, pairs, labels, wrong[at], f"{poster.scored_at:%Y-%m-%d}"]
+        day = f"{poster.scored_at:%Y-%m-%d}"
+        return [poster.id, poster.uri, genres, pairs, labels, wrong[at], day, near[at] if near else []]
 
     return {
         "key": hashlib.sha256(f"{output}\0{model.version}".encode(errors="surrogatepass")).hexdigest()[:16],

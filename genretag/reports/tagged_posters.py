@@ -24,7 +24,7 @@ from genretag.images import ImageRule
 from genretag.images.decode_cost import DecodeMemory
 from genretag.images.decoding import BadImage, ImageLimits, decode
 from genretag.output.label_lists import LABELS, PROBABILITIES
-from genretag.output.schema import LABELS_KEY
+from genretag.output.schema import EMBEDDING, LABELS_KEY
 from genretag.scoring.reader import DECODE_BYTES
 from genretag.storage import ObjectInfo, Storage, StorageError
 from genretag.storage.objects import etag_key
@@ -118,7 +118,8 @@ DATABASE: dict[str, str | bool | int | float | list[str]] = {
 class Model:
     """The model behind a part file's rows: version, labels, thresholds, and the thresholds' name (`profile`).
 
-    `lists` is true if the rows have the list form (`genretag.output.label_lists`).
+    `lists` is true if the rows have the list form (`genretag.output.label_lists`), and `embeddings` if they have the
+    column `embedding`.
     """
 
     version: str
@@ -126,6 +127,7 @@ class Model:
     thresholds: tuple[float, ...]
     profile: str
     lists: bool = False
+    embeddings: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -175,6 +177,7 @@ def model_of(schema: pa.Schema) -> Model:
         thresholds=tuple(json.loads(metadata[b"genretag.thresholds"])),
         profile=metadata[b"genretag.profile"].decode(),
         lists=LABELS in schema.names,
+        embeddings=EMBEDDING in schema.names,
     )
 
 
@@ -190,11 +193,14 @@ def read_model(info: ObjectInfo, storage: Storage) -> Model:
 def read_rows(info: ObjectInfo, storage: Storage, at_most: int | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a part file in tables of at most `BATCH_ROWS` rows. Stop after `at_most` rows (None: all rows).
 
-    Raises `StorageError` if the file cannot be opened.
+    The tables lack the column `embedding`, because DuckDB takes no float16 from Arrow. Raises `StorageError` if the
+    file cannot be opened.
     """
     left = at_most
     with storage.open(info) as file:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
+        parquet = pyarrow.parquet.ParquetFile(file)
+        columns = [name for name in parquet.schema_arrow.names if name != EMBEDDING]
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             table = pa.Table.from_batches([batch])
             if left is not None:
                 table = table.slice(0, left)

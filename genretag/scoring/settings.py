@@ -49,6 +49,9 @@ class TagSettings:
     floor: float = 0.01
     """In the form lists: least probability of a label in a row's lists. A row always lists its predicted labels and its
     ten most probable ones."""
+    embeddings: bool = False
+    """Add the column `embedding` to the predictions: the vector before the network's last layer, in float16. `similar`
+    and `duplicates` need it."""
     carry: tuple[str, ...] = ()
     """Columns of the manifest to copy to the output."""
     error_budget: float = 0.05
@@ -100,12 +103,12 @@ class TagSettings:
         """
         return int(max(MOST, self.error_budget) * posters)
 
-    def rows_per_file_for(self, posters: int, labels: int) -> int:
+    def rows_per_file_for(self, posters: int, values: int) -> int:
         """Return how many posters go into one Parquet file of the output, if there are `posters` posters to score.
 
         The number is `rows_per_file`. If `rows_per_file` is not set, the number is a twentieth of `posters`, but at
-        least 500 and at most 50,000. With very many `labels`, it is lower, so that the probabilities of a file fit into
-        `MOST_BYTES` of memory.
+        least 500 and at most 50,000. `values` is the number of probabilities and of values of the embedding of one
+        poster. If there are very many, a file has fewer posters, so that the values fit into `MOST_BYTES` of memory.
         """
-        fitting = max(1, MOST_BYTES // (4 * labels))
+        fitting = max(1, MOST_BYTES // (4 * values))
         return self.rows_per_file or min(max(posters // 20, 500), 50_000, fitting)

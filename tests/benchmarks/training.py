@@ -198,6 +198,7 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings, stock: boo
     import tensorflow as tf
 
     from genretag.model import networks as network
+    from genretag.model.backbones import Learning
     from genretag.training.batches import augment
 
     keras.utils.set_random_seed(settings.seed)
@@ -207,10 +208,10 @@ def _train_plainly(posters: LabelledPosters, settings: TrainSettings, stock: boo
         seed = tf.stack([number, tf.cast(settings.seed, tf.int64)])
         return augment(x, seed, min_crop=settings.min_crop, colour=settings.colour, flip=settings.flip)
 
-    learning = network.Learning(settings.dropout, settings.drop_connect, on_cpu=not stock)
+    learning = Learning(settings.dropout, settings.drop_connect, on_cpu=not stock)
     model = network.build_network(settings.backbone, labels.shape[1], settings.height, settings.width, learning)
     network.set_starting_weights(model, settings.backbone, labels.mean(axis=0))
-    network.train_all_but_depthwise(model)
+    network.unfreeze(model, settings.backbone)
     with ThreadPoolExecutor(4) as threads:
         images = np.stack(
             list(threads.map(lambda uri: decode(Path(uri).read_bytes(), settings.rule).pixels, posters.uris))

@@ -87,11 +87,12 @@ def load_network(bundle: Bundle, precision: str) -> Any:
 
 
 def _in_bfloat16(model: Any) -> Any:
-    """Return a copy of a model in which all layers compute in bfloat16, except the last and an appended calibration.
+    """Return a copy of a model in which all layers compute in bfloat16, except the last, the head and a calibration.
 
     A model within the model keeps its precision, and so do operations that are no layers.
     """
-    exact = {model.layers[-1].name, CALIBRATION}
+    heads = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    exact = {model.layers[-1].name, CALIBRATION, *heads[-1:]}
 
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):

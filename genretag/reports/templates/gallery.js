@@ -7,10 +7,10 @@
   const GAP = 12, NARROWEST = 126, ON_A_PHONE = 104, OVERSCAN = 2, PRINTED = 120;
   const filters = ["genre", "low", "high", "show", "sort", "find"];
 
-  const posters = facts.posters.map(([id, uri, genres, said, truth, disagreement, when], number) => {
+  const posters = facts.posters.map(([id, uri, genres, said, truth, disagreement, when, near], number) => {
     const p = new Map();
     for (let i = 0; i < said.length; i += 2) p.set(said[i], said[i + 1] / 1000);
-    return { id, uri, genres, p, truth, disagreement, when, number, top: said.length ? said[1] / 1000 : 0,
+    return { id, uri, genres, p, truth, disagreement, when, near, number, top: said.length ? said[1] / 1000 : 0,
              text: (id + "\n" + uri).toLowerCase() };
   });
   const marks = readMarks();  // uri -> {wrong: boolean, labels: numbers of the right labels}
@@ -254,7 +254,23 @@
     $("truth-note").textContent = marked && !marked.labels.length ? "(none chosen: training will leave this poster out)" : "";
     $("look-truth").hidden = poster.truth === null;
     if (poster.truth !== null) $("look-truth").textContent = "In the CSV: " + (poster.truth.map((at) => labels[at]).join(", ") || "none of these labels");
+    $("near").hidden = !poster.near.length;
+    $("near-list").replaceChildren(...poster.near.map((number) => alike(posters[number])));
     $("bars").replaceChildren(...[...poster.p].map(([label, p]) => bar(label, p, poster.genres.includes(label))));
+  }
+  function alike(poster) {
+    const item = document.createElement("li"), button = item.appendChild(document.createElement("button"));
+    button.type = "button";
+    const image = button.appendChild(document.createElement("img"));
+    image.width = 60; image.height = 90;
+    show(image, span(button, "blank"), poster);
+    button.setAttribute("aria-label", "Look at " + poster.id);
+    button.addEventListener("click", () => {
+      if (!view.includes(poster)) $("clear").click();
+      step(view.indexOf(poster) - looked);
+      $("near-list").querySelector("button")?.focus();
+    });
+    return item;
   }
   function bar(label, p, given) {
     const item = document.createElement("li");
