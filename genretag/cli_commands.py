@@ -268,7 +268,7 @@ def similar(
 
 
 @app.command
-def duplicates(output: Location, *, least: float = 0.95, session: Annotated[Session | None, Flat] = None) -> None:
+def duplicates(output: Location, *, least: float = 0.85, session: Annotated[Session | None, Flat] = None) -> None:
     """Print pairs of posters of OUTPUT that show the same picture, also in another size or crop.
 
     OUTPUT must have embeddings: tag with --embeddings. The time grows with the square of the number of posters.

@@ -17,7 +17,6 @@ from genretag.runtime.session import Session
 from genretag.storage import resolve
 
 BLOCK = 2_048  # posters whose similarities to all others are computed at a time
-LEAST = 0.95
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Pair:
     second: str
 
 
-def duplicates(output: str, session: Session, least: float = LEAST) -> list[Pair]:
+def duplicates(output: str, session: Session, least: float) -> list[Pair]:
     """Return the pairs of posters of `output` with a similarity of at least `least`, the most similar pair first.
 
     Of a poster that was tagged several times, the newest row counts. Raises `UsageError` if the output has no

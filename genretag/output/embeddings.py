@@ -34,9 +34,10 @@ class EmbeddingFiles:
         A poster that was tagged several times may have several rows. Raises `UsageError` if a file cannot be read.
         """
         try:
+            columns = [*COLUMNS, EMBEDDING]
             for info in self.files:
                 with storage.open(info) as file:
-                    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS, [*COLUMNS, EMBEDDING]):
+                    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
                         yield self._as_float32(pa.Table.from_batches([batch]))
         except (StorageError, OSError, pa.ArrowException) as error:
             raise unreadable_output(self.output, error) from error

@@ -22,7 +22,7 @@ from genretag.commands.tag import tag
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
 
-LEASTS = (0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995)
+LEASTS = (0.75, 0.80, 0.825, 0.85, 0.875, 0.90, 0.925, 0.95)
 
 
 def changed(image: Image.Image) -> dict[str, tuple[Image.Image, int]]:
