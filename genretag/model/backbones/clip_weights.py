@@ -7,6 +7,7 @@ scale per column.
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from genretag.errors import UsageError, one_line
 
 SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
-LARGEST = 500 * 2**20  # bytes of the ONNX file in an archive
+LARGEST = 500 * 2**20  # bytes of the file, or of the ONNX file in an archive
 PRESET = "clip_vit_base_patch16"
 
 LayerWeights = Mapping[str, list[np.ndarray]]  # by the name of the Keras layer, in the layer's order
@@ -38,11 +39,12 @@ def onnx_weights(location: str, heads: int) -> LayerWeights:
 def _checked(location: str) -> bytes:
     """Return the bytes of the ONNX model at `location`, after a check of their SHA-256."""
     try:
-        data = Path(location).read_bytes()
+        with Path(location).open("rb") as file:
+            data = file.read(LARGEST + 1)
         if data[:2] == b"PK":
             with zipfile.ZipFile(BytesIO(data)) as archive:
                 data = next((archive.read(one) for one in archive.infolist() if _may_be(one)), b"")
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UsageError(f"cannot read the weights {location}: {one_line(error)}") from error
     if hashlib.sha256(data).hexdigest() != SHA256:
         raise UsageError(
