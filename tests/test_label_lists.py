@@ -249,5 +249,5 @@ def test_retag_reads_lists(tagged, many_labels, tmp_path):
 def test_an_output_has_one_form(tagged, many_labels):
     output, images = tagged
 
-    with pytest.raises(UsageError, match=r"other columns, .* or of another --carry or --form"):
+    with pytest.raises(UsageError, match=r"other columns, .* or of another --carry, --form or --embeddings"):
         tag(str(images), str(output), TagSettings(form="columns"), Session(quiet=True), many_labels)
