@@ -116,10 +116,10 @@ class TestTraining:
         teacher = Candidate(str(tmp_path), load_bundle(place, Storage()))
         posters: LabelledPosters = splits.train
 
-        with pytest.raises(UsageError, match=f"the teacher's {OUT_OF_FOLD} cannot be read"):
+        with pytest.raises(UsageError, match=f"the bundle's {OUT_OF_FOLD} cannot be read"):
             out_of_fold_of(posters, teacher, Storage())
         (tmp_path / OUT_OF_FOLD).write_bytes(b"something else")
-        with pytest.raises(UsageError, match="is not the teacher's"):
+        with pytest.raises(UsageError, match="is not the bundle's"):
             out_of_fold_of(posters, teacher, Storage())
 
     def test_fine_tuning_can_begin_with_the_head_of_a_probe(self, poster_folder, tmp_path, ray_cluster):

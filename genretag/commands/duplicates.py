@@ -11,7 +11,6 @@ import numpy as np
 
 from genretag.errors import UsageError
 from genretag.output.embeddings import embedding_files
-from genretag.output.schema import EMBEDDING
 from genretag.runtime.display import Display
 from genretag.runtime.session import Session
 from genretag.storage import resolve
@@ -37,18 +36,11 @@ def duplicates(output: str, session: Session, least: float) -> list[Pair]:
     if not 0 < least <= 1:
         raise UsageError(f"least must be above 0 and at most 1, not {least:g}")
     files = embedding_files(resolve(output), session.storage)
-    newest: dict[str, tuple[object, np.ndarray]] = {}
     with Display(session) as display:
         display.phase("reading")
-        for rows in files.batches(session.storage):
-            vectors = rows[EMBEDDING].combine_chunks().flatten().to_numpy().reshape(len(rows), files.length)
-            for uri, at, vector in zip(rows["uri"].to_pylist(), rows["scored_at"].to_pylist(), vectors, strict=True):
-                if uri not in newest or newest[uri][0] < at:
-                    newest[uri] = at, vector.astype(np.float16)
-        uris = sorted(newest)
+        uris, vectors = files.newest(session.storage)
         display.phase("comparing", len(uris))
-        stacked = np.stack([newest[uri][1] for uri in uris]) if uris else np.empty((0, files.length), np.float16)
-        found = [Pair(similarity, uris[a], uris[b]) for similarity, a, b in _pairs(stacked, least, display.advance)]
+        found = [Pair(similarity, uris[a], uris[b]) for similarity, a, b in _pairs(vectors, least, display.advance)]
     return sorted(found, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 

@@ -102,12 +102,15 @@ def _nearest(vector: np.ndarray, files: EmbeddingFiles, storage: Storage, count:
     """Return the `count` rows with the highest cosine similarity to `vector`, as dictionaries by column."""
     database, best = duckdb.connect(), list[dict[str, Any]]()
     query = f"""
-        select poster_id, uri, genres, scored_at,
-               array_cosine_similarity({EMBEDDING}, $vector::float[{files.length}]) as similarity
-        from rows order by similarity desc nulls last, uri limit $count
+        from (
+            select poster_id, uri, genres, scored_at,
+                   array_cosine_similarity({EMBEDDING}, $vector::float[{files.length}]) as similarity
+            from rows
+        )
+        where isfinite(similarity) order by similarity desc, uri limit $count
     """  # noqa: S608 - the only text put in is a number
     for rows in files.batches(storage):
-        found = database.register("rows", rows).execute(query, {"vector": vector.tolist(), "count": count})
-        top: Any = found.to_arrow_table()
+        database.register("rows", rows)
+        top: Any = database.sql(query, params={"vector": vector.tolist(), "count": count}).to_arrow_table()
         best = sorted([*best, *top.to_pylist()], key=lambda row: -row["similarity"])[:count]
     return best

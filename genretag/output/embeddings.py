@@ -1,8 +1,10 @@
 """Embeddings in the predictions of an output: read them, of the newest model, in batches."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
@@ -41,6 +43,21 @@ class EmbeddingFiles:
                         yield self._as_float32(pa.Table.from_batches([batch]))
         except (StorageError, OSError, pa.ArrowException) as error:
             raise unreadable_output(self.output, error) from error
+
+    def newest(self, storage: Storage, among: Container[str] | None = None) -> tuple[list[str], np.ndarray]:
+        """Return the URIs in order, and the embedding of each in its newest row, float16 (N, length).
+
+        Only URIs in `among` count; None means all. Raises `UsageError` if a file cannot be read.
+        """
+        found: dict[str, tuple[datetime, np.ndarray]] = {}
+        for rows in self.batches(storage):
+            vectors = rows[EMBEDDING].combine_chunks().flatten().to_numpy().reshape(len(rows), self.length)
+            for uri, at, vector in zip(rows["uri"].to_pylist(), rows["scored_at"].to_pylist(), vectors, strict=True):
+                if (among is None or uri in among) and (uri not in found or found[uri][0] < at):
+                    found[uri] = at, vector.astype(np.float16)
+        uris = sorted(found)
+        none = np.empty((0, self.length), dtype=np.float16)
+        return uris, np.concatenate([none, *(found[uri][1][np.newaxis] for uri in uris)])
 
     def _as_float32(self, rows: pa.Table) -> pa.Table:
         """Return the rows with the embeddings as float32, because DuckDB has no float16."""

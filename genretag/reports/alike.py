@@ -1,12 +1,10 @@
 """Posters of a page that look alike, by their embeddings: the gallery's "more like this"."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 
 from genretag.output.embeddings import embedding_files
-from genretag.output.schema import EMBEDDING
 from genretag.storage import Storage
 
 MOST = 6  # neighbours of each poster
@@ -21,14 +19,9 @@ def alike(uris: Sequence[str], output: str, storage: Storage) -> list[list[int]]
     """
     files = embedding_files(output, storage)
     row_of = {uri: row for row, uri in enumerate(uris)}
+    known, found = files.newest(storage, row_of)
     vectors = np.zeros((len(uris), files.length), dtype=np.float32)
-    newest: dict[int, datetime] = {}
-    for rows in files.batches(storage):
-        values = rows[EMBEDDING].combine_chunks().flatten().to_numpy().reshape(len(rows), files.length)
-        for uri, at, vector in zip(rows["uri"].to_pylist(), rows["scored_at"].to_pylist(), values, strict=True):
-            row = row_of.get(uri)
-            if row is not None and (row not in newest or newest[row] < at):
-                newest[row], vectors[row] = at, vector
+    vectors[[row_of[uri] for uri in known]] = found
     return _nearest(vectors)
 
 

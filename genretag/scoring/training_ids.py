@@ -7,7 +7,7 @@ themselves stay private. Scoring never reads the file.
 import hashlib
 import logging
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,16 +43,23 @@ def read_training_ids(location: str, facts: dict[str, Any], storage: Storage) ->
     `facts` is what `training_ids_facts` returned for the file. Raises `UsageError` if the file cannot be read or has
     another sha256.
     """
-    uri = join(location, TRAINING_IDS)
+    return np.frombuffer(read_next_to(location, TRAINING_IDS, facts, storage), dtype=HASH)
+
+
+def read_next_to(location: str, name: str, facts: Mapping[str, Any], storage: Storage) -> bytes:
+    """Return the content of the file `name` next to the bundle at `location`, which is not part of the bundle.
+
+    `facts` is what the bundle records about the file. Raises `UsageError` if the file cannot be read or has another
+    sha256.
+    """
+    uri = join(location, name)
     try:
         content = bytes(storage.get(uri).data)
     except StorageError as error:
-        raise UsageError(
-            f"the bundle's {TRAINING_IDS} cannot be read: copy it next to bundle.json ({error})"
-        ) from error
+        raise UsageError(f"the bundle's {name} cannot be read: copy it next to bundle.json ({error})") from error
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise UsageError(f"{uri} is not the bundle's: copy the file that was written with it")
-    return np.frombuffer(content, dtype=HASH)
+    return content
 
 
 def among(ids: Iterable[str], hashes: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ from genretag.errors import UsageError, one_line
 from genretag.model.bundle import Bundle
 from genretag.model.calibration import Calibration, sigmoid
 from genretag.scoring.labelled_posters import LabelledPosters
-from genretag.scoring.training_ids import Candidate, id_hashes
-from genretag.storage import Storage, StorageError, join
+from genretag.scoring.training_ids import Candidate, id_hashes, read_next_to
+from genretag.storage import Storage
 from genretag.training.linear_probe import Probe
 
 OUT_OF_FOLD = "out_of_fold.parquet"
@@ -52,21 +52,13 @@ def out_of_fold_of(posters: LabelledPosters, teacher: Candidate, storage: Storag
     facts = teacher.bundle.facts.get("out_of_fold")
     if facts is None:
         return found
-    uri = join(teacher.location, OUT_OF_FOLD)
-    try:
-        content = bytes(storage.get(uri).data)
-    except StorageError as error:
-        raise UsageError(
-            f"the teacher's {OUT_OF_FOLD} cannot be read: copy it next to bundle.json ({error})"
-        ) from error
-    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
-        raise UsageError(f"{uri} is not the teacher's: copy the file that was written with it")
+    content = read_next_to(teacher.location, OUT_OF_FOLD, facts, storage)
     try:
         table = pq.read_table(pa.BufferReader(content), columns=["poster", "probabilities"])
         values = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(table), found.shape[1])
         row_of = {int(poster): row for row, poster in enumerate(table["poster"].to_numpy())}
     except (pa.ArrowException, ValueError) as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise UsageError(f"{OUT_OF_FOLD} of the teacher at {teacher.location} is damaged: {one_line(error)}") from error
     for number, poster in enumerate(id_hashes(posters.labelled.ids)):
         if (row := row_of.get(int(poster))) is not None:
             found[number] = values[row]
