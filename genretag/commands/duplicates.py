@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from genretag.errors import UsageError
-from genretag.output.embeddings import embedding_files
+from genretag.output.embeddings import embedding_files, unit_vectors
 from genretag.runtime.display import Display
 from genretag.runtime.session import Session
 from genretag.storage import resolve
@@ -46,7 +46,7 @@ def duplicates(output: str, session: Session, least: float) -> list[Pair]:
 
 def _pairs(vectors: np.ndarray, least: float, progress: Callable[[int], None]) -> Iterator[tuple[float, int, int]]:
     """Yield (similarity, a, b) for all pairs of rows a < b of `vectors`, float16 (N, length), from `least` on."""
-    blocks = [_unit(vectors[start : start + BLOCK]) for start in range(0, len(vectors), BLOCK)]
+    blocks = [unit_vectors(vectors[start : start + BLOCK]) for start in range(0, len(vectors), BLOCK)]
     for number, block in enumerate(blocks):
         for other in range(number, len(blocks)):
             similarities = block @ blocks[other].T
@@ -55,9 +55,3 @@ def _pairs(vectors: np.ndarray, least: float, progress: Callable[[int], None]) -
             for a, b in np.argwhere(similarities >= least):
                 yield min(1.0, float(similarities[a, b])), number * BLOCK + int(a), other * BLOCK + int(b)
         progress(len(block))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Return the rows with the length 1, float32. A row of zeros stays as it is."""
-    exact = vectors.astype(np.float32)
-    return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)

@@ -86,3 +86,9 @@ def embedding_files(output: str, storage: Storage) -> EmbeddingFiles:
     version = (newest.metadata or {}).get(MODEL_KEY, b"")
     files = [info for info, schema in zip(found, schemas, strict=True) if (schema.metadata or {})[MODEL_KEY] == version]
     return EmbeddingFiles(output, tuple(files), version.decode(), newest.field(EMBEDDING).type.list_size)
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return the rows of `vectors`, float (N, length), with the length 1, float32. A row of zeros stays as it is."""
+    exact = vectors.astype(np.float32)
+    return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)

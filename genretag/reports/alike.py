@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genretag.output.embeddings import embedding_files
+from genretag.output.embeddings import embedding_files, unit_vectors
 from genretag.storage import Storage
 
 MOST = 6  # neighbours of each poster
@@ -27,8 +27,8 @@ def alike(uris: Sequence[str], output: str, storage: Storage) -> list[list[int]]
 
 def _nearest(vectors: np.ndarray) -> list[list[int]]:
     """Return the `MOST` rows with the highest cosine similarity to each row of `vectors`, float32 (N, length)."""
-    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    known = units.any(axis=1)
+    units = unit_vectors(vectors)
+    known = np.asarray(units.any(axis=1))
     found: list[list[int]] = []
     for start in range(0, len(units), BLOCK):
         similarities = units[start : start + BLOCK] @ units.T
