@@ -1,6 +1,7 @@
 """The internals of Ray and pyiceberg that `genretag.runtime.compat` uses are unchanged."""
 
 import inspect
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,24 @@ def test_ray_data_calls_a_callback_before_an_execution_and_in_its_loop():
     kind = compat.ending_without_nodes([Ask("an actor", 1)], 45, lambda: True)
     assert issubclass(kind, ExecutionCallback)
     assert kind().begun()
+
+
+def test_an_exception_leaves_no_thread_of_the_execution_behind(ray_cluster):
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.name.startswith(compat.THREADS_OF_AN_EXECUTION)}
+
+    def interrupted(blocks):
+        next(blocks)
+        started.update(threads())
+        raise KeyboardInterrupt
+
+    before, started = threads(), set()
+    with pytest.raises(KeyboardInterrupt) as stop, compat.blocks_of(ray.data.range(100, override_num_blocks=50)) as b:
+        interrupted(b)
+
+    assert stop.value.__traceback__, "it would keep the iterator"
+    assert {thread.name.split("-")[0] for thread in started - before} >= {"StreamingExecutor", "iter_threaded"}
+    assert threads() <= before
 
 
 def test_lost_nodes_and_a_stalled_run_give_different_errors():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from slow_poster import save_slow_poster
 
 from genretag.data.labels import LabelledSet
 from genretag.images import ImageRule
@@ -71,9 +71,9 @@ def shown(posters, batch_size=4, workers=2):
 
 @pytest.mark.parametrize("kept", ["memory", "files"])
 def test_a_poster_whose_decoder_hangs_is_left_out_of_training(ray_cluster, few_posters, tmp_path, kept):
-    Image.effect_noise((9_000, 9_000), 60).save(few_posters / "slow.jpg", progressive=True, quality=90)
+    limit_s = save_slow_poster(few_posters / "slow.jpg")
 
-    found = decoded(labelled(few_posters), str(tmp_path) if kept == "files" else "memory", decode_timeout_s=0.4)
+    found = decoded(labelled(few_posters), str(tmp_path) if kept == "files" else "memory", decode_timeout_s=limit_s)
 
     assert (len(found), found.failures) == (12, {"decode: timeout": 1})
 

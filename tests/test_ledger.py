@@ -7,7 +7,7 @@ import psutil
 import pyarrow as pa
 import ray
 from outputs import rows
-from PIL import Image
+from slow_poster import save_slow_poster
 
 from genretag.errors import Failure
 from genretag.model.bundle import load_bundle
@@ -62,13 +62,13 @@ def test_no_poster_is_given_up_after_two_deaths_over_different_posters():
 
 
 def test_a_poster_that_takes_longer_than_its_deadline_loses_its_actor_and_not_the_job(run, few_posters, tmp_path):
-    Image.effect_noise((9_000, 9_000), 60).save(few_posters / "slow.jpg", progressive=True, quality=90)
+    limit_s = save_slow_poster(few_posters / "slow.jpg")
 
-    record = run(few_posters, tmp_path / "out", decode_timeout_s=0.4)
+    record = run(few_posters, tmp_path / "out", decode_timeout_s=limit_s)
 
     assert (record.listed, record.scored, record.failures) == (13, 12, {"decode: timeout": 1})
     failed = rows(tmp_path / "out", "failures")
-    assert [(row["poster_id"], row["message"]) for row in failed] == [("slow", "not decoded within 0.4 s")]
+    assert [(row["poster_id"], row["message"]) for row in failed] == [("slow", f"not decoded within {limit_s:g} s")]
 
 
 def test_a_step_that_is_done_again_replaces_its_failures_and_does_not_add_to_them():

@@ -11,6 +11,7 @@ from ray.data import Dataset, Datasink
 
 from genretag.output.part_files import PartFiles
 from genretag.output.run_record import WrittenPart
+from genretag.runtime.compat import blocks_of
 
 WRITTEN_HERE = 10_000  # rows that the driver writes itself, because a task that writes starts a process
 
@@ -37,7 +38,8 @@ class PartSink(Datasink[WrittenPart]):
         `rows` is the number of rows, and `cpus` is what each task reserves. Raises what `PartFiles.write` raises.
         """
         if rows <= WRITTEN_HERE:
-            self._write_here(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
+            with blocks_of(dataset) as tables:
+                self._write_here(tables)
         else:
             dataset.write_datasink(self, ray_remote_args={"num_cpus": cpus}, concurrency=tasks)
 

@@ -5,6 +5,8 @@ internals change.
 """
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -104,6 +106,30 @@ class _EndWithoutNodes:
             timeout = ExecutionTimeoutError(str(error))
             timeout.lost_nodes = True  # type: ignore[attr-defined]
             raise timeout from error
+
+
+THREADS_OF_AN_EXECUTION = ("StreamingExecutor-", "iter_threaded")  # beginnings of names
+THREADS_END_WITHIN_S = 10
+
+
+@contextmanager
+def blocks_of(dataset: Any) -> Iterator[Iterator[Any]]:
+    """Execute a Ray dataset, and yield an iterator over its blocks, which are Arrow tables.
+
+    After the block, the execution has ended, and so have its threads in this process. Without this, an exception in the
+    block would leave the threads running, because its traceback keeps the iterator. If a thread uses Ray after
+    `ray.shutdown`, Ray ends the process at once, with exit code 1 and no message.
+    """
+    before = set(threading.enumerate())
+    blocks = iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None))
+    try:
+        yield blocks
+    finally:
+        blocks.close()
+        deadline = time.monotonic() + THREADS_END_WITHIN_S
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(THREADS_OF_AN_EXECUTION):
+                thread.join(max(0, deadline - time.monotonic()))
 
 
 @contextmanager

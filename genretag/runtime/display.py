@@ -60,6 +60,7 @@ class Display:
         # The watcher thread and the main thread both change the display. Code that holds this lock never waits and
         # never logs. If Ctrl-C interrupts a log call, the main thread may keep the lock of `logging` for ever.
         self._lock = threading.RLock()
+        self._reading = threading.Lock()  # held while a thread reads a board
         self._stopped = threading.Event()
 
     def __enter__(self) -> "Display":
@@ -127,7 +128,8 @@ class Display:
         """Call `show` with the values of a `Board` at intervals during the block, and once after the block.
 
         `board` is the handle of the `Board`, a Ray actor with the progress of a job. Each new event of the board is
-        logged. With `--quiet`, the board is not read, and `show` is not called.
+        logged. With `--quiet`, the board is not read, and `show` is not called. After the block, no thread reads the
+        board, because a thread that uses Ray after `ray.shutdown` would end the process.
         """
         if self._progress is None:
             yield
@@ -155,10 +157,13 @@ class Display:
     def _look(self, at: _Followed, expected: _Followed | None = None) -> None:
         """Read the board (progress actor) of `at`, show its values and log its new events.
 
-        `expected` is what `self._followed` must be after the read: `at`, or None if the block of `following` has ended.
-        If `self._followed` is anything else, drop the values and the events.
+        `expected` is what `self._followed` must be: `at`, or None if the block of `following` has ended. If it is
+        anything else before the read, do not read. If it is anything else afterwards, drop the values and the events.
         """
-        answer = read_board(at.board, at.events_seen)
+        with self._reading:
+            if self._followed is not expected:
+                return
+            answer = read_board(at.board, at.events_seen)
         if answer is None:
             return
         values, events = answer

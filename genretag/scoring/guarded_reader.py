@@ -8,7 +8,7 @@ from typing import Any
 from genretag.errors import Failure
 from genretag.scoring.reader import Held, Poster, PosterReader
 
-LOOK_EVERY_S = 0.5  # interval of the checks for a decoder that hangs
+LOOK_EVERY_S = 0.1  # interval of the checks for a decoder that hangs
 
 
 class GuardedReader:

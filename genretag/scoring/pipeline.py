@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from genretag.model.bundle import Bundle
 from genretag.runtime.cluster import WAIT_FOR_NODES_S, require_room
-from genretag.runtime.compat import ending_without_nodes, explaining_lost_nodes
+from genretag.runtime.compat import blocks_of, ending_without_nodes, explaining_lost_nodes
 from genretag.runtime.display import QUIET, Display
 from genretag.runtime.progress import read_board
 from genretag.runtime.ray_session import Cluster
@@ -157,8 +157,9 @@ def _score(
         scored_dataset(blocks, scoring) as dataset,
         explaining_lost_nodes(),
         display.following(ledger, lambda values: show_scored(values, display, before)),
+        blocks_of(dataset) as scored,
     ):
-        for batch in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+        for batch in scored:
             readable = batch.filter(batch["probabilities"].is_valid())
             rows = [row_of[uri] for uri in readable["uri"].to_pylist()]
             kept[rows] = True
