@@ -188,6 +188,9 @@ class GallerySettings(LabelSettings):
     limit: int = 5_000
     """Largest number of posters in the page. If there are more, the page shows a random sample of this size, the same
     sample each time. 5,000 posters take some 20 MB."""
+    model: str | None = None
+    """The bundle that tagged the posters. With it, the page can show which part of a poster supports a genre, if the
+    network allows that, as `genretag explain` does."""
     html: Location | None = None
     """File or s3:// object to write the page to. When not set: `gallery.html` in the output."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
+from PIL import Image, ImageFilter
 from taggers import keras_tagger, save_labels, save_onnx
 
 from genretag.commands.bundle import bundle
@@ -14,7 +14,7 @@ from genretag.importing.settings import ImportSettings
 from genretag.model.append_calibration import with_calibration
 from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from genretag.model.engines import open_engine
-from genretag.model.evidence import evidence_of
+from genretag.model.evidence import EvidenceNetwork
 from genretag.runtime.session import Session
 from genretag.storage import Storage
 
@@ -63,11 +63,61 @@ def test_the_evidence_lies_on_the_object(tmp_path, name, left, top):
     made = load_bundle(colour_finder(tmp_path), Storage())
     picture, inside = one_object(name, left, top)
 
-    found = evidence_of(made, picture[None])
+    found = EvidenceNetwork(made).evidence(picture[None])
 
     positive = np.maximum(found.maps[0, made.labels.index(name)], 0)
     assert (positive * inside).sum() > 0.95 * positive.sum() > 0
     assert np.argmax(found.probabilities[0]) == made.labels.index(name)
+
+
+def learned_finder(folder):
+    """Train a small network on grey, noisy pictures with one or two squares, make a bundle of it, and return it."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    random = np.random.default_rng(1)
+    pictures, truth = [], []
+    for _ in range(600):
+        picture, names = random.integers(70, 150, (SIDE, SIDE, 3), dtype=np.uint8), random.choice(list(COLOURS), 2)
+        for name in names[: random.integers(1, 3)]:
+            left, top = random.integers(0, SIDE - 20, 2)
+            picture[top : top + 20, left : left + 20] = COLOURS[name]
+        pictures.append(picture)
+        truth.append([(picture == colour).all(axis=2).any() for colour in COLOURS.values()])
+    network = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            keras.layers.Conv2D(16, 3, strides=2, activation="relu"),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(len(COLOURS), activation="sigmoid"),
+        ]
+    )
+    network.compile(keras.optimizers.Adam(5e-3), "binary_crossentropy")
+    network.fit(np.stack(pictures) / 255.0, np.array(truth, dtype=np.float32), 32, epochs=12, verbose=0)
+    network.save(folder / "n.keras")
+    (folder / "colours.txt").write_text("\n".join(COLOURS))
+    place = str(folder / "learned")
+    settings = ImportSettings(scale="1/255")
+    return bundle(str(folder / "n.keras"), str(folder / "colours.txt"), place, settings, Session(quiet=True))[0]
+
+
+def test_the_evidence_of_a_learned_network_lies_on_the_object(tmp_path):
+    made = learned_finder(tmp_path)
+    random = np.random.default_rng(2)
+
+    for name in COLOURS:
+        for left, top in random.integers(0, SIDE - 20, (5, 2)):
+            picture, inside = one_object(name, left, top)
+            found = EvidenceNetwork(made).evidence(picture[None])
+            label = made.labels.index(name)
+            evidence = found.maps[0, label]
+            seen = Image.fromarray(inside.astype(np.uint8))
+            near = seen.filter(ImageFilter.MaxFilter(7))  # each place of the map sees 7 x 7 pixels
+            on = np.asarray(near.resize(evidence.shape[::-1], Image.Resampling.NEAREST)).astype(bool)
+            gain = np.maximum(evidence - np.median(evidence[~on]), 0)  # the network may also answer to the grey
+            assert found.probabilities[0].argmax() == label
+            assert gain[on].sum() > 0.8 * gain.sum() > 0
 
 
 def pictures_for(made, count=3):
@@ -78,7 +128,7 @@ def test_the_mean_of_a_map_and_the_constant_give_the_probability_of_the_default_
     made = load_bundle(str(DEFAULT_BUNDLE), Storage())
     images = pictures_for(made)
 
-    found = evidence_of(made, images)
+    found = EvidenceNetwork(made).evidence(images)
 
     expected = open_engine("openvino", made, 1, 2, "float32").predict(images)
     assert found.maps.shape == (3, len(made.labels), 9, 6)
@@ -96,7 +146,7 @@ def test_it_also_holds_for_a_keras_model_with_the_colours_last(tmp_path, kind):
         made = Bundle(made.labels, made.thresholds, made.rule, made.backbone, files)
     images = pictures_for(made)
 
-    found = evidence_of(made, images).probabilities
+    found = EvidenceNetwork(made).evidence(images).probabilities
 
     np.testing.assert_allclose(found, open_engine("openvino", made, 1, 2, "float32").predict(images), atol=1e-4)
 

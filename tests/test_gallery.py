@@ -9,6 +9,7 @@ from outputs import ODD
 from tagged_output import random_probabilities, write_tagged
 
 from genretag.errors import UsageError
+from genretag.model.bundle import DEFAULT_BUNDLE
 from genretag.reports.gallery import pick
 from genretag.settings import GallerySettings
 from genretag.storage import Storage, join
@@ -105,6 +106,7 @@ def test_mistakes_get_one_line_that_helps(output, tmp_path, command):
     assert "day must be YYYY-MM-DD" in command("gallery", output, "--day", "yesterday")[2]
     assert "limit must be between" in command("gallery", output, "--limit", "0")[2]
     assert "cannot read the labels" in command("gallery", output, "--labels", tmp_path / "none.csv")[2]
+    assert "were tagged by model model1, but --model is" in command("gallery", output, "--model", DEFAULT_BUNDLE)[2]
 
 
 def test_a_page_in_a_bucket_has_thumbnails_and_the_disagreement_with_the_csv(paths, bucket, command, tmp_path, storage):

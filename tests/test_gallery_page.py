@@ -9,9 +9,11 @@ from page_checks import FOREIGN, HOSTILE_LABEL, hostile_path, no_violations, ope
 from tagged_output import LABELS, random_probabilities, write_tagged
 
 from genretag.data.label_csv import read_labels
+from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.reports.gallery import gallery
 from genretag.runtime.session import Session
 from genretag.settings import GallerySettings
+from genretag.storage import Storage
 
 POSTERS = 150
 
@@ -186,6 +188,30 @@ def test_more_like_this_leads_from_poster_to_poster(browser, paths, tmp_path):
         assert page.locator("#look-id").inner_text() == paths[3].stem
         assert page.locator("#genre").input_value() == ""
         assert near.first.get_attribute("aria-label") == f"Look at {paths[2].stem}"
+
+
+def test_the_key_e_shows_which_part_of_a_poster_supports_each_genre(browser, paths, tmp_path):
+    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
+    night = a_run(model=bundle.model_version)
+    said = np.full((6, len(bundle.labels)), 0.1)
+    said[:, [3, 5]] = 0.9, 0.8
+    write_tagged(tmp_path / "out", dict(zip(paths, said.tolist(), strict=False)), night=night, labels=bundle.labels)
+    gallery(str(tmp_path / "out"), GallerySettings(model=str(DEFAULT_BUNDLE)), Session(quiet=True))
+
+    with opened(browser, tmp_path / "out" / "gallery.html") as page:
+        page.locator("#grid button").first.click()
+        mask, words = page.locator("#mask"), page.locator("#mask-of")
+        assert not mask.is_visible()
+        for label in (3, 5):
+            page.keyboard.press("e")
+            assert words.inner_text() == f"Bright: what supports {bundle.labels[label]}"
+            assert mask.bounding_box() == page.locator("#look-image").bounding_box()
+            assert mask.evaluate("mask => mask.naturalWidth") == 12
+        no_violations(page)
+        page.keyboard.press("ArrowRight")
+        assert words.inner_text() == f"Bright: what supports {bundle.labels[3]}", "of the next poster"
+        page.locator("#evidence").click(click_count=2)
+        assert not mask.is_visible()
 
 
 def test_without_embeddings_there_is_no_more_like_this(page):

@@ -19,7 +19,7 @@ def test_training_writes_a_card_that_does_not_belong_to_the_bundle(small_bundle)
     assert "report.html" not in bundle.files
     for label in bundle.labels:
         assert f'<th scope="row">{label}</th>' in page
-    for shown in ("validation macro mAP", "before calibration", "Worst", "data:image/webp"):
+    for shown in ("validation macro mAP", "before calibration", "Worst", "data:image/webp", "data:image/png"):
         assert shown in page
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from genretag.errors import UsageError, one_line, quoted
 from genretag.images import BadImage, decode
 from genretag.model.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
-from genretag.model.evidence import evidence_of
+from genretag.model.evidence import EvidenceNetwork
 from genretag.model.thresholds import most_probable
 from genretag.storage import Storage, StorageError, resolve
 
@@ -59,7 +59,7 @@ def explain(
 
 def _explained(bundle: Bundle, pixels: np.ndarray, genre: str | None) -> list[Explanation]:
     """Return the explanations of a picture, uint8 (height, width, 3), the most probable genre first."""
-    evidence = evidence_of(bundle, pixels[None])
+    evidence = EvidenceNetwork(bundle).evidence(pixels[None])
     probabilities = evidence.probabilities
     chosen = most_probable(SHOWN, probabilities)[0] if genre is None else [bundle.labels.index(genre)]
     maps = evidence.maps[0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from genretag.model.bundle import CALIBRATION, INT8_FILES, KERAS_FILE, OPENVINO_FILES
 from genretag.model.calibration import CLIP
+from genretag.model.keras_files import load_keras_file
 from genretag.model.openvino_graphs import graph_files, read_graph
 
 
@@ -54,10 +55,9 @@ def _keras(file: bytes, slope: np.ndarray, offset: np.ndarray) -> bytes:
     """Return the bytes of a Keras model with the calibration appended, in stock layers."""
     import keras
 
+    model = load_keras_file(file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / KERAS_FILE
-        path.write_bytes(file)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
         linear = model.layers[-1]
         if CALIBRATION in [layer.name for layer in model.layers]:
             linear = model.get_layer(CALIBRATION)

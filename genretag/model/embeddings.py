@@ -12,6 +12,7 @@ from typing import Any
 
 from genretag.errors import UsageError
 from genretag.model.bundle import INT8_FILES, KERAS_FILE, OPENVINO_FILES, Bundle
+from genretag.model.keras_files import load_keras_file
 from genretag.model.openvino_graphs import graph_files, read_graph
 
 NO_HEAD = "the network of this bundle does not end in a linear layer, so it has no embedding: tag without --embeddings"
@@ -90,10 +91,9 @@ def _keras(file: bytes, length: int) -> bytes:
     """Return the bytes of a Keras model with embeddings of this length. Raises `UsageError` if it has no such head."""
     import keras
 
+    model = load_keras_file(file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / KERAS_FILE
-        path.write_bytes(file)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
         heads = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
         if not heads or heads[-1].input.shape[1:] != (length,):
             raise UsageError(NO_HEAD)

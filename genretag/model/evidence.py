@@ -52,23 +52,28 @@ class _Head:
     softmax: bool
 
 
-def evidence_of(bundle: Bundle, images: np.ndarray) -> Evidence:
-    """Return the evidence maps of images, uint8 (N, height, width, 3), by the bundle's network that is not quantized.
+class EvidenceNetwork:
+    """A bundle's network that is not quantized, without its end, so that it returns evidence maps.
 
     Raises `UsageError` if the network does not end in global pooling and one linear layer.
     """
-    import openvino
 
-    model = read_graph(bundle.files, OPENVINO_FILES)
-    head = _head(model, len(bundle.labels))
-    features = openvino.Model([head.features], model.get_parameters(), "features")
-    compiled = openvino.Core().compile_model(features, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = []
-    for image in images:
-        values = compiled(image[None])[0][0]
-        channels = values if head.channels_first else values.transpose(2, 0, 1)
-        found.append(np.tensordot(head.weights, channels, axes=1).astype(np.float32))
-    return Evidence(np.stack(found), head.constant, head.softmax)
+    def __init__(self, bundle: Bundle) -> None:
+        import openvino
+
+        model = read_graph(bundle.files, OPENVINO_FILES)
+        self._head = _head(model, len(bundle.labels))
+        features = openvino.Model([self._head.features], model.get_parameters(), "features")
+        self._compiled = openvino.Core().compile_model(features, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def evidence(self, images: np.ndarray) -> Evidence:
+        """Return the evidence maps of images, uint8 (N, height, width, 3)."""
+        found = []
+        for image in images:
+            values = self._compiled(image[None])[0][0]
+            channels = values if self._head.channels_first else values.transpose(2, 0, 1)
+            found.append(np.tensordot(self._head.weights, channels, axes=1).astype(np.float32))
+        return Evidence(np.stack(found), self._head.constant, self._head.softmax)
 
 
 def _head(model: Any, labels: int) -> _Head:

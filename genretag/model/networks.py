@@ -26,7 +26,7 @@ def build_network(backbone: str, labels: int, height: int, width: int, learning:
     if learning.dropout:
         x = keras.layers.Dropout(learning.dropout, name="dropout")(x)
     logits = keras.layers.Dense(labels, dtype="float32", name=HEAD)(x)
-    return keras.Model(features.input, logits, name=f"{backbone}_classifier")
+    return keras.Model(features.input, logits, name=f"{backbone.rpartition('/')[2]}_classifier")
 
 
 def pretrained_weights(backbone: str, height: int, width: int, weights: str | None) -> list[np.ndarray] | None:

@@ -78,7 +78,8 @@ class Together:
 class Case:
     """A poster that the model does well or badly on, with its labels and their probabilities.
 
-    `thumbnail` is WebP in base64, or None if there is no picture.
+    `thumbnail` is WebP in base64, or None if there is no picture. `mask` is the evidence mask of the most probable
+    label, or None if there is none.
     """
 
     id: str
@@ -88,6 +89,12 @@ class Case:
     missed: list[tuple[str, float]]  # true, not predicted
     extra: list[tuple[str, float]]  # predicted, not in the CSV
     thumbnail: str | None = None
+    mask: str | None = None
+
+    @property
+    def most_probable(self) -> str | None:
+        """The most probable of the labels that are named here, or None if none is named."""
+        return max([*self.found, *self.missed, *self.extra], key=lambda pair: pair[1], default=(None, 0))[0]
 
 
 def precision_recall(answers: Answers, rows: Sequence[LabelFigures]) -> dict[str, PrecisionRecall]:

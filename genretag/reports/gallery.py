@@ -24,9 +24,11 @@ import pyarrow as pa
 from genretag.data.label_csv import read_labels
 from genretag.data.labels import poster_id, with_labels
 from genretag.errors import UsageError, one_line, quoted, unreadable_output
+from genretag.model.bundle import Bundle, load_bundle
 from genretag.model.metrics import cross_entropies
 from genretag.output import parquet_files
 from genretag.reports.alike import alike
+from genretag.reports.evidence_masks import evidence_masks
 from genretag.reports.page import render, write_page
 from genretag.reports.tagged_posters import (
     Model,
@@ -160,6 +162,7 @@ def _wrong(condition: str, error: Exception) -> UsageError:
 PAGE = "gallery.html"
 BLOCK = 100  # thumbnails in a block
 MOST_PROBABLE = 32  # labels of each poster that the page contains, the most probable ones
+MASKS = 3  # genres of each poster with an evidence mask
 SAY_EVERY_S = 5.0
 
 
@@ -177,6 +180,18 @@ class Gallery:
     without_picture: int
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What some galleries have besides: similar posters, and evidence masks.
+
+    `near` has the most similar posters of each poster, as `alike` returns them; None if there are no embeddings.
+    `masks` has a pair for each genre of each poster: the label's index, and the mask; None if no bundle was named.
+    """
+
+    near: list[list[int]] | None = None
+    masks: list[list[tuple[int, str]]] | None = None
+
+
 def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery:
     """Draw the page of an output's posters and write it. Return its location and counts.
 
@@ -186,14 +201,21 @@ def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery
     output, storage = resolve(output), session.storage
     truth = _read_truth(settings.labels, settings, storage) if settings.labels else None
     picked = pick(output, settings, storage)
+    bundle = load_bundle(settings.model, storage) if settings.model else None
+    if bundle and bundle.model_version != picked.model.version:
+        raise UsageError(
+            f"the posters were tagged by model {picked.model.version}, but --model is {bundle.model_version}: name the "
+            "bundle that tagged them, or leave --model out"
+        )
     logger.info("%d posters of %d that match", len(picked.posters), picked.matching)
     pictures = [Picture(p.uri, p.etag, p.width, p.height) for p in picked.posters]
-    drawn = thumbnails(pictures, storage, progress=_progress(len(pictures)))
+    drawn = thumbnails(pictures, storage, progress=_progress(len(pictures), "thumbnails"))
     missing = sum(thumbnail is None for thumbnail in drawn)
     if missing:
         logger.warning("%d of %d posters cannot be shown: gone, or changed since", missing, len(drawn))
     near = alike([p.uri for p in picked.posters], output, storage) if picked.model.embeddings else None
-    page = gallery_page(picked, drawn, truth, output, settings, near)
+    masks = _masks(picked, pictures, bundle, storage) if bundle else None
+    page = gallery_page(picked, drawn, truth, output, settings, Extras(near, masks))
     place = write_page(settings.html or join(output, PAGE), page, storage)
     return Gallery(place, len(picked.posters), picked.matching, missing)
 
@@ -204,13 +226,12 @@ def gallery_page(
     truth: dict[str, frozenset[str]] | None,
     output: str,
     settings: GallerySettings,
-    near: list[list[int]] | None = None,
+    extras: Extras = Extras(),
 ) -> bytes:
     """Return the gallery as an HTML page in UTF-8.
 
     `drawn` has each poster's thumbnail in WebP and base64, or None if there is none. `truth` has the true labels of
-    posters by id; it is None if the user named no CSV. `output` is the location that `tag` wrote to. `near` has the
-    most similar posters of each poster, as `alike` returns them; None if there are no embeddings.
+    posters by id; it is None if the user named no CSV. `output` is the location that `tag` wrote to.
     """
     blocks = [",".join(t or "" for t in drawn[start : start + BLOCK]) for start in range(0, len(drawn), BLOCK)]
     about = [("Day", settings.day), ("Genre", settings.genre), ("Where", settings.where), ("CSV", settings.labels)]
@@ -218,17 +239,27 @@ def gallery_page(
         "gallery.html",
         styles=("page.css", "gallery.css"),
         script="gallery.js",
-        facts=_facts(picked, truth, output, near),
+        facts=_facts(picked, truth, output, extras),
         blocks=blocks,
         picked=picked,
         output=output,
         chosen=[(name, value) for name, value in about if value],
         has_truth=truth is not None,
+        has_masks=extras.masks is not None,
     )
 
 
+def _masks(
+    picked: SelectedPosters, pictures: list[Picture], bundle: Bundle, storage: Storage
+) -> list[list[tuple[int, str]]]:
+    """Return the evidence masks of each poster, for its first `MASKS` genres, or else for its most probable label."""
+    labels = [list(poster.genres[:MASKS]) or list(poster.probabilities)[:1] for poster in picked.posters]
+    masks = evidence_masks(pictures, labels, bundle, storage, _progress(len(pictures), "evidence"))
+    return [list(zip(some, found, strict=False)) for some, found in zip(labels, masks, strict=True)]
+
+
 def _facts(
-    picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str, near: list[list[int]] | None
+    picked: SelectedPosters, truth: dict[str, frozenset[str]] | None, output: str, extras: Extras
 ) -> dict[str, Any]:
     """Return the data for the page's script: labels, thresholds and posters.
 
@@ -253,7 +284,9 @@ def _facts(
         pairs = [value for label, p in said[at] for value in (place[label], round(1000 * p))]
         labels = None if (some := right[at]) is None else [place[label] for label in some]
         day = f"{poster.scored_at:%Y-%m-%d}"
-        return [poster.id, poster.uri, genres, pairs, labels, wrong[at], day, near[at] if near else []]
+        near = extras.near[at] if extras.near else []
+        masks = [[place[label], mask] for label, mask in extras.masks[at]] if extras.masks else []
+        return [poster.id, poster.uri, genres, pairs, labels, wrong[at], day, near, masks]
 
     return {
         "key": hashlib.sha256(f"{output}\0{model.version}".encode(errors="surrogatepass")).hexdigest()[:16],
@@ -296,15 +329,15 @@ def _read_truth(labels: str, settings: GallerySettings, storage: Storage) -> dic
     }
 
 
-def _progress(posters: int) -> Any:
-    """Return a function that logs the number of finished thumbnails, at most once in `SAY_EVERY_S` seconds."""
+def _progress(posters: int, what: str) -> Any:
+    """Return a function that logs the number of finished posters, at most once in `SAY_EVERY_S` seconds."""
     last = time.monotonic()
 
     def say(done: int) -> None:
         nonlocal last
         if time.monotonic() - last > SAY_EVERY_S:
             last = time.monotonic()
-            logger.info("thumbnails: %d of %d", done, posters)
+            logger.info("%s: %d of %d", what, done, posters)
 
     return say
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from genretag.errors import one_line
+from genretag.errors import UsageError, one_line
 from genretag.evaluation.measure import ScoredPosters
 from genretag.evaluation.results import Answers, Evaluation, measured
 from genretag.model.bundle import FACTS, Bundle
@@ -26,6 +26,7 @@ from genretag.model.thresholds import TOP, Profile
 from genretag.reports import card_figures
 from genretag.reports.card_figures import Case
 from genretag.reports.evaluation_table import figure_name
+from genretag.reports.evidence_masks import evidence_masks
 from genretag.reports.page import Curve, curve, render, write_page
 from genretag.reports.tagged_posters import thumbnails
 from genretag.scoring.training_ids import Candidate
@@ -84,7 +85,7 @@ def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_po
     predicted = said.profiles[found.profile].predicted(said.probabilities)
     best, worst = card_figures.cases(answers, predicted)
     if with_posters:
-        best, worst = _with_thumbnails(best, worst, storage)
+        best, worst = _with_masks(*_with_thumbnails(best, worst, storage), bundle, storage)
     before = card_figures.uncalibrated(bundle, found.labels, said.probabilities)
     return render(
         "model_card.html",
@@ -102,6 +103,7 @@ def model_card(found: Evaluation, answers: Answers, storage: Storage, *, with_po
         best=best,
         worst=worst,
         with_posters=with_posters,
+        has_masks=any(case.mask for case in (*best, *worst)),
         few=[row.label for row in found.by_label if row.support < FEW],
         few_is=FEW,
         slices=_slices(found),
@@ -114,6 +116,20 @@ def _with_thumbnails(best: list[Case], worst: list[Case], storage: Storage) -> t
     together = [*best, *worst]
     drawn = thumbnails([case.picture for case in together], storage, deadline_s=DEADLINE_S)
     shown = [replace(case, thumbnail=thumbnail) for case, thumbnail in zip(together, drawn, strict=True)]
+    return shown[: len(best)], shown[len(best) :]
+
+
+def _with_masks(best: list[Case], worst: list[Case], bundle: Bundle, storage: Storage) -> tuple[list[Case], list[Case]]:
+    """Return both lists of cases with the evidence masks of the most probable labels, if the network has such masks."""
+    together = [*best, *worst]
+    places = {label: [place] for place, label in enumerate(bundle.labels)}  # the CSV may lack some of these labels
+    labels = [places.get(case.most_probable or "", []) if case.thumbnail else [] for case in together]
+    try:
+        masks = evidence_masks([case.picture for case in together], labels, bundle, storage)
+    except UsageError as error:
+        logger.info("%s", error)
+        return best, worst
+    shown = [replace(case, mask=some[0] if some else None) for case, some in zip(together, masks, strict=True)]
     return shown[: len(best)], shown[len(best) :]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 HEIGHT, WIDTH = 180, 120  # largest thumbnail in pixels: the size of a card of the gallery
 QUALITY = 60
 THREADS = 16  # many, because they mostly wait for the store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,37 @@ def thumbnails(
     pictures.
     """
     memory, limits = DecodeMemory(DECODE_BYTES), ImageLimits()
+
+    def draw(data: bytes, picture: Picture) -> str:
+        return _webp(data, picture.rule, limits, memory)
+
+    return drawn(pictures, storage, draw, deadline_s=deadline_s, progress=progress)
+
+
+def drawn(
+    pictures: Sequence[Picture],
+    storage: Storage,
+    draw: Callable[[bytes, Picture], T],
+    *,
+    deadline_s: float | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[T | None]:
+    """Return what `draw` makes of the file of each picture, in the order of `pictures`, or None as `thumbnails` does.
+
+    `draw` is called in threads, and may raise `BadImage`. The other arguments are those of `thumbnails`.
+    """
+    limits = ImageLimits()
     done = 0
 
-    def draw(picture: Picture) -> str | None:
+    def one(picture: Picture) -> T | None:
         nonlocal done
         try:
             fetched = storage.get(picture.uri, limits.max_bytes)
             if etag_key(fetched.etag) != etag_key(picture.etag):
                 return None
-            return _webp(fetched.data, picture.rule, limits, memory)
+            return draw(fetched.data, picture)
         except (StorageError, BadImage) as error:
-            logger.debug("no thumbnail of %s: %s", picture.uri, error)
+            logger.debug("%s cannot be shown: %s", picture.uri, error)
             return None
         finally:
             done += 1
@@ -90,7 +112,7 @@ def thumbnails(
 
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="thumbnails")
     try:
-        drawing = [threads.submit(draw, picture) for picture in pictures]
+        drawing = [threads.submit(one, picture) for picture in pictures]
         wait(drawing, timeout=deadline_s)
         return [future.result() if future.done() else None for future in drawing]
     finally:

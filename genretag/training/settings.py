@@ -38,10 +38,11 @@ class TrainSettings(LabelSettings):
 
     backbone: str = "lite0"
     """Network before the head: lite0, lite1 or lite2 (EfficientNet-Lite), clip (CLIP's image tower ViT-B/16), tutorial
-    (a plain network with random weights), or a name of keras.applications, such as EfficientNetV2B0."""
+    (a plain network with random weights), a name of keras.applications, such as EfficientNetV2B0, or a preset of
+    KerasHub, such as siglip_base_patch16_224, or a folder that holds one."""
     weights: str | None = None
-    """Weights of the backbone: a local file, or `random`. Default: its published weights. Those of clip and of
-    keras.applications are downloaded. The other nodes of a cluster do not need the file."""
+    """Weights of the backbone: a local file (of a preset: a folder), or `random`. Default: its published weights. Those
+    of clip, of keras.applications and of presets are downloaded. The other nodes of a cluster do not need the file."""
     height: int = 0
     """Height of the network's input, in pixels. 0: the backbone's own, 288 for lite0, because posters are 2:3."""
     width: int = 0

@@ -74,7 +74,8 @@ def clip_the_sum(optimizer: Any, replicas: int) -> None:
 
     def apply_clipped(gradients: Any, trainable_variables: Any = None) -> None:
         context = tf.distribute.get_replica_context()
-        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]  # those of embeddings are IndexedSlices
+        summed = context.all_reduce(tf.distribute.ReduceOp.SUM, dense)
         clipped, _ = tf.clip_by_global_norm(summed, norm)
         apply([gradient / replicas for gradient in clipped], trainable_variables)
 

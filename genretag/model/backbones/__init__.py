@@ -7,6 +7,7 @@ from genretag.model.backbones.base import NO_LEARNING, RANDOM, Backbone, Learnin
 from genretag.model.backbones.clip import Clip
 from genretag.model.backbones.efficientnet_lite import VARIANTS, EfficientNetLite
 from genretag.model.backbones.keras_applications import application_named
+from genretag.model.backbones.keras_hub_presets import preset_named
 from genretag.model.backbones.tutorial import Tutorial
 
 __all__ = ["NO_LEARNING", "RANDOM", "Backbone", "Learning", "backbone_named"]
@@ -19,13 +20,16 @@ OWN: dict[str, Backbone] = {
 
 
 def backbone_named(name: str) -> Backbone:
-    """Return the backbone `name`: one of `OWN`, or the name of a network of `keras.applications`.
+    """Return the backbone `name`: one of `OWN`, a network of `keras.applications`, or a preset of KerasHub.
 
     Raises `UsageError` if there is none.
     """
-    found = OWN.get(name) or application_named(name)
+    found = OWN.get(name) or application_named(name) or preset_named(name)
     if found is None:
         close = difflib.get_close_matches(name, OWN, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"choose {', '.join(OWN)} or a name of"
-        raise UsageError(f"there is no backbone {quoted(name)}: {hint} keras.applications, such as EfficientNetV2B0")
+        hint = f"did you mean {' or '.join(close)}? Others are" if close else f"choose {', '.join(OWN)},"
+        raise UsageError(
+            f"there is no backbone {quoted(name)}: {hint} the networks of keras.applications, such as "
+            "EfficientNetV2B0, and with the extra hub the presets of KerasHub, such as siglip_base_patch16_224"
+        )
     return found

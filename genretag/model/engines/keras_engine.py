@@ -3,10 +3,8 @@
 Both run on a GPU if the backend sees one, else on the CPU.
 """
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +13,7 @@ import tensorflow as tf
 
 from genretag.model.bundle import CALIBRATION, KERAS_FILE, Bundle
 from genretag.model.engines import NATIVE, padded_batches
+from genretag.model.keras_files import load_keras_file
 
 
 class KerasEngine:
@@ -79,10 +78,7 @@ def load_network(bundle: Bundle, precision: str) -> Any:
 
     In bfloat16, the weights and the probabilities are still float32.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / KERAS_FILE
-        file.write_bytes(bundle.files[KERAS_FILE])
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    model = load_keras_file(bundle.files[KERAS_FILE])
     return _in_bfloat16(model) if precision == "bfloat16" else model
 
 

@@ -7,16 +7,17 @@
   const GAP = 12, NARROWEST = 126, ON_A_PHONE = 104, OVERSCAN = 2, PRINTED = 120;
   const filters = ["genre", "low", "high", "show", "sort", "find"];
 
-  const posters = facts.posters.map(([id, uri, genres, said, truth, disagreement, when, near], number) => {
+  const posters = facts.posters.map(([id, uri, genres, said, truth, disagreement, when, near, masks], number) => {
     const p = new Map();
     for (let i = 0; i < said.length; i += 2) p.set(said[i], said[i + 1] / 1000);
-    return { id, uri, genres, p, truth, disagreement, when, near, number, top: said.length ? said[1] / 1000 : 0,
+    return { id, uri, genres, p, truth, disagreement, when, near, masks, number, top: said.length ? said[1] / 1000 : 0,
              text: (id + "\n" + uri).toLowerCase() };
   });
   const marks = readMarks();  // uri -> {wrong: boolean, labels: numbers of the right labels}
   let view = [];              // the posters that fit, in their order
   let active = 0;             // which of them the keyboard is on
   let looked = -1;            // which of them the dialog shows
+  let masked = -1;            // whose evidence the dialog shows: a place in the poster's masks, or -1
   let columns = 1, width = 0, height = 0;
   const cards = new Map();    // place in the view -> li
   const spare = [];
@@ -236,12 +237,14 @@
   });
   function look(place) {
     looked = Number(place);
+    if (masked > 0) masked = 0;
     fillLook();
     if (!$("look").open) $("look").showModal();
   }
   function fillLook() {
     const poster = view[looked], marked = marks.get(poster.uri);
     show($("look-image"), $("look-blank"), poster);
+    showMask(poster);
     $("look-id").textContent = poster.id;
     $("look-uri").textContent = poster.uri;
     $("look-when").textContent = "scored " + poster.when;
@@ -257,6 +260,20 @@
     $("near").hidden = !poster.near.length;
     $("near-list").replaceChildren(...poster.near.map((number) => alike(posters[number])));
     $("bars").replaceChildren(...[...poster.p].map(([label, p]) => bar(label, p, poster.genres.includes(label))));
+  }
+  function showMask(poster) {
+    const mask = poster.masks[masked];
+    $("mask").hidden = !mask;
+    if (mask) $("mask").src = "data:image/png;base64," + mask[1]; else $("mask").removeAttribute("src");
+    if (!$("evidence")) return;
+    $("evidence").disabled = !poster.masks.length;
+    $("evidence").setAttribute("aria-pressed", !!mask);
+    $("mask-of").textContent = mask ? "Bright: what supports " + labels[mask[0]] : "";
+  }
+  function nextMask() {  // off, the first genre, the second one, and off again
+    const poster = view[looked];
+    masked = masked + 1 < poster.masks.length ? masked + 1 : -1;
+    showMask(poster);
   }
   function alike(poster) {
     const item = document.createElement("li"), button = item.appendChild(document.createElement("button"));
@@ -328,12 +345,14 @@
     else if (event.key === "?") { event.preventDefault(); $("keys").showModal(); }
     else if (event.key === "x" && poster) { mark(poster, true); if (looked < 0 && marks.get(poster.uri)?.wrong) look(active); }
     else if (event.key === "r" && poster) mark(poster, false);
+    else if (event.key === "e" && looked >= 0) nextMask();
     else if (looked >= 0 && event.target.type !== "checkbox" && event.key === "ArrowLeft") step(-1);
     else if (looked >= 0 && event.target.type !== "checkbox" && event.key === "ArrowRight") step(1);
   });
 
   $("right").addEventListener("click", () => mark(view[looked], false));
   $("wrong").addEventListener("click", () => mark(view[looked], true));
+  $("evidence")?.addEventListener("click", nextMask);
   $("before").addEventListener("click", () => step(-1));
   $("next").addEventListener("click", () => step(1));
   $("close").addEventListener("click", () => $("look").close());
