@@ -17,7 +17,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e'
 def a_gallery(**values):
     picked = SelectedPosters(Model("m", ("a",), (0.5,), "balanced"), [], 0)
     usual = {"facts": {"labels": ["a"]}, "blocks": [], "picked": picked}
-    shown = usual | {"output": "", "chosen": [], "has_truth": False} | values
+    shown = usual | {"output": "", "chosen": [], "has_truth": False, "has_masks": False} | values
     return render("gallery.html", styles=("page.css", "gallery.css"), script="gallery.js", **shown).decode()
 
 
