@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from genretag.errors import UsageError, quoted
 
 RANDOM = "random"  # in place of a file of weights: start from random weights
@@ -27,6 +29,28 @@ class Learning:
 
 
 NO_LEARNING = Learning()
+PREPROCESSING = "preprocessing"  # the layer of a network that `preprocessed` adds
+
+
+def preprocessed(height: int, width: int, kernel: np.ndarray, bias: np.ndarray) -> tuple[Any, Any]:
+    """Return the input of a network, uint8 (N, height, width, 3), and its colours `pixels @ kernel + bias`, float32.
+
+    A convolution of size 1 computes the colours. `kernel` is float32 (3, 3), and `bias` float32 (3,).
+    """
+    import keras
+
+    image = keras.Input((height, width, 3), dtype="uint8", name="image")
+    colours = keras.layers.Conv2D(3, 1, name=PREPROCESSING, trainable=False)
+    values = colours(keras.layers.Rescaling(1.0, name="as_float")(image))
+    colours.set_weights([kernel[None, None], bias])
+    return image, values
+
+
+def set_after_preprocessing(network: Any, arrays: list[np.ndarray]) -> None:
+    """Set the weights that follow the layer of `preprocessed`. A head after them keeps its weights."""
+    values = network.get_weights()
+    before = len(network.get_layer(PREPROCESSING).weights)
+    network.set_weights([*values[:before], *arrays, *values[before + len(arrays) :]])
 
 
 class Backbone(ABC):

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 
 from genretag.errors import UsageError, one_line, quoted
-from genretag.model.backbones.base import NO_LEARNING, RANDOM, Backbone, Learning
+from genretag.model.backbones.base import (
+    NO_LEARNING,
+    RANDOM,
+    Backbone,
+    Learning,
+    preprocessed,
+    set_after_preprocessing,
+)
 
 USUAL_SIDE = 224  # pixels
 SIDES = {  # of the networks that were trained at another size
@@ -36,11 +43,7 @@ class KerasApplication(Backbone):
         """Return the network with random weights. Raises `UsageError` if it cannot take images of this size."""
         import keras
 
-        image = keras.Input((height, width, 3), dtype="uint8", name="image")
-        kernel, bias = self._preprocessing()
-        colours = keras.layers.Conv2D(3, 1, name="preprocessing", trainable=False)
-        values = colours(keras.layers.Rescaling(1.0, name="as_float")(image))
-        colours.set_weights([kernel[None, None], bias])
+        image, values = preprocessed(height, width, *self._preprocessing())
         features = self._application(None, input_tensor=values).output
         return keras.Model(image, features, name=self.name)
 
@@ -60,9 +63,7 @@ class KerasApplication(Backbone):
                 f"cannot read weights of {self.name} {where}: {one_line(error, 200)}; --weights names a local file "
                 "(the variant without top layers), and --weights random starts without"
             ) from error
-        values = network.get_weights()
-        preprocessing = len(network.get_layer("preprocessing").weights)
-        network.set_weights([*values[:preprocessing], *arrays, *values[preprocessing + len(arrays) :]])
+        set_after_preprocessing(network, arrays)
         return True
 
     def _application(self, weights: str | None, **shape: Any) -> Any:

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from genretag.errors import UsageError, one_line, quoted
-from genretag.model.backbones.base import NO_LEARNING, RANDOM, Backbone, Learning
+from genretag.model.backbones.base import (
+    NO_LEARNING,
+    RANDOM,
+    Backbone,
+    Learning,
+    preprocessed,
+    set_after_preprocessing,
+)
 from genretag.model.keras_files import require_keras_hub
 
 USUAL_SIDE = 224  # pixels, for a preset that takes pictures of any size
@@ -37,11 +44,8 @@ class HubPreset(Backbone):
         """Return the network with random weights."""
         import keras
 
-        image = keras.Input((height, width, 3), dtype="uint8", name="image")
-        colours = keras.layers.Conv2D(3, 1, name="preprocessing", trainable=False)
-        values = colours(keras.layers.Rescaling(1.0, name="as_float")(image))
         scale, offset = self._colours()
-        colours.set_weights([np.diag(scale)[None, None], offset])
+        image, values = preprocessed(height, width, np.diag(scale), offset)
         tower = self._tower(self.name, load_weights=False)
         return keras.Model(image, _features(tower, tower(values)), name="hub")
 
@@ -53,12 +57,12 @@ class HubPreset(Backbone):
         if weights == RANDOM:
             return False
         arrays = self._tower(weights or self.name, load_weights=True).get_weights()
-        values = network.get_weights()
-        before = len(network.get_layer("preprocessing").weights)
         try:
-            network.set_weights([*values[:before], *arrays, *values[before + len(arrays) :]])
+            set_after_preprocessing(network, arrays)
         except ValueError as error:
-            raise UsageError(f"the weights in {weights} do not fit {self.name}: {one_line(error, 200)}") from error
+            raise UsageError(
+                f"the weights in {weights or self.name} do not fit {self.name}: {one_line(error, 200)}"
+            ) from error
         return True
 
     def require_size(self, height: int, width: int) -> None:
