@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test test-quick browser lint format docs lock clean
+.PHONY: setup demo test test-quick browser azurite lint format docs lock clean
 
-setup: .venv/.dev  ## what development needs
+setup: .venv/.dev azurite  ## what development needs
 
 demo: .venv/.demo  ## tag drawn posters in a bucket of an embedded object store
 	@$(BIN)/python -m genretag.demo
 
-test: .venv/.dev browser  ## every test
+test: .venv/.dev browser azurite  ## every test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: .venv/.dev  ## the tests that need no cluster, no store, no browser and no training
@@ -21,6 +21,13 @@ browser:  ## Chromium, for the tests of the pages: installed where it is missing
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && echo "installing Chromium for the tests of the pages" && \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium > /dev/null; } || \
 	  echo "no Chromium here: the tests of the pages are skipped"
+
+azurite: .venv/.dev  ## Azurite, for the tests of az://: installed if npm is here
+	@test -d .venv/azurite/node_modules || { command -v npm > /dev/null && command -v node > /dev/null && \
+	  echo "installing Azurite for the tests of az://" && mkdir -p .venv/azurite && \
+	  cp tests/azurite/package.json tests/azurite/package-lock.json .venv/azurite/ && \
+	  npm ci --prefix .venv/azurite --silent --no-fund --no-audit > /dev/null; } || \
+	  echo "no Azurite here: the tests of az:// are skipped"
 
 lint: .venv/.dev  ## style, types and layers
 	$(BIN)/ruff check

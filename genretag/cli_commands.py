@@ -148,7 +148,7 @@ def report(
 
     session = session or Session()
     start_logging(session)
-    print(describe(draw(output, run, session.storage, drift_limit)))  # noqa: T201
+    print(describe(draw(output, run, session.owning(output).storage, drift_limit)))  # noqa: T201
 
 
 @app.command

@@ -14,9 +14,9 @@ from genretag.errors import UsageError, has_credentials, quoted
 
 FORMS = COLUMNS, LISTS = "columns", "lists"  # of the predictions, see genretag/output/label_lists.py
 
-Location = Annotated[str, "a place that the command reads or writes: a local path or an s3:// URI"]
-"""Type of a setting that holds a local path or an s3:// URI. `genretag submit` refuses relative local paths in such
-settings, because the cluster's nodes cannot see them."""
+Location = Annotated[str, "a place that the command reads or writes: a local path or the URI of a bucket"]
+"""Type of a setting that holds a local path or the URI of a bucket. `genretag submit` refuses relative local paths in
+such settings, because the cluster's nodes cannot see them."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from azure_server import running_azurite, why_no_azurite
 from filelock import FileLock
+from gcs_server import running_gcs, why_no_gcs
 
 from genretag import cli
 from genretag.commands.tag import tag
@@ -38,8 +40,13 @@ SMALL_MODEL = TrainSettings(
 """Settings of the small model: one worker, two epochs, tiny pictures. Training takes half a minute."""
 
 
-SLOW_FIXTURES = frozenset({"ray_cluster", "s3_server", "moto_url", "browser", "process", "real_posters"})
+SLOW_FIXTURES = frozenset(
+    {"ray_cluster", "s3_server", "azure_server", "gcs_server", "moto_url", "browser", "process", "real_posters"}
+)
 """A test that uses one of these fixtures is marked slow, also if it uses the fixture through another one, as `run`."""
+
+
+OUTSIDE = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "GENRETAG_", "RAY_ADDRESS")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -52,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside(tmp_path_factory):
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GENRETAG_", "RAY_ADDRESS"))]:
+    for name in [name for name in os.environ if name.startswith(OUTSIDE)]:
         del os.environ[name]
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
@@ -81,6 +88,28 @@ def bucket(s3_server):
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3_server.create_bucket(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory):
+    """Start Azurite on the loopback address. Its connection string is put into the environment."""
+    if why := why_no_azurite():
+        pytest.skip(why)
+    with running_azurite(tmp_path_factory.mktemp("azure")) as server:
+        os.environ["AZURE_STORAGE_CONNECTION_STRING"] = server.connection_string
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory):
+    """Start fake-gcs-server on the loopback address. Its address and a service account are put into the environment."""
+    if why := why_no_gcs():
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("gcs")
+    with running_gcs(folder) as server:
+        os.environ["STORAGE_EMULATOR_HOST"] = server.url
+        os.environ["GOOGLE_APPLICATION_CREDENTIALS"] = str(server.service_account(folder))
+        yield server
 
 
 @pytest.fixture(scope="session")

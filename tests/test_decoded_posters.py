@@ -44,7 +44,7 @@ def labelled(folder):
 
 def decoded(posters, cache, decode_timeout_s=60):
     """Decode posters through this cache, two at a time."""
-    guard = Guard(None, ledger(), decode_timeout_s)
+    guard = Guard(Storage(), ledger(), decode_timeout_s)
     return decode_posters(posters, RULE, cache, guard, at_once=2)
 
 

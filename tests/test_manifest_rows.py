@@ -38,9 +38,12 @@ def parquet(**columns):
         ("S3://films/a.jpg", r"scheme S3:.*s3:// in small letters"),
         ("file:///films/a.jpg", r"scheme file:.*the path alone"),
         ("file:/films/a.jpg", r"scheme file:"),
-        ("gs://films/a.jpg", r"scheme gs:"),
-        ("abfss://films@account.dfs.core.windows.net/a.jpg", r"scheme abfss:"),
-        ("https://images.example.org/a.jpg", r"scheme https:"),
+        ("gcs://films/a.jpg", r"scheme gcs:.*write gs:// instead of gcs://"),
+        ("ftp://images.example.org/a.jpg", r"scheme ftp:"),
+        ("abfss://films/a.jpg", r"names no account"),
+        ("https://user:secret@images.example.org/a.jpg", r"carries a user name or a password"),
+        ("https://images.example.org", r"names no object"),
+        ("gs://films/", r"names no object"),
         ("data:image/png;base64,AAAA", r"scheme data:"),
         (r"C:\films\a.jpg", r"scheme C:"),
         (r"\\server\films\a.jpg", r"Windows path"),
@@ -64,9 +67,9 @@ def test_locations_that_the_command_line_refuses_are_refused_in_a_manifest_too(u
 
 
 def test_a_manifest_with_an_unsupported_scheme_is_refused_before_anything_is_written(run, tmp_path):
-    (tmp_path / "films.csv").write_text("uri\nhttps://images.example.org/a.jpg\n")
+    (tmp_path / "films.csv").write_text("uri\nftp://images.example.org/a.jpg\n")
 
-    with pytest.raises(UsageError, match="only local paths and s3://"):
+    with pytest.raises(UsageError, match="only local paths, s3://, gs://"):
         run(tmp_path / "films.csv", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import pytest
 from outputs import rows
 
 from genretag.storage import Storage, StorageError, join, s3_listing
-from genretag.storage.paths import is_odd
+from genretag.storage.bucket_store import is_odd
 
 PLAIN = [
     "with space.jpg", "a & b.jpg", "a & 1%/b.jpg", " at both ends ", "100%.jpg", "%2F.jpg", "a%2Fb.jpg", "%41.jpg",

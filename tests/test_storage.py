@@ -156,7 +156,7 @@ def test_locations_become_uris(tmp_path, monkeypatch):
 
     assert resolve("posters") == f"{tmp_path}/posters"
     assert resolve("s3://films/posters/") == "s3://films/posters"
-    with pytest.raises(UsageError, match="only local paths and s3://"):
+    with pytest.raises(UsageError, match="is not a local path, s3://"):
         resolve("ftp://films/posters")
     with pytest.raises(UsageError, match="names no bucket"):
         resolve("s3://")

@@ -20,7 +20,8 @@ from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
 from genretag.storage import Storage, StorageError, join, local
 from genretag.storage.retries import RetryPolicy
-from genretag.storage.s3_errors import Answer, of_answer, s3_error, words_of
+from genretag.storage.s3_errors import S3_ADVICE
+from genretag.storage.store_errors import Answer, of_answer, store_error, words_of
 
 ONCE = [kind for kind in KINDS if kind != "lost_answer"]
 START_DEADLINE_S = 15
@@ -197,7 +198,7 @@ def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, r
         f"Server returned non-2xx status code: {status}: {body}\n\nDebug source:\nauthorization: AWS4-HMAC"
     )
 
-    error = s3_error("s3://films/a.jpg", OSError(raw))
+    error = store_error("s3://films/a.jpg", OSError(raw), S3_ADVICE)
 
     assert error.reason == reason
     assert says in str(error)
@@ -215,14 +216,16 @@ def test_an_error_of_s3_becomes_a_reason_and_names_what_to_check(status, code, r
     ],
 )
 def test_the_advice_to_access_denied_fits_what_the_store_says(words, reason, says):
-    error = of_answer("s3://films/a.jpg", Answer(403, "AccessDenied", words))
+    error = of_answer("s3://films/a.jpg", Answer(403, "AccessDenied", words), S3_ADVICE)
 
     assert (error.reason, words in str(error), says in str(error)) == (reason, True, True)
     assert "AWS_SERVER_SIDE_ENCRYPTION" not in str(error)
 
 
 def test_the_advice_to_a_refused_write_mentions_encryption():
-    assert "set AWS_SERVER_SIDE_ENCRYPTION" in str(of_answer("s3://films/a", Answer(403, "AccessDenied", writing=True)))
+    denied = of_answer("s3://films/a", Answer(403, "AccessDenied", writing=True), S3_ADVICE)
+
+    assert "set AWS_SERVER_SIDE_ENCRYPTION" in str(denied)
 
 
 @pytest.mark.parametrize(

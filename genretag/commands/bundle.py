@@ -35,7 +35,7 @@ def bundle(
     (None: drawn posters), and must agree. If `settings.dry_run` is true, write nothing. Raises `UsageError` if the
     model cannot become a bundle.
     """
-    output, storage = resolve(output), session.storage
+    output, storage = resolve(output), session.owning(output, model).storage
     if not settings.dry_run:
         require_free(output, storage, settings.overwrite)
     label_list = read_label_list(resolve(labels), settings, storage)

@@ -32,7 +32,8 @@ def calibrate(
     """
     if find_spec("sklearn") is None or (settings.int8 and find_spec("nncf") is None):
         raise UsageError("calibrate needs scikit-learn and NNCF: pip install 'genretag[train]'")
-    model, output, storage = resolve(model), resolve(output), session.storage
+    model, output, session = resolve(model), resolve(output), session.owning(model, output)
+    storage = session.storage
     with Display(session) as display:
         display.phase("reading")
         bundle = load_bundle(model, storage)

@@ -50,6 +50,7 @@ def evaluate_with_answers(
     """
     if find_spec("sklearn") is None:
         raise UsageError("evaluate needs scikit-learn: pip install 'genretag[train]'")
+    session = session.owning(bundle, against)
     storage = session.storage
     with Display(session) as display:
         display.phase("reading")

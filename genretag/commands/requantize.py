@@ -28,7 +28,8 @@ def requantize(
     `overwrite` is true, replace a bundle at `output`. Raises `UsageError` if the posters differ, if the bundle does
     not record how it was trained, or if `output` cannot take a bundle.
     """
-    model, output, storage = resolve(model), resolve(output), session.storage
+    model, output, session = resolve(model), resolve(output), session.owning(model, output)
+    storage = session.storage
     with Display(session) as display:
         display.phase("reading")
         bundle = load_bundle(model, storage)

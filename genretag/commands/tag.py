@@ -90,7 +90,7 @@ def tag(
     Raises `UsageError` if a person must act, `JobError` if a retry may help, and `OutputHeldError` if another run holds
     the output's lock. After an error, finished part files stay, and the next run scores only the other posters.
     """
-    images, output = resolve(images), resolve(output)
+    images, output, session = resolve(images), resolve(output), session.owning(output, model)
     storage, started, clock = session.storage, datetime.now(UTC), PhaseClock()
     run_id = new_run_id(started)
     bundle = load_bundle(model or str(DEFAULT_BUNDLE), storage)

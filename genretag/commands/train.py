@@ -49,7 +49,8 @@ def train(
     Raises `UsageError` if an input or `output` cannot be used, or if there are too few posters, CPUs or GPUs. Raises
     `JobError` if the workers failed too often, or if the bundle cannot be written after the training.
     """
-    output, storage = resolve(output), session.storage
+    output, session = resolve(output), session.owning(output, run.checkpoints, *run.teacher)
+    storage = session.storage
     with tempfile.TemporaryDirectory() as folder, Display(session) as display:
         display.phase("reading")
         splits = read_labelled_posters(labels, images, settings, storage)

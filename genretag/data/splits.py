@@ -16,7 +16,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from genretag.data.labels import LabelledSet
 from genretag.images.decoding import ImageLimits
-from genretag.storage import S3, Storage, StorageError
+from genretag.storage import GS, S3, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def content_md5(image: StoredImage, storage: Storage) -> str | None:
     If the etag of an S3 object has 32 hex digits, return the etag without reading the object. Too large means more than
     the default `max_bytes` of `ImageLimits`.
     """
-    if image.uri.startswith(S3) and MD5_ETAG.fullmatch(image.etag.strip('"')):
+    if image.uri.startswith((S3, GS)) and MD5_ETAG.fullmatch(image.etag.strip('"')):
         return image.etag.strip('"')
     try:
         data = storage.get(image.uri, ImageLimits().max_bytes).data

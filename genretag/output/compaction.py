@@ -22,7 +22,8 @@ from genretag.output.compaction_journal import Plan, Step, begin, carry_out, jou
 from genretag.output.lock import require_held
 from genretag.output.schema import writer_options
 from genretag.settings import TableSettings
-from genretag.storage import S3, ObjectInfo, Storage, join
+from genretag.storage import ObjectInfo, Storage, in_bucket, join
+from genretag.storage.uris import path_in_files
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def read_footer(info: ObjectInfo, filesystem: Any) -> PartFile:
     `filesystem` is the fsspec filesystem of the output. Raises `UsageError` if the file is not a Parquet file.
     """
     try:
-        with filesystem.open(info.uri.removeprefix(S3), "rb") as file:
+        with filesystem.open(path_in_files(info.uri), "rb") as file:
             footer = pyarrow.parquet.read_metadata(file)
     except pa.ArrowException as error:
         raise UsageError(f"{info.uri} is no part file ({one_line(error)}): remove it, it stands in the way") from error
@@ -92,9 +93,9 @@ def write_whole(tables: Iterable[pa.Table], schema: pa.Schema, rows: int, target
     A local file is synced to the disk. `filesystem` is the fsspec filesystem of the target. Raises `OSError` if the
     file cannot be written, and `JobError` if the number of rows differs.
     """
-    path = target.removeprefix(S3)
+    path = path_in_files(target)
     with (
-        _durable(filesystem, path, local=not target.startswith(S3)) as sink,
+        _durable(filesystem, path, local=not in_bucket(target)) as sink,
         pyarrow.parquet.ParquetWriter(sink, schema, **writer_options(schema)) as writer,
     ):
         for table in tables:

@@ -24,8 +24,9 @@ from typing import Any
 from genretag.errors import UsageError, one_line
 from genretag.output.iceberg_table import forget_snapshots, switch_files
 from genretag.settings import NO_TABLE, TableSettings
-from genretag.storage import S3, Storage, StorageError, join
+from genretag.storage import Storage, StorageError, in_bucket, join
 from genretag.storage.local import second_name
+from genretag.storage.uris import path_in_files
 
 logger = logging.getLogger(__name__)
 
@@ -172,8 +173,8 @@ def _place(source: str, target: str, filesystem: Any) -> None:
     object. The source stays. Raises `StorageError` if the target cannot be made.
     """
     try:
-        if target.startswith(S3):
-            filesystem.cp_file(source.removeprefix(S3), target.removeprefix(S3))
+        if in_bucket(target):
+            filesystem.cp_file(path_in_files(source), path_in_files(target))
         else:
             second_name(source, target)
     except FileExistsError:

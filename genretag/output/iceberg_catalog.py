@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.settings import TableSettings
-from genretag.storage import S3, Storage, join
+from genretag.storage import Storage, in_bucket, join
 from genretag.storage.aws_settings import AwsSettings
 from genretag.storage.paths import sqlite_file, sqlite_uri
 
@@ -206,7 +206,7 @@ def _place(settings: TableSettings, output: str) -> str:
     """
     if settings.catalog:
         return settings.catalog
-    if output.startswith(S3):
+    if in_bucket(output):
         raise UsageError(
             f"which catalogue has the table {settings.table}? Add --catalog with a URI or a name of pyiceberg's "
             "configuration; only an output in a folder has one of its own"

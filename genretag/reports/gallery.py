@@ -198,7 +198,7 @@ def gallery(output: str, settings: GallerySettings, session: Session) -> Gallery
     `output` is the location that `tag` wrote to. If `settings.html` is None, the page goes to `gallery.html` there.
     Raises `UsageError` if no poster matches, or if the output, the labels or the page cannot be read or written.
     """
-    output, storage = resolve(output), session.storage
+    output, storage = resolve(output), session.owning(output, settings.model).storage
     truth = _read_truth(settings.labels, settings, storage) if settings.labels else None
     picked = pick(output, settings, storage)
     bundle = load_bundle(settings.model, storage) if settings.model else None

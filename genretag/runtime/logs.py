@@ -86,7 +86,7 @@ def _json_line(level: str, logger: str, message: str, at: datetime | None = None
 
 
 def quieten_libraries() -> None:
-    """Keep most messages of Ray, TensorFlow and the S3 libraries off the terminal. Call this before they are imported.
+    """Keep most messages of Ray, TensorFlow and the stores' libraries off the terminal. Call this before their import.
 
     The function sets log levels and environment variables. It does not change variables that the user has set.
     """
@@ -97,6 +97,8 @@ def quieten_libraries() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("botocore", "aiobotocore", "s3fs", "tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("azure", "google.auth", "urllib3"):  # they log what becomes an exception, in many lines
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager

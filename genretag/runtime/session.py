@@ -5,7 +5,7 @@ every JSON log line.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -38,10 +38,18 @@ def current_run_id() -> str | None:
 
 @dataclass(frozen=True)
 class Session:
-    """Settings for the S3 store, the Ray cluster, and what a command prints."""
+    """Settings for the stores, the Ray cluster, and what a command prints."""
 
     endpoint_url: str | None = None
     """S3 endpoint, if the store is not AWS. AWS_ENDPOINT_URL does the same."""
+    anonymous: bool = False
+    """Read a public bucket without credentials. The buckets of what the command writes, and of its model, still get
+    them."""
+    request_payer: bool = False
+    """Pay for requests to a bucket whose owner demands it. For gs://, GOOGLE_CLOUD_PROJECT pays."""
+    private_hosts: bool = False
+    """Let https:// URLs of a manifest lead into private networks. Never set it for a manifest of strangers: the
+    metadata services of clouds are there."""
     address: str | None = None
     """Ray cluster to run on; RAY_ADDRESS does the same. If neither is set, a local Ray starts."""
     wait_for_nodes_s: float = WAIT_FOR_NODES_S
@@ -52,6 +60,8 @@ class Session:
     """Show Ray's messages too."""
     log_format: Literal["text", "json"] = "text"
     """Format of log lines: `text` for people, or `json`: one object per line, each with the run id."""
+    own: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    """Locations whose buckets get credentials in spite of `anonymous` (see `owning`)."""
 
     def __post_init__(self) -> None:
         if not self.wait_for_nodes_s >= 0:
@@ -62,12 +72,20 @@ class Session:
                 "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
 
+    def owning(self, *locations: str | None) -> "Session":
+        """Return this session, in which the buckets of these locations get credentials in spite of `anonymous`.
+
+        Commands call it with what they write, and with their model. None stands for a location that was not given.
+        """
+        return replace(self, own=(*self.own, *(location for location in locations if location)))
+
     @property
     def storage(self) -> "Storage":
-        """A new `Storage` with the endpoint of this session.
+        """A new `Storage` with the settings of this session.
 
         Raises `UsageError` if the environment's settings for encryption are invalid.
         """
-        from genretag.storage import Storage
+        from genretag.storage import Access, Storage
 
-        return Storage(self.endpoint_url)
+        access = Access(self.anonymous, self.request_payer, self.own, self.private_hosts)
+        return Storage(self.endpoint_url, access=access)

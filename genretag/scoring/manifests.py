@@ -2,9 +2,10 @@
 
 Manifest files are first copied to this machine's disk. From there DuckDB reads up to 16,384 rows at a time.
 
-In the column `uri`, an `s3://` URI or an absolute path is used as it is, except that spaces before it are removed. Any
-other value is a path relative to the manifest's folder. A URI with another scheme, such as `gs://`, is refused before
-anything is scored. Otherwise the URI would count as a relative path, and would fail only later, as not found.
+In the column `uri`, an absolute path or a URI with a known scheme (`s3://`, `gs://`, `az://`, `abfss://`, `https://`)
+is used as it is, except that spaces before it are removed. Any other value is a path relative to the manifest's folder.
+A URI with another scheme, such as `ftp://`, is refused before anything is scored. Otherwise the URI would count as a
+relative path, and would fail only later, as not found.
 """
 
 import difflib
@@ -23,31 +24,35 @@ from genretag.errors import UsageError, one_line
 from genretag.scoring.database import open_database
 from genretag.scoring.manifest_files import column_of, copied, ending_of, open_manifest, read_parquet
 from genretag.storage import S3, Storage, join
+from genretag.storage.azure_settings import ABFSS
 from genretag.storage.paths import glob_pattern, sql_name, sql_text
+from genretag.storage.uris import BUCKETS, HTTP, SAME
 
+_KNOWN = "|".join((*BUCKETS, *HTTP))  # for a regular expression
 _SCHEME = r"^([A-Za-z][A-Za-z0-9+.-]*:)(/|\\|image/)"  # gs://, file:/, C:\, data:image/
 _REFUSED = (  # (SQL condition for a wrong value, message); the first true condition counts
     ("coalesce(trim({0}), '') in ('', '.', './')", "names no object"),
     ("contains({0}, chr(0))", "has a zero byte"),
-    (rf"regexp_matches({{0}}, '^{S3}(/|[^/]*/*$)')", "names no object: write s3://BUCKET/KEY"),
-    (rf"not starts_with({{0}}, '{S3}') and regexp_matches({{0}}, '{_SCHEME}')", "{hint}"),
-    (r"starts_with({0}, '\\')", "is a Windows path: only local paths and s3:// can be read"),
+    (rf"regexp_matches({{0}}, '^({_KNOWN})(/|[^/]*/*$)')", "names no object: write SCHEME://BUCKET/KEY"),
+    (rf"regexp_matches({{0}}, '^{ABFSS}[^/@]*/')", "names no account: write abfss://CONTAINER@ACCOUNT.dfs.…/NAME"),
+    (r"regexp_matches({0}, '^https?://[^/]*@')", "carries a user name or a password: leave it out"),
+    (rf"not regexp_matches({{0}}, '^({_KNOWN})') and regexp_matches({{0}}, '{_SCHEME}')", "{hint}"),
+    (r"starts_with({0}, '\\')", "is a Windows path: only local paths and the URIs of buckets can be read"),
 )
 _HINTS = {
-    "s3a:": "write s3:// instead of s3a://",
-    "s3n:": "write s3:// instead of s3n://",
-    "s3:": "write s3:// in small letters",
+    **{f"{scheme.removesuffix('//')}": f"write {right} instead of {scheme}" for scheme, right in SAME.items()},
+    **{f"{scheme.removesuffix('//')}": f"write {scheme} in small letters" for scheme in (*BUCKETS, *HTTP)},
     "file:": "write the path alone, without file://",
 }
 _SPACES = "regexp_matches({0}, '^\\s|\\s$')"
 
 
 def require_uris(rows: duckdb.DuckDBPyRelation, column: str, source: str, *, exact: bool) -> None:
-    """Raise `UsageError` if the URI of a row cannot name an object, such as an empty text or a `gs://` URI.
+    """Raise `UsageError` if the URI of a row cannot name an object, such as an empty text or an `ftp://` URI.
 
     The message quotes the first such row. `column` is the SQL of the URI column, and `source` is the location of the
     manifest, for the message. If `exact` is false, as for a CSV, spaces at either end of a URI are an error too,
-    because nobody can tell whether they are meant. Only spaces before an `s3://` URI or an absolute path are no error.
+    because nobody can tell whether they are meant. Only spaces before a URI or an absolute path are no error.
     """
     value = _without_spaces_before(column)
     checks = [(check.format(value), says) for check, says in _REFUSED]
@@ -71,20 +76,21 @@ def resolved(column: str, folder: str) -> str:
     """
     value = _without_spaces_before(column)
     relative = rf"regexp_replace({value}, '^(\./+)+', '')"
-    is_whole = f"starts_with({value}, '{S3}') or starts_with({value}, '/')"
+    is_whole = f"regexp_matches({value}, '^({_KNOWN}|/)')"
     return f"case when {is_whole} then {value} else {folder} || {relative} end"
 
 
 def _without_spaces_before(column: str) -> str:
-    """Return an SQL expression for `column` without the spaces before an `s3://` URI or an absolute path."""
-    return rf"regexp_replace({column}, '^\s+({S3}|/)', '\1')"
+    """Return an SQL expression for `column` without the spaces before a URI or an absolute path."""
+    return rf"regexp_replace({column}, '^\s+({_KNOWN}|/)', '\1')"
 
 
 def _hint(uri: str | None) -> str:
     """Return a text that says that the scheme of `uri` is refused, and what to write instead if that is known."""
     scheme = (uri or "").strip().split(":")[0]
     hint = _HINTS.get(f"{scheme.lower()}:", "")
-    return f"has the scheme {scheme}:, and only local paths and s3:// can be read" + (f": {hint}" if hint else "")
+    known = ", ".join(("local paths", *BUCKETS, "https://"))
+    return f"has the scheme {scheme}:, and only {known} can be read" + (f": {hint}" if hint else "")
 
 
 S3_INVENTORY = "/manifest.json"

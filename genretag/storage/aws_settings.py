@@ -30,11 +30,12 @@ class AwsSettings:
     use_dualstack: bool = False
 
     @staticmethod
-    def read(endpoint_url: str | None = None) -> "AwsSettings":
+    def read(endpoint_url: str | None = None, *, requester_pays: bool = False) -> "AwsSettings":
         """Read the settings as boto3 does. If `endpoint_url` is given, it overrides every configured endpoint.
 
-        Without a configured region, the region is us-east-1.
-        Raises `UsageError` if the endpoint URL contains a user name or password, or if the AWS settings cannot be used.
+        `requester_pays` agrees to pay for requests, as AWS_REQUEST_PAYER=requester does. Without a configured region,
+        the region is us-east-1. Raises `UsageError` if the endpoint URL contains a user name or password, or if the AWS
+        settings cannot be used.
         """
         core = core_session()
         given = endpoint_url or _configured_endpoint(core)
@@ -48,7 +49,7 @@ class AwsSettings:
             endpoint_url=given,
             ca_bundle=core.get_config_variable("ca_bundle") or None,
             addressing_style=style or "auto",
-            requester_pays=os.environ.get("AWS_REQUEST_PAYER", "").lower() in ("requester", *YES),
+            requester_pays=requester_pays or os.environ.get("AWS_REQUEST_PAYER", "").lower() in ("requester", *YES),
             use_fips=bool(core.get_config_variable("use_fips_endpoint")),
             use_dualstack=bool(core.get_config_variable("use_dualstack_endpoint")),
         )

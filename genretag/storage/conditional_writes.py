@@ -106,8 +106,8 @@ class TimedStorage(Storage):
     """
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__(storage.endpoint_url, storage.encryption)
-        self._s3 = storage._s3  # open already, because opening takes time, which counts towards WAIT_S
+        super().__init__(storage.endpoint_url, storage.encryption, storage.access)
+        self._stores = storage._stores  # open already, because opening takes time, which counts towards WAIT_S
 
     def create(self, uri: str, data: bytes) -> str:
         """Write an object that must not exist yet, wait `WAIT_S`, and return the etag.

@@ -29,10 +29,12 @@ class StorageError(Exception):
     line for people.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)  # both in args, or the error would not survive pickling
+    def __init__(self, reason: str, message: str, retry_after_s: float | None = None) -> None:
+        """`retry_after_s` is how long the server asks us to wait before the next attempt. None: it does not say."""
+        super().__init__(reason, message, retry_after_s)  # all in args, or the error would not survive pickling
         self.reason = reason
         self.message = message
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return self.message

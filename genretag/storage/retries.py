@@ -17,7 +17,7 @@ ATTEMPT_S = 20.0  # for one request and its complete answer; after this time, th
 TOTAL_S = 60.0  # for all attempts at one object: longer than most outages
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between attempts: doubled each time, minus a random part of up to half
 
-TRANSIENT = frozenset({"unavailable", "timeout"})
+TRANSIENT = frozenset({"unavailable", "timeout", "throttled"})
 """Reasons of temporary errors, for which a retry may help."""
 
 
@@ -71,15 +71,17 @@ def retry(attempt: Callable[[], Result], policy: RetryPolicy) -> Result:
     """Call `attempt` and return its result. If it raises a temporary `StorageError`, call it again after a pause.
 
     A `StorageError` is temporary if its reason is in `TRANSIENT`. If the error is not temporary, or if the time of
-    `policy` is over, raise the error.
+    `policy` is over, raise the error. If the error says how long to wait, the pause is at least as long, and the error
+    is raised at once if that is longer than the time that is left.
     """
-    pauses = policy.pauses()
+    pauses, deadline = policy.pauses(), time.monotonic() + policy.retry_s
     while True:
         try:
             return attempt()
         except StorageError as error:
             pause = next(pauses, None) if error.reason in TRANSIENT else None
-            if pause is None:
+            pause = max(pause or 0.0, error.retry_after_s or 0.0) if pause is not None else None
+            if pause is None or time.monotonic() + pause > max(deadline, time.monotonic() + LONGEST_PAUSE_S):
                 raise
         time.sleep(pause)
 

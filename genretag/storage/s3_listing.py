@@ -1,4 +1,4 @@
-"""List a bucket into Arrow tables with exact keys, and open buckets.
+"""List a bucket of S3 or Google Cloud Storage into Arrow tables with exact keys.
 
 If the store lists keys in order, several threads list a prefix in parallel. An Arrow table takes about a quarter of
 the memory of Python objects. For short listings, `to_objects` turns a table into Python objects.
@@ -7,36 +7,21 @@ A listing by obstore would be less code, but obstore parses keys as paths. A key
 or a control character breaks obstore's listing. The keys `a/` and `/a` would both arrive as `a`. boto3 lists every key
 correctly, but its XML parser needs 110 ms of CPU time for a page of 1,000 objects. So regular expressions first take
 key, etag, size and time of each object out of the XML. With these expressions, a page takes 6 ms.
-
-`open_bucket` supports all of boto3's sources of credentials, and sets a deadline for every request. Before it
-opens a bucket, it checks that a server listens.
 """
 
 import re
-import socket
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from html import unescape
 from itertools import compress
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus, urlsplit
+from typing import Any
+from urllib.parse import unquote_plus
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genretag.errors import UsageError, one_line
-from genretag.storage.aws_settings import AwsSettings, Encryption, core_session
 from genretag.storage.key_ranges import OutOfOrderError, list_ranges
 from genretag.storage.objects import PAGE, ObjectInfo, StorageError
-from genretag.storage.retries import FIRST_PAUSE_S, LONGEST_PAUSE_S, RetryPolicy
-from genretag.storage.s3_errors import ENDPOINT, REGION
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Store
-
 
 LISTING = pa.schema(
     [
@@ -68,9 +53,10 @@ def to_objects(table: pa.Table) -> list[ObjectInfo]:
 
 
 LISTERS = 16  # threads; one process cannot read answers faster, and S3 allows 5,500 requests per second and prefix
-ORDERED_SERVERS = ("AmazonS3", "MinIO")
-"""`Server` headers of stores that list keys in the order of their UTF-8 bytes. SeaweedFS does not: it lists a folder
-`a/` before `a-b`, and omits the folder if a listing starts after `a`. A parallel listing would lose objects there."""
+ORDERED_SERVERS = ("AmazonS3", "MinIO", "UploadServer")
+"""`Server` headers of stores that list keys in the order of their UTF-8 bytes; Google's is UploadServer. SeaweedFS does
+not: it lists a folder `a/` before `a-b`, and omits the folder if a listing starts after `a`. A parallel listing would
+lose objects there."""
 UNORDERED_BUCKETS = "--x-s3"  # suffix of S3 Express directory buckets, which have no key order and no start-after
 
 COLUMNS = {
@@ -113,25 +99,25 @@ class Page:
 
 
 def list_below(
-    client: Any, bucket: str, prefix: str, persist: Callable[[Callable[[], Page]], Page]
+    client: Any, root: str, prefix: str, persist: Callable[[Callable[[], Page]], Page]
 ) -> Iterator[pa.Table]:
     """Yield the objects below a prefix as tables with the columns of `LISTING`. Each object comes once, in any order.
 
-    `client` is a boto3 client. `persist` calls its argument, and retries while the error is temporary.
-    Raises `StorageError`, with the reason `refused` if a store that should list keys in order (`ORDERED_SERVERS`) does
-    not.
+    `client` is a boto3 client, and `root` the URI of the bucket. `persist` calls its argument, and retries while the
+    error is temporary. Raises `StorageError`, with the reason `refused` if a store that should list keys in order
+    (`ORDERED_SERVERS`) does not.
     """
 
     def list_page(after: str, token: str | None) -> Page:
-        return persist(lambda: request_page(client, bucket, prefix, after, token))
+        return persist(lambda: request_page(client, root, prefix, after, token))
 
     page = list_page("", None)
     yield page.rows(len(page.keys))
-    if page.server.startswith(ORDERED_SERVERS) and not bucket.endswith(UNORDERED_BUCKETS):
+    if page.server.startswith(ORDERED_SERVERS) and not root.endswith(UNORDERED_BUCKETS):
         try:
             yield from list_ranges(list_page, page, prefix, LISTERS)
         except OutOfOrderError as error:
-            raise StorageError("refused", f"s3://{bucket}: the store does not list keys in order ({error})") from None
+            raise StorageError("refused", f"{root}: the store does not list keys in order ({error})") from None
         return
     while page.token is not None:
         page = list_page("", page.token)
@@ -157,21 +143,21 @@ def take_columns(operation_model: Any, response_dict: Any, customized_response_d
         response_dict["body"] = head + tail
 
 
-def request_page(client: Any, bucket: str, prefix: str, after: str, token: str | None) -> Page:
-    """Request one page of a listing with a boto3 client.
+def request_page(client: Any, root: str, prefix: str, after: str, token: str | None) -> Page:
+    """Request one page of a listing with a boto3 client. `root` is the URI of the bucket.
 
     If `token` is given, the page continues from that token. Otherwise it begins after the key `after`. If `after` is
     empty, it is the first page of the prefix.
     """
     start = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
-    answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **start)
+    answer = client.list_objects_v2(Bucket=root.partition("://")[2], Prefix=prefix, MaxKeys=PAGE, **start)
     if columns := answer.get("Columns"):
         columns["keys"] = _decoded(columns["keys"])
     else:
         columns = _columns_of(answer.get("Contents", []))
     server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
     token = answer["NextContinuationToken"] if answer.get("IsTruncated") else None
-    return Page(f"s3://{bucket}/", token=token, server=server, **columns)
+    return Page(f"{root}/", token=token, server=server, **columns)
 
 
 def _decoded(keys: list[bytes]) -> list[str]:
@@ -197,104 +183,3 @@ def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:
         "sizes": [str(found["Size"]).encode() for found in contents],
         "modified": [f"{found['LastModified']:%Y-%m-%dT%H:%M:%S.%f}".encode() for found in contents],
     }
-
-
-CONNECT_S = 5.0  # limit for opening a connection: longer than the delay of three lost packets
-MOST_ATTEMPTS = 1000  # never reached, because the time for one object limits the retries
-KNOCK_S = 2.0  # if the server is unreachable at the start, try again for this long
-CREDENTIALS_TTL = timedelta(minutes=10)
-"""The time for which obstore uses credentials. It asks boto3 again 5 minutes before the end. Credentials from boto3 are
-valid for at least 10 minutes. With its default of 30 minutes, obstore would use expired credentials."""
-
-
-def open_bucket(
-    bucket: str, settings: AwsSettings, encryption: Encryption, retry_policy: RetryPolicy, *, retries: bool
-) -> "S3Store":
-    """Return obstore's store for a bucket, after a check that a server listens. The bucket itself is not checked.
-
-    If `retries` is false, obstore makes only one attempt per request, for writes that must not happen twice. Without
-    retries, obstore also deletes each object by a separate request.
-    Raises `UsageError` if there are no credentials or if the settings cannot be used. Raises `StorageError` if no
-    server listens.
-    """
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.exceptions import BaseError
-    from obstore.store import S3Store
-
-    session = boto3.Session(botocore_session=core_session())
-    _require_credentials(session, bucket)
-    _knock(settings.server, given=bool(settings.endpoint_url))
-    url, in_host = settings.url_of(bucket)
-    client_options: ClientConfig = {
-        "allow_http": url.startswith("http://"),
-        "timeout": timedelta(seconds=retry_policy.attempt_s),
-        "connect_timeout": timedelta(seconds=min(CONNECT_S, retry_policy.attempt_s)),
-    }
-    if certificates := settings.root_certificate():
-        client_options["root_certificate"] = certificates
-    try:
-        return S3Store(
-            bucket,
-            endpoint=url,
-            aws_endpoint_url_s3=url,  # because else the variable AWS_ENDPOINT_URL_S3 would override `endpoint`
-            virtual_hosted_style_request=in_host,
-            disable_bulk_delete=not retries,  # one DELETE for each object, which every store supports
-            request_payer=settings.requester_pays,
-            region=settings.region,
-            credential_provider=Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL),
-            client_options=client_options,
-            retry_config={
-                "max_retries": MOST_ATTEMPTS if retries else 0,
-                "retry_timeout": timedelta(seconds=retry_policy.retry_s),
-                "backoff": {
-                    "init_backoff": timedelta(seconds=FIRST_PAUSE_S),
-                    "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
-                    "base": 2,
-                },
-            },
-            **encryption.obstore_arguments(),
-        )
-    except (BaseError, ValueError) as error:
-        raise UsageError(f"s3://{bucket} cannot be opened: {one_line(error, 200)}") from None
-
-
-def _require_credentials(session: Any, bucket: str) -> None:
-    """Raise `UsageError`, with a message that names the bucket, if a boto3 session finds no credentials."""
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        found, why = session.get_credentials(), ""
-    except BotoCoreError as error:  # for example, the program that provides credentials failed
-        found, why = None, f" ({one_line(error, 200)})"
-    if found is None:
-        raise UsageError(
-            f"no credentials for s3://{bucket}{why}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or AWS_PROFILE, or run where a role gives them"
-        )
-
-
-def _knock(url: str, *, given: bool) -> None:
-    """Raise `StorageError` if no server listens at `url`, and `UsageError` if `url` names no host.
-
-    obstore itself would retry for a minute, and its error would not name the address. `given` says whether the user
-    set the endpoint. If so, the message advises to check the endpoint. Otherwise, it advises to check the region.
-    """
-    parts = urlsplit(url)
-    host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
-    if not host:
-        raise UsageError(f"{one_line(url, 100)!r} is no endpoint: write http://HOST:PORT or https://HOST")
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
-        return  # a proxy connects to the server; this machine itself may not be able to
-    deadline = time.monotonic() + KNOCK_S
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=CONNECT_S).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                why = one_line(error.strerror or error, 80)
-                raise StorageError(
-                    "unavailable", f"no store answers at {host}:{port} ({why}): {ENDPOINT if given else REGION}"
-                ) from None
-        time.sleep(0.5)

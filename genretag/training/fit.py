@@ -65,7 +65,7 @@ def fit(
     _require_a_fit_cluster(splits, settings, session, cluster, checkpoints)
     learned = {"train": shown_posters(splits.train, settings), "validation": splits.validation}
     with running_ledger(sys.maxsize) as board, _one_line_errors():
-        guard = Guard(session.storage.endpoint_url, board)
+        guard = Guard(session.storage, board)
         config = {
             "settings": settings,
             "prevalence": learned["train"].labelled.multi_hot.mean(axis=0),

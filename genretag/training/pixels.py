@@ -97,7 +97,7 @@ def decode_posters(
     failures: Counter[str] = Counter()
     for number, contents, reference in _run(works, at_once, waiting):
         file = works[number].file
-        kept = FiledPixels(file, guard.endpoint_url) if file else StoredPixels(reference)
+        kept = FiledPixels(file, guard.storage) if file else StoredPixels(reference)
         blocks[number] = Block(rows[number][contents.readable], kept)
         failures.update(contents.failures)
         progress(len(rows[number]))
@@ -156,7 +156,7 @@ def _decode(work: _Work) -> tuple[Contents, np.ndarray | None]:
     if work.file is None:
         pixels, contents = decode_block(work.uris, work.etags, work.rule, work.guard)
         return contents, pixels
-    storage = Storage(work.guard.endpoint_url)
+    storage = work.guard.storage
     held = contents_of(work.file, storage)
     if held is not None and held.lasting:
         return held, None
@@ -197,10 +197,10 @@ class FiledPixels:
     """Pixels of a block in the cache's Parquet file `file`, a URI."""
 
     file: str
-    endpoint_url: str | None
+    storage: Storage
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels = read_pixels(self.file, _storage(self.endpoint_url))
+        pixels = read_pixels(self.file, _shared(self.storage))
         return pixels[places], np.ones(len(places), dtype=bool)
 
 
@@ -249,11 +249,11 @@ class Guard:
     """Settings for reading posters. If the decoder hangs or crashes, the run loses only one poster.
 
     `ledger` is the handle of the run's ledger actor, which counts the crashes that each poster causes. If a poster
-    takes longer than `decode_timeout_s` to decode, the process ends and the poster becomes a failure. `endpoint_url` is
-    the address of the S3 store. None means the address in the AWS settings.
+    takes longer than `decode_timeout_s` to decode, the process ends and the poster becomes a failure. `storage` reads
+    the posters.
     """
 
-    endpoint_url: str | None
+    storage: Storage
     ledger: Any
     decode_timeout_s: float = TagSettings.decode_timeout_s
 
@@ -262,20 +262,20 @@ class Guard:
 
         If the ledger (the actor that counts crashes) stopped the job, return [].
         """
-        with GuardedReader(_poster_reader(self.endpoint_url, rule), self.ledger, self.decode_timeout_s) as guarded:
+        with GuardedReader(_poster_reader(self.storage, rule), self.ledger, self.decode_timeout_s) as guarded:
             return guarded.read(uris) or []
 
 
 @cache
-def _poster_reader(endpoint_url: str | None, rule: ImageRule) -> PosterReader:
+def _poster_reader(storage: Storage, rule: ImageRule) -> PosterReader:
     """Return the poster reader of this process, made once for each store and image rule.
 
     With a new reader for each block, each block would need a new store client and new threads.
     """
-    return PosterReader(_storage(endpoint_url), rule, DECODE_THREADS)
+    return PosterReader(storage, rule, DECODE_THREADS)
 
 
 @cache
-def _storage(endpoint_url: str | None) -> Storage:
-    """Return the storage of this process, made once for each endpoint."""
-    return Storage(endpoint_url)
+def _shared(storage: Storage) -> Storage:
+    """Return the first storage of this process that equals `storage`, so that all blocks share its clients."""
+    return storage

@@ -18,7 +18,7 @@ import openvino
 
 from genretag.model.bundle import INT8_FILES, OPENVINO_FILES, Bundle
 from genretag.model.engines import INT8, padded_batches
-from genretag.model.engines.processors import this_processor
+from genretag.model.engines.processors import CAP, this_processor
 from genretag.model.openvino_graphs import read_graph
 
 LARGEST_WEIGHT = 64
@@ -86,6 +86,7 @@ def _cache_folder() -> Path | None:
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # without a hint, OpenVINO chooses (for layers that are not int8)
 PRECISIONS_OF = {hint: precision for precision, hint in HINTS.items()}
+BFLOAT16 = "AVX512_CORE_BF16"
 
 
 class OpenVINOEngine:
@@ -107,6 +108,9 @@ class OpenVINOEngine:
         }
         if precision in HINTS:
             options["INFERENCE_PRECISION_HINT"] = HINTS[precision]
+        elif os.environ.get(CAP) and BFLOAT16 not in this_processor().instruction_sets:
+            # OpenVINO asks the processor, not the cap, and would choose bfloat16 kernels that the cap forbids
+            options["INFERENCE_PRECISION_HINT"] = HINTS["float32"]
         self._batch_size = batch_size
         self._labels = len(bundle.labels)
         if folder := _cache_folder():

@@ -1,0 +1,42 @@
+"""An fsspec file system over the stores of `Storage`, for libraries that need one: Ray Train, pyarrow, DuckDB.
+
+It is obstore's own adapter with our clients, so it has the credentials, deadlines and retries of all other requests.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from obstore.fsspec import FsspecStore
+
+if TYPE_CHECKING:
+    from genretag.storage import Storage
+
+
+class BucketFiles(FsspecStore):
+    """The files of all buckets of one scheme, such as `gs`. Paths are `BUCKET/KEY`, with or without the scheme."""
+
+    cachable = False  # a cached instance would go on using old credentials
+
+    def __init__(self, scheme: str, storage: "Storage", **more: Any) -> None:
+        """`scheme` is `gs`, `az` or `abfss`. `more` are arguments of fsspec, such as `asynchronous`."""
+        self._storage = storage
+        self._scheme = scheme
+        super().__init__("memory", **more)  # no store of obstore's own choice is opened
+        self.protocol = scheme
+
+    def _split_path(self, path: str) -> tuple[str, str]:
+        """Return bucket and key of a path. obstore's own method would take `?` and `#` in a key for a query."""
+        bucket, _, key = path.removeprefix(f"{self._scheme}://").lstrip("/").partition("/")
+        return bucket, key
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(one) for one in path]
+        text = str(path)
+        return (text.partition("://")[2] if "://" in text else text).rstrip("/")
+
+    def _construct_store(self, bucket: str) -> Any:
+        return self._storage.obstore_of(f"{self._scheme}://{bucket}/any")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BucketFiles, (self._scheme, self._storage)
