@@ -20,7 +20,8 @@ class BucketFiles(FsspecStore):
         """`scheme` is `gs`, `az` or `abfss`. `more` are arguments of fsspec, such as `asynchronous`."""
         self._storage = storage
         self._scheme = scheme
-        super().__init__("memory", **more)  # no store of obstore's own choice is opened
+        begin: Any = super().__init__  # its overloads know each scheme alone
+        begin("memory", **more)  # so that obstore opens no store of its own choice
         self.protocol = scheme
 
     def _split_path(self, path: str) -> tuple[str, str]:

@@ -80,11 +80,10 @@ class WebServers:
                 answer = self._pools.request(
                     method, url, headers={"user-agent": AGENT}, redirect=False, retries=False, preload_content=False
                 )
-                try:
-                    if (place := answer.get_redirect_location()) is False or place is None:
-                        return answer.headers, _body(uri, answer, max_bytes)
-                finally:
-                    answer.release_conn()
+                place = answer.get_redirect_location()
+                if not place:
+                    return answer.headers, _body(uri, answer, max_bytes)
+                answer.drain_conn()
                 url = urljoin(url, place)
                 if urlsplit(url).scheme not in ("http", "https") or (url[:5] == "http:" and uri[:6] == "https:"):
                     raise StorageError("refused", f"{uri}: it redirects to another protocol")
@@ -130,7 +129,18 @@ def _refuse(uri: str) -> NoReturn:
 
 
 def _body(uri: str, answer: Any, max_bytes: int | None) -> bytes:
-    """Return the body of an answer. Raises `StorageError` for an error answer, and if the body is too large."""
+    """Return the body of an answer. Raises `StorageError` for an error answer, and if the body is too large.
+
+    After an exception, the connection is closed, because it still carries what was not read.
+    """
+    try:
+        return _read(uri, answer, max_bytes)
+    except BaseException:
+        answer.close()
+        raise
+
+
+def _read(uri: str, answer: Any, max_bytes: int | None) -> bytes:
     if answer.status >= 300:
         answer.drain_conn()
         reason, says = REASONS.get(answer.status, ("refused", "the server refuses the request"))
@@ -192,7 +202,7 @@ def _pools(retry_policy: RetryPolicy, *, private_hosts: bool) -> Any:
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except OSError as error:
-                raise urllib3.exceptions.NameResolutionError(host, self, error) from error
+                raise urllib3.exceptions.NewConnectionError(self, f"{host} has no address: {error}") from error
             addresses = [str(place[0]) for *_, place in found]
             if not all(map(is_public, addresses)):
                 raise StorageError(

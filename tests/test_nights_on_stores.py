@@ -1,0 +1,143 @@
+"""Whole nights on every store: the demo's posters, a killed run, two runs at once, a mixed manifest."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from outputs import rows
+from test_object_stores import listed, new_bucket
+from test_web import web_server
+
+from genretag.demo.posters import draw_posters
+from genretag.storage import Storage, join
+
+POSTERS = 120
+NIGHT = ("--no-report", "--error-budget", "0.5")
+
+
+@pytest.fixture(scope="module")
+def posters():
+    return list(draw_posters(POSTERS, seed=1, broken_share=0.04, large_share=0.04))
+
+
+def fill(place, posters):
+    """Write posters below a prefix, and return the prefix."""
+    storage = Storage()
+    for poster in posters:
+        storage.put(join(place, poster.key), poster.data)
+    return place
+
+
+def facts(output):
+    """Return what an output says of its posters, without what differs from store to store (URI and etag)."""
+    scored = {(row["poster_id"], tuple(row["genres"]), round(row["p_drama"], 4)) for row in rows(output)}
+    failed = {(row["poster_id"], row["stage"], row["reason"]) for row in rows(output, "failures")}
+    return scored, failed
+
+
+def test_the_demos_night_has_the_same_rows_on_every_store(request, process, posters, tmp_path):
+    found = {}
+    for scheme in ("s3", "az", "gs"):
+        place = fill(new_bucket(request, scheme), posters)
+        output = join(place.rsplit("/", 1)[0], "genres")
+        first = process("tag", place, output, *NIGHT)
+        second = process("tag", place, output, *NIGHT)
+        merged = process("compact", output, "--before", "2999-01-01")
+
+        assert (first.returncode, second.returncode, merged.returncode) == (0, 0, 0), first.stderr + merged.stderr
+        assert second.stdout.startswith("0 posters scored"), second.stdout
+        assert len(listed(join(output, "predictions"))) == 1, merged.stdout
+        found[scheme] = facts(output)
+
+    assert len(found["s3"][0]) + len(found["s3"][1]) == POSTERS
+    assert found["az"] == found["s3"]
+    assert found["gs"] == found["s3"]
+
+
+@pytest.mark.parametrize("scheme", ["az", "gs"])
+def test_a_night_that_is_killed_at_three_moments_has_each_poster_once(request, process, posters, scheme):
+    place = fill(new_bucket(request, scheme), posters)
+    output = join(place.rsplit("/", 1)[0], "genres")
+    command = [sys.executable, "-m", "genretag.cli", "tag", place, output, *NIGHT, "--rows-per-file", "8"]
+
+    for files in (0, 1, 4):  # part files that exist when the run is killed; 0: as soon as it holds the lock
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        kill(job, lambda files=files: held(output) and len(listed(join(output, "predictions"))) >= files)
+    last = process(*command[3:])
+
+    assert last.returncode == 0, last.stderr
+    ids = [row["poster_id"] for kind in ("predictions", "failures") for row in rows(output, kind)]
+    assert sorted(ids) == sorted({poster.key.rsplit("/")[-1].rsplit(".")[0] for poster in posters})
+
+
+def held(output):
+    """Return True if a run holds the output."""
+    return join(output, "_lock.json") in listed(output)
+
+
+def kill(job, wanted):
+    """Kill a job with all its processes by SIGKILL as soon as `wanted` returns True."""
+    deadline = time.monotonic() + 120
+    while not wanted():
+        assert job.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    everyone = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    for one in everyone:
+        if one.is_running():
+            one.send_signal(signal.SIGKILL)
+    job.wait()
+
+
+@pytest.mark.parametrize("scheme", ["az", "gs"])
+def test_of_two_nights_at_once_one_ends_with_3(request, process, posters, scheme):
+    place = fill(new_bucket(request, scheme), posters[:20])
+    output = join(place.rsplit("/", 1)[0], "genres")
+    command = [sys.executable, "-m", "genretag.cli", "tag", place, output, *NIGHT]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not held(output):
+        assert first.poll() is None
+        time.sleep(0.05)
+
+    second = process(*command[3:])
+
+    assert (second.returncode, first.wait(120)) == (3, 0), second.stderr
+    assert "is held by run" in second.stderr.splitlines()[-1]
+
+
+def test_a_manifest_of_all_stores_is_tagged_in_one_run_and_each_failure_has_its_reason(
+    request, process, posters, tmp_path
+):
+    whole = [poster for poster in posters if not poster.broken][:5]
+    storage = Storage()
+    places = [new_bucket(request, scheme) for scheme in ("s3", "gs", "az", "abfss")] + [str(tmp_path / "here")]
+    uris = [join(place, poster.key.rsplit("/")[-1]) for place, poster in zip(places, whole, strict=True)]
+    for uri, poster in zip(uris, whole, strict=True):
+        storage.put(uri, poster.data)
+    with web_server({"/a.jpg": whole[0].data}) as server:
+        wrong = {
+            f"{server.url}/410.jpg": "gone",
+            f"{server.url}/403.jpg": "access_denied",
+            f"{server.url}/429.jpg": "throttled",
+            f"{server.url}/none.jpg": "not_found",
+            **{join(place, "none.jpg"): "not_found" for place in places},
+            "gs://no-such-bucket-of-ours/a.jpg": "bucket_missing",
+        }
+        manifest = tmp_path / "manifest.csv"
+        manifest.write_text("\n".join(["uri", *uris, f"{server.url}/a.jpg", *wrong]))
+        environment = {**os.environ, "GENRETAG_STORE_TOTAL_S": "8", "GENRETAG_STORE_ATTEMPT_S": "2"}
+        done = process("tag", manifest, tmp_path / "out", "--private-hosts", "--error-budget", "1", env=environment)
+        refused = process("tag", manifest, tmp_path / "out2", "--error-budget", "1", env=environment)
+
+    assert done.returncode == 0, done.stderr
+    assert {row["uri"] for row in rows(tmp_path / "out")} == {*uris, f"{server.url}/a.jpg"}
+    failed = {row["uri"]: (row["stage"], row["reason"]) for row in rows(tmp_path / "out", "failures")}
+    assert failed == {uri: ("fetch", reason) for uri, reason in wrong.items()}
+    assert refused.returncode == 0, refused.stderr
+    private = [row["uri"] for row in rows(tmp_path / "out2", "failures") if row["reason"] == "private_host"]
+    assert len(private) == 5
+    assert all(uri.startswith(server.url) for uri in private)
