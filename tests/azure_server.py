@@ -17,7 +17,7 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 MAIN = Path(__file__).parents[1] / ".venv/azurite/node_modules/azurite/dist/src/blob/main.js"
-ACCOUNT = "posters"
+ACCOUNT = "studio"
 DEADLINE_S = 60.0
 
 

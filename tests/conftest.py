@@ -145,8 +145,11 @@ def moto_bucket(moto_url, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3_server):  # after the S3 server: Ray's workers inherit its environment
+def ray_cluster(request, s3_server):  # after the servers: Ray's workers inherit their environment
     """Start the Ray that all tests of this process share for their jobs."""
+    for why, server in ((why_no_azurite(), "azure_server"), (why_no_gcs(), "gcs_server")):
+        if why is None:
+            request.getfixturevalue(server)
     with ray_session(Session(quiet=True)) as cluster:
         yield cluster
 
