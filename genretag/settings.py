@@ -21,18 +21,33 @@ such settings, because the cluster's nodes cannot see them."""
 
 @dataclass(frozen=True)
 class TableSettings:
-    """Settings of the Iceberg table of the predictions, and of its catalogue. Without `table`, nothing is committed."""
+    """Settings of the table of the predictions, and of its catalogue. Without `table`, nothing is committed."""
 
     table: str | None = None
-    """Iceberg table NAMESPACE.TABLE. Every finished run is committed to it in one step."""
+    """Iceberg table NAMESPACE.TABLE, or `delta` for a Delta table in OUTPUT/predictions. Every finished run is
+    committed to it in one step."""
     catalog: str | None = None
     """Catalogue of the table: a URI (https://, sqlite:///, postgresql://), or a name in pyiceberg's configuration. Keep
     tokens and passwords in that configuration. When not set: OUTPUT/_catalog.db. If OUTPUT is in a bucket, you must set
     a catalogue."""
 
+    @property
+    def is_delta(self) -> bool:
+        """True if the table is a Delta table."""
+        return self.table is not None and self.table.partition(":")[0] == "delta"
+
+    @property
+    def name(self) -> str | None:
+        """Name of the table in messages and in `OUTPUT/_table.json`: `delta` for any Delta table."""
+        return "delta" if self.is_delta else self.table
+
     def __post_init__(self) -> None:
+        if self.is_delta:
+            if self.catalog is not None:
+                raise UsageError("a Delta table in a folder has no catalogue: leave out --catalog")
+            return
         if self.table is not None and not all(self.table.partition(".")):
-            raise UsageError(f"table must be NAMESPACE.TABLE, such as films.genres, not {quoted(self.table)}")
+            raise UsageError(f"table must be NAMESPACE.TABLE, such as films.genres, or delta, not {quoted(self.table)}")
         if self.catalog is not None and self.table is None:
             raise UsageError("a catalogue is of no use without a table: add --table NAMESPACE.TABLE")
 

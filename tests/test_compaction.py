@@ -22,8 +22,8 @@ from genretag.output import compaction_journal as journal
 from genretag.output.compaction import concatenate
 from genretag.output.compaction_journal import finish_compaction
 from genretag.output.iceberg_catalog import load_table, open_catalog
-from genretag.output.iceberg_table import commit_parts
 from genretag.output.lock import LOCK, output_lock
+from genretag.output.tables import commit_parts
 from genretag.runtime.session import Session
 from genretag.settings import NO_TABLE, CompactSettings, TableSettings
 from genretag.storage import Storage, join

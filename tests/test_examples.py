@@ -83,7 +83,7 @@ def test_both_groups_of_labels_are_learnt_far_beyond_the_null_model(clothes):
 
 def test_clothes_are_tagged_by_the_pipeline_that_tags_posters(clothes):
     folder, _ = clothes
-    rows = f"read_parquet('{folder}/tags/predictions/**/*.parquet')"
+    rows = f"read_parquet('{folder}/tags/predictions/dt=*/*.parquet')"
     columns = [name for name, *_ in duckdb.sql(f"describe select * from {rows}").fetchall()]
 
     assert duckdb.sql(f"select count(*) from {rows}").fetchall() == [(NEW_PIECES,)]

@@ -14,7 +14,9 @@ from genretag.demo.s3_server import running_s3_server
 from genretag.errors import JobError, UsageError
 from genretag.output import parquet_files
 from genretag.output.iceberg_catalog import is_new_database, load_table, open_catalog
-from genretag.output.iceberg_table import commit_parts, entries, marked_table, require_table
+from genretag.output.iceberg_table import entries
+from genretag.output.table_mark import marked_table
+from genretag.output.tables import commit_parts, require_table
 from genretag.runtime.session import Session
 from genretag.settings import CompactSettings, TableSettings
 from genretag.storage import Storage, join

@@ -16,8 +16,8 @@ from genretag.images import ImageRule
 from genretag.model.bundle import Bundle, write_bundle
 from genretag.output.compaction_journal import JOURNAL
 from genretag.output.iceberg_catalog import load_table, open_catalog
-from genretag.output.iceberg_table import commit_parts
 from genretag.output.label_lists import genre_lists
+from genretag.output.tables import commit_parts
 from genretag.runtime.session import Session
 from genretag.settings import NO_TABLE, RetagSettings, TableSettings
 from genretag.storage import Storage, join

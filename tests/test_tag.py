@@ -179,7 +179,7 @@ def test_duckdb_reads_the_bucket(run, bucket, storage, drawn_posters):
     database.register_filesystem(storage.filesystem(bucket)[0])
     found = database.execute(
         f"select count(*), count(distinct poster_id), min(width) > 0, bool_and(p_horror between 0 and 1) "
-        f"from read_parquet('{bucket}/genres/predictions/**/*.parquet')"
+        f"from read_parquet('{bucket}/genres/predictions/dt=*/*.parquet')"
     ).fetchone()
     assert found == (8, 8, True, True)
 

@@ -15,8 +15,8 @@ from genretag.errors import JobError, UsageError, one_line
 from genretag.output import KINDS, parquet_files
 from genretag.output.compaction import Replacement, concatenate, groups_of, read_footer, replace_files
 from genretag.output.compaction_journal import JOURNAL, finish_compaction
-from genretag.output.iceberg_table import files_of_table
 from genretag.output.lock import holding_output
+from genretag.output.tables import files_of_table
 from genretag.runtime.session import Session, new_run_id
 from genretag.settings import NO_TABLE, CompactSettings, TableSettings
 from genretag.storage import ObjectInfo, Storage, StorageError, join, resolve

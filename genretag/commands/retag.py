@@ -25,10 +25,10 @@ from genretag.model.thresholds import Profile
 from genretag.output import parquet_files
 from genretag.output.compaction import PartFile, Replacement, read_footer, replace_files, write_whole
 from genretag.output.compaction_journal import finish_compaction
-from genretag.output.iceberg_table import files_of_table
 from genretag.output.label_lists import ALWAYS, LABELS, genres_of_lists
 from genretag.output.lock import holding_output
 from genretag.output.schema import FLOOR_KEY, PROFILE_KEYS, is_of_model, profile_held, profile_metadata, tag_columns
+from genretag.output.tables import files_of_table
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.session import Session, new_run_id
 from genretag.settings import NO_TABLE, RetagSettings, TableSettings

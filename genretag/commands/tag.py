@@ -22,7 +22,6 @@ from genretag.model.engines.processors import engines_on
 from genretag.model.thresholds import Profile
 from genretag.output import OutputFiles, list_output, parquet_files
 from genretag.output.compaction_journal import finish_compaction
-from genretag.output.iceberg_table import commit_parts, require_table
 from genretag.output.label_lists import form_for
 from genretag.output.lock import holding_output, require_held
 from genretag.output.part_files import PartFiles, remove_late_parts
@@ -35,6 +34,7 @@ from genretag.output.schema import (
     profile_metadata,
     require_columns_free,
 )
+from genretag.output.tables import commit_parts, require_table
 from genretag.reports.page import draw_if_possible
 from genretag.reports.run_report import write_report
 from genretag.runtime.cluster import require_room, require_seen
@@ -104,7 +104,9 @@ def tag(
             inventory = take_inventory(images, storage, Path(folder), leave_out=output, carry=settings.carry)
         run = _name_the_run(bundle, settings, _carried(inventory, output, settings, storage), started, run_id)
         if table.table and settings.embeddings:
-            raise UsageError("Iceberg has no float16, the type of the embeddings: tag without --embeddings or --table")
+            raise UsageError(
+                "no table format has float16, the type of the embeddings: tag without --embeddings or --table"
+            )
         require_table(table, output, predictions_schema(run), storage)
         with holding_output(output, run.run_id, storage, break_lock=settings.break_lock):
             finish_compaction(output, storage, table)

@@ -22,7 +22,7 @@ IMAGES, OUTPUT = f"s3://{BUCKET}/posters", f"s3://{BUCKET}/genres"
 FIRST_GENRES = f"""\
 select genres[1] as first_genre, count(*) as posters, round(avg(len(genres)), 1) as genres_each,
        min(width || ' x ' || height) as smallest
-from read_parquet('{OUTPUT}/predictions/**/*.parquet')
+from read_parquet('{OUTPUT}/predictions/dt=*/*.parquet')
 group by all order by posters desc limit 8"""  # noqa: S608 - a constant
 FAILURES = f"""\
 select stage, reason, count(*) as posters, min(poster_id) as example

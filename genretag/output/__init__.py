@@ -1,6 +1,6 @@
-"""Format of an output on disk: part files, the lock, run records, compaction, Iceberg tables.
+"""Format of an output on disk: part files, the lock, run records, compaction, Iceberg and Delta tables.
 
-OUTPUT is the folder or the s3:// prefix that `genretag tag` writes to:
+OUTPUT is the folder or the prefix of a bucket that `genretag tag` writes to:
 
 OUTPUT/predictions/dt=.../part-<run>-00000.parquet   scored posters
 OUTPUT/failures/dt=.../part-<run>-00000.parquet      posters that could not be scored
@@ -45,10 +45,18 @@ def list_output(output: str, storage: Storage) -> OutputFiles:
 def parquet_files(location: str, storage: Storage) -> Iterator[ObjectInfo]:
     """Yield the Parquet files below a location. If there is no such folder, yield nothing.
 
+    Files in folders whose names begin with `_`, such as the log of a Delta table, are left out.
+
     Raises `StorageError` if the listing fails.
     """
     try:
-        yield from (info for page in storage.list(location) for info in page if info.uri.endswith(".parquet"))
+        for page in storage.list(location):
+            yield from (info for info in page if _is_part(info.uri.removeprefix(location)))
     except StorageError as error:
         if error.reason != "not_found":
             raise
+
+
+def _is_part(below: str) -> bool:
+    """Return whether a path below a folder of part files is one of them."""
+    return below.endswith(".parquet") and "/_" not in below

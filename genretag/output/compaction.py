@@ -190,7 +190,7 @@ def replace_files(
                 old = tuple(part.uri.removeprefix(output + "/") for part in one.files)
                 steps.append(Step(old, new, sum(part.rows for part in one.files)))
             since = min((one.since for one in together if one.since is not None), default=None)
-            plan = Plan(run_id, tuple(steps), None if since is None else table.table, since)
+            plan = Plan(run_id, tuple(steps), None if since is None else table.name, since)
             require_held(output, run_id, storage)  # otherwise the plan could name files that another run has removed
             begin(plan, output, storage)
             carry_out(plan, output, storage, filesystem, table)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from genretag.errors import UsageError, one_line
-from genretag.output.iceberg_table import forget_snapshots, switch_files
+from genretag.output.tables import forget_snapshots, switch_files
 from genretag.settings import NO_TABLE, TableSettings
 from genretag.storage import Storage, StorageError, in_bucket, join
 from genretag.storage.local import second_name
@@ -100,7 +100,7 @@ def finish_compaction(output: str, storage: Storage, table: TableSettings = NO_T
         journal = journal_of(output, plan_id)
         if PLAN in names:
             plan = _read(join(journal, PLAN), storage)
-            if plan.table not in (None, table.table):
+            if plan.table not in (None, table.name):
                 raise UsageError(
                     f"a merge of files that the table {plan.table} reads was interrupted: add --table {plan.table}, "
                     "and its --catalog, to finish it"
@@ -134,7 +134,13 @@ def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table:
     present = set(_names(output, storage, below=sorted({name.rpartition("/")[0] for name in plan.new})))
     _require_whole(plan, present, set(_names(journal, storage)), journal)
     untouched = present.issuperset(plan.old)  # otherwise an earlier attempt has switched the table and deleted files
-    if plan.table and untouched and not switch_files(table, output, old, merged, storage):
+    if plan.table and table.is_delta:
+        if untouched and not _switched_in_place(plan, output, present, storage, filesystem, table):
+            logger.warning("another program has rewritten files of the Delta table: they are not merged")
+            _remove(journal, storage)
+            return
+        present.update(plan.new)
+    elif plan.table and untouched and not switch_files(table, output, old, merged, storage):
         logger.warning("another program has rewritten files of the table %s: they are not merged", plan.table)
         _remove(journal, storage)
         return
@@ -143,10 +149,30 @@ def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table:
             waiting = [name for name in step.new if name not in present]
             list(threads.map(lambda name: _delete(join(output, name), storage), step.old))
             list(threads.map(lambda name: _place(join(journal, name), join(output, name), filesystem), waiting))
-    if plan.table:
+    if plan.table and not table.is_delta:
         switch_files(table, output, merged, new, storage)
         forget_snapshots(table, output, plan.since or 0, storage)
     _remove(journal, storage)
+
+
+def _switched_in_place(
+    plan: Plan, output: str, present: set[str], storage: Storage, filesystem: Any, table: TableSettings
+) -> bool:
+    """Put a merge's new files in their final place, and switch the Delta table to them, in one commit.
+
+    A Delta table cannot read the files in the journal, which is outside of its folder. Return False, and remove the new
+    files again, if another program has rewritten the old ones.
+    """
+    journal = journal_of(output, plan.id)
+    new = [join(output, name) for name in plan.new]
+    for name in plan.new:
+        if name not in present:
+            _place(join(journal, name), join(output, name), filesystem)
+    if switch_files(table, output, [join(output, name) for name in plan.old], new, storage):
+        return True
+    for uri in new:
+        _delete(uri, storage)
+    return False
 
 
 def _require_whole(plan: Plan, present: set[str], journalled: set[str], journal: str) -> None:

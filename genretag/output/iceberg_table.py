@@ -11,7 +11,6 @@ rewrites the table's files or removes rows, later commits do not add the old fil
 A switch to other files with the same rows is also one commit. So readers of the table always see every row once.
 """
 
-import json
 import logging
 import posixpath
 import re
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 import pyarrow.parquet
 
-from genretag.errors import UsageError, one_line, unreadable_output
+from genretag.errors import UsageError, one_line
 from genretag.output import parquet_files
 from genretag.output.iceberg_catalog import (
     create_table,
@@ -33,6 +32,7 @@ from genretag.output.iceberg_catalog import (
     named_if_missing,
     open_catalog,
 )
+from genretag.output.table_mark import mark, require_mark
 from genretag.runtime.compat import require_iceberg_types
 from genretag.settings import TableSettings
 from genretag.storage import Storage, StorageError, join
@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-MARK = "_table.json"
 RUNS = "genretag.runs."
 ATTEMPTS = 5  # to commit, if other writers commit first
 WAIT_S = 0.1  # after the first attempt; doubled after each further attempt
@@ -56,18 +55,13 @@ PART = re.compile(r"part-(.+)-\d+\.parquet")
 def require_table(settings: TableSettings, output: str, schema: pa.Schema, storage: Storage) -> None:
     """Check that the table can take rows of `schema`, before anything is scored or written.
 
-    A table that does not exist yet passes the check. If `settings` name no table, but an Iceberg table has files of
-    this output, log a warning. Raises `UsageError` if the table cannot be reached, has other columns, or is not the
-    table that `OUTPUT/_table.json` names.
+    A table that does not exist yet passes the check. Raises `UsageError` if the table cannot be reached, has other
+    columns, or is not the table that `OUTPUT/_table.json` names.
     """
-    if settings.table is None:
-        if marked := marked_table(output, storage):
-            logger.warning("%s feeds the table %s: this night reaches it only with --table", output, marked)
-        return
     with errors_of_the_catalog(settings, output, retry_helps=False):
         new = is_new_database(settings, output)
         try:
-            _require_mark(settings, output, storage)
+            require_mark(settings, output, storage)
         except StorageError as error:
             raise UsageError(f"cannot read the output {output}: {error}") from error
         _require_types(schema)
@@ -82,14 +76,14 @@ def require_table(settings: TableSettings, output: str, schema: pa.Schema, stora
 def commit_parts(settings: TableSettings, output: str, run_id: str, model_version: str, storage: Storage) -> int | None:
     """Add all prediction files that were never committed to the table, in one commit. Return the snapshot's id.
 
-    Return None if there is nothing to add, or no table is set. The snapshot's properties name the run and the model
+    Return None if there is nothing to add. The snapshot's properties name the run and the model
     version. Only the run that holds the output's lock may call this. Raises `UsageError` or `JobError`; the table is
     then unchanged.
     """
-    parts = _part_files(output, storage) if settings.table else []
+    parts = _part_files(output, storage)
     if not parts:
         return None
-    _mark(settings, output, storage)
+    mark(settings, output, storage)
 
     def add(table: "Table") -> int | None:
         held, taken = entries(table), runs_taken(table)
@@ -175,44 +169,9 @@ def runs_property(table: "Table", uris: Iterable[str]) -> dict[str, str]:
     }
 
 
-def marked_table(output: str, storage: Storage) -> str | None:
-    """Return the name of the Iceberg table that reads this output's files, from `OUTPUT/_table.json`.
-
-    Return None if there is no such file. Raises `UsageError` if the file or the output cannot be read.
-    """
-    try:
-        return str(json.loads(bytes(storage.get(join(output, MARK)).data))["table"])
-    except StorageError as error:
-        if error.reason == "not_found":
-            return None
-        raise unreadable_output(output, error) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{join(output, MARK)} cannot be read: write the table's name into it again") from error
-
-
 def _part_files(output: str, storage: Storage) -> list[str]:
     """Return the URIs of the output's prediction files, sorted."""
     return sorted(info.uri for info in parquet_files(join(output, "predictions"), storage))
-
-
-def _mark(settings: TableSettings, output: str, storage: Storage) -> None:
-    """Write the table's name into `OUTPUT/_table.json`, so that `compact` and `retag` refuse to run without `--table`.
-
-    If the file names this table already, do nothing. Raises `UsageError` if the file names another table.
-    """
-    _require_mark(settings, output, storage)
-    if marked_table(output, storage) is None:
-        storage.put(join(output, MARK), json.dumps({"table": settings.table}).encode())
-
-
-def _require_mark(settings: TableSettings, output: str, storage: Storage) -> None:
-    """Raise `UsageError` if `OUTPUT/_table.json` exists and names another table than `settings.table`."""
-    marked = marked_table(output, storage)
-    if marked not in (None, settings.table):
-        raise UsageError(
-            f"{output} feeds the table {one_line(marked)} already: name that one, another output, "
-            f"or remove {join(output, MARK)} if that table is gone"
-        )
 
 
 def _require_types(schema: pa.Schema) -> None:
@@ -257,18 +216,12 @@ def _run_of(part: str) -> str:
     return found[1] if found else name
 
 
-def files_of_table(settings: TableSettings, output: str, storage: Storage) -> dict[str, int] | None:
+def files_of_table(settings: TableSettings, output: str, storage: Storage) -> dict[str, int]:
     """Return the URIs of the files that the table reads, each with the sequence number of its commit.
 
-    Return None if no table is set, and no files if the table does not exist yet. Raises `UsageError` if
-    `OUTPUT/_table.json` names another table than `settings`. Also raises `UsageError` if a merge could do harm: the
-    table has delete files, or it has tags or branches. A merge deletes files that tags and branches may need.
+    Return no files if the table does not exist yet. Raises `UsageError` if a merge could do harm: the table has delete
+    files, or it has tags or branches. A merge deletes files that tags and branches may need.
     """
-    marked = marked_table(output, storage)
-    if marked != settings.table and marked is not None:
-        raise UsageError(f"the table {marked} reads the files of {output}: add --table {marked}, and its --catalog")
-    if settings.table is None:
-        return None
     with errors_of_the_catalog(settings, output, retry_helps=False):
         if is_new_database(settings, output):
             return {}

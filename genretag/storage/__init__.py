@@ -191,6 +191,14 @@ class Storage:
         )
         return filesystem, path
 
+    def delta_options(self, uri: str) -> dict[str, str]:
+        """Return the options with which deltalake opens a table at a URI: address and credentials. {} for a folder.
+
+        The credentials are those of this moment. The caller must not keep them.
+        """
+        store = self._store(uri)
+        return store.delta_options(uri) if isinstance(store, BucketStore) else {}
+
     def obstore_of(self, uri: str) -> Any:
         """Return obstore's store for the bucket of a URI, for libraries that take one."""
         store = self._store(uri)

@@ -103,6 +103,20 @@ class AzureBlobs(BucketStore):
             why = one_line(str(error).partition("Debug source")[0], 160)
             raise UsageError(f"the container {bucket} cannot be opened ({why}): {CREDENTIALS}") from None
 
+    def delta_options(self, uri: str) -> dict[str, str]:
+        account, token = self._account(parts_of(uri)[0])
+        given = {
+            "azure_storage_account_key": account.key,
+            "azure_storage_sas_token": account.sas,
+            "azure_storage_token": token()["token"] if token else None,
+        }
+        return {
+            "azure_storage_account_name": account.name,
+            "azure_storage_endpoint": account.endpoint,
+            "allow_http": str(account.endpoint.startswith("http://")).lower(),
+            **{name: value for name, value in given.items() if value},
+        }
+
     def _service(self, uri: str) -> tuple[BlobService, str, str]:
         """Return the service of a URI's account, the container, and the name of the blob."""
         bucket, key = parts_of(uri)

@@ -72,6 +72,10 @@ class BucketStore:
                 self._buckets[bucket, retries] = self._open_bucket(bucket, retries=retries)
             return self._buckets[bucket, retries], key
 
+    def delta_options(self, uri: str) -> dict[str, str]:
+        """Return the options with which deltalake opens a table at a URI: address and credentials of this moment."""
+        raise NotImplementedError
+
     def obstore_of(self, uri: str) -> Any:
         """Return obstore's store for the bucket of a URI, for libraries that take one."""
         return self._open(uri)[0]

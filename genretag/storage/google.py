@@ -171,6 +171,13 @@ class GoogleStore(S3ProtocolStore):
     def _client_of(self, bucket: str) -> str:
         return "anonymous" if self._access.is_anonymous(f"{GS}{bucket}") else "signed"
 
+    def delta_options(self, uri: str) -> dict[str, str]:
+        self._open(uri)  # raises an error with advice if there are no credentials or no server
+        return {  # no token: deltalake looks for credentials itself, in the same places
+            "google_base_url": self._server,
+            "allow_http": str(self._server.startswith("http://")).lower(),
+        }
+
     def _payer(self) -> dict[str, str]:
         """Return the header that names the project that pays, or {} if the bucket's owner pays.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genretag.errors import UsageError, one_line
 from genretag.storage.access import Access
 from genretag.storage.aws_settings import AwsSettings, Encryption, core_session
+from genretag.storage.bucket_store import parts_of
 from genretag.storage.clients import client_options, knock, retry_config
 from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3_errors import S3_ADVICE
@@ -68,6 +69,31 @@ class S3Client(S3ProtocolStore):
 
     def _client_of(self, bucket: str) -> str:
         return "anonymous" if self._access.is_anonymous(f"{S3}{bucket}") else "signed"
+
+    def delta_options(self, uri: str) -> dict[str, str]:
+        import boto3
+
+        bucket, _ = parts_of(uri)
+        session = boto3.Session(botocore_session=core_session())
+        _require_credentials(session, bucket)
+        keys = session.get_credentials().get_frozen_credentials()
+        url, in_host = self._settings.url_of(bucket)
+        options: dict[str, Any] = {
+            "aws_access_key_id": keys.access_key,
+            "aws_secret_access_key": keys.secret_key,
+            "aws_session_token": keys.token,
+            "aws_region": self._settings.region,
+            "aws_endpoint": url,
+            "aws_virtual_hosted_style_request": in_host,
+            "aws_conditional_put": "etag",  # so that of two writers of the same version, one is refused
+            "allow_http": url.startswith("http://"),
+            **{f"aws_{name}": value for name, value in self._encryption.obstore_arguments().items()},
+        }
+        return {
+            name: str(value).lower() if value in (True, False) else value
+            for name, value in options.items()
+            if value is not None
+        }
 
     def _odd_write_arguments(self) -> dict[str, Any]:
         return self._encryption.boto_arguments()
