@@ -14,6 +14,8 @@ from genretag.errors import UsageError, has_credentials, quoted
 
 FORMS = COLUMNS, LISTS = "columns", "lists"  # of the predictions, see genretag/output/label_lists.py
 
+FORMATS = PARQUET, ICEBERG, DELTA = "parquet", "iceberg", "delta"  # that `warehouse` writes SQL for
+
 Location = Annotated[str, "a place that the command reads or writes: a local path or the URI of a bucket"]
 """Type of a setting that holds a local path or the URI of a bucket. `genretag submit` refuses relative local paths in
 such settings, because the cluster's nodes cannot see them."""
@@ -301,6 +303,11 @@ class WarehouseSettings:
     """Name that lets the warehouse read the bucket: Snowflake's storage integration (genretag when not set), Redshift's
     IAM role (its default role when not set), or BigQuery's connection (needed for s3:// only)."""
 
+    format: str = "parquet"
+    """What the warehouse reads: parquet (the part files), or the table that `tag --table` commits to: iceberg or delta.
+    Failures are part files in any case."""
+    table: str | None = None
+    """For iceberg: the name of the table in the warehouse, such as films.genres."""
     form: str | None = None
     """Form of the predictions, as `tag --form` wrote them: columns or lists. When not set: columns for up to 1,000
     labels, else lists."""
@@ -308,6 +315,12 @@ class WarehouseSettings:
     def __post_init__(self) -> None:
         if self.form not in (None, *FORMS):
             raise UsageError(f"form must be columns or lists, not {quoted(self.form)}")
+        if self.format not in FORMATS:
+            raise UsageError(f"format must be parquet, iceberg or delta, not {quoted(self.format)}")
+        if (self.format == ICEBERG) != (self.table is not None):
+            raise UsageError("--format iceberg and --table NAME go together: by which name does the warehouse know it?")
+        if self.table is not None and not SCHEMA.fullmatch(self.table):
+            raise UsageError(f"table must be a name such as films.genres, not {quoted(self.table)}")
         if self.schema is not None and not SCHEMA.fullmatch(self.schema):
             raise UsageError(f"schema must be a name such as genretag or films.genretag, not {quoted(self.schema)}")
         if self.access is not None and not ACCESS.fullmatch(self.access):

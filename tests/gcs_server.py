@@ -41,6 +41,7 @@ class GcsServer:
 
     url: str
     backend: int
+    buckets: set[str] = field(default_factory=set)
     public: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
     payers: list[str | None] = field(default_factory=list)
@@ -52,6 +53,7 @@ class GcsServer:
         )
         if status != http.client.OK:
             raise RuntimeError(body.decode())
+        self.buckets.add(name)
         if public:
             self.public.add(name)
 
@@ -251,8 +253,9 @@ class _Translator(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         status, headers, body = self._send(self.command, self._body() or None)
         if status == http.client.NOT_FOUND and b"<Code>" not in body and self.command == "GET":
-            _, key, _ = self._place()
-            self._refuse(404, "NoSuchKey" if key else "NoSuchBucket", "The specified one does not exist.")
+            bucket, _, _ = self._place()
+            code = "NoSuchKey" if bucket in self._gcs.buckets else "NoSuchBucket"
+            self._refuse(404, code, "The specified one does not exist.")
             return
         kept = {name: value for name, value in headers.items() if name.lower() not in HOP}
         self._answer(status, body, kept, length=headers.get("Content-Length"))

@@ -357,3 +357,84 @@ def test_the_dbt_source_has_columns_tests_and_freshness(dialect):
 def test_every_type_of_the_duckdb_dialect_exists_in_duckdb():
     for type_name in DIALECTS["duckdb"].types.values():
         duckdb.sql(f"select null::{type_name}")
+
+
+FORMATS = [(dialect, kind) for dialect in DIALECTS for kind in ("iceberg", "delta")]
+
+
+def table_settings(kind):
+    return {"format": kind, **({"table": "films.genres"} if kind == "iceberg" else {})}
+
+
+@pytest.mark.parametrize(("dialect", "kind"), FORMATS)
+def test_statements_for_a_table_are_valid_and_read_it_instead_of_the_files(dialect, kind):
+    if (dialect, kind) == ("redshift", "delta"):
+        with pytest.raises(UsageError, match="redshift reads no Delta table"):
+            sql_files(dialect, **table_settings(kind))
+        return
+    files = sql_files(dialect, **table_settings(kind))
+
+    for text in files.values():
+        assert statements(text, dialect)
+    assert list(files) == list(sql_files(dialect)), "the same files, in the same order"
+    made = files["tables.sql"]
+    if kind == "iceberg":
+        assert "films.genres" in made
+        assert "predictions/dt=*" not in made
+    else:
+        assert "delta" in made.lower()
+        assert "/predictions" in made
+    assert "failures/" in made
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_hostile_labels_add_no_statement_for_an_iceberg_table(dialect):
+    plain, hostile = (
+        sql_files(dialect, labels, **table_settings("iceberg"))
+        for labels in ([f"label {n}" for n in range(len(HOSTILE))], HOSTILE)
+    )
+
+    for name in plain:
+        kinds = [[type(statement) for statement in statements(files[name], dialect)] for files in (plain, hostile)]
+        assert kinds[0] == kinds[1], name
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"format": "orc"}, "parquet, iceberg or delta"),
+        ({"format": "iceberg"}, "go together"),
+        ({"table": "films.genres"}, "go together"),
+        ({"format": "iceberg", "table": "films; drop table x"}, "a name such as films.genres"),
+    ],
+)
+def test_a_wrong_format_or_table_is_refused(settings, says):
+    with pytest.raises(UsageError, match=says):
+        WarehouseSettings(**settings)
+
+
+def test_duckdb_reads_an_iceberg_table_through_the_views(tmp_path):
+    """The views are over any relation of that name: here the part files stand in for DuckDB's Iceberg extension."""
+    write_some_nights(tmp_path)
+    database = duckdb.connect()
+    database.sql("create schema films")
+    files = f"read_parquet('{tmp_path}/predictions/dt=*/*.parquet', hive_partitioning = false)"
+    database.sql(f"create view films.genres as select * from {files}")
+    for name, text in generate(LABELS, "duckdb", str(tmp_path), WarehouseSettings(**table_settings("iceberg"))).items():
+        if name.endswith(".sql"):
+            database.execute(text).fetchall()
+
+    rows = "select uri, model_version from genretag.current_genres order by uri"
+    assert database.sql(rows).fetchall() == opened(tmp_path).sql(rows).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        ("s3://films/genres", "s3://films/genres/"),
+        ("gs://films/genres", "gcs://films/genres/"),
+        ("abfss://films@studio.dfs.core.windows.net/genres", "azure://studio.blob.core.windows.net/films/genres/"),
+    ],
+)
+def test_snowflake_gets_a_location_as_it_writes_it(location, url):
+    assert f"url = '{url}'" in generate(LABELS, "snowflake", location)["tables.sql"]

@@ -115,7 +115,7 @@ _ALL = (
         array_contains="list_contains(p.genres, {label})",
         unnested="cross join lateral (select unnest(p.labels) as genre, unnest(p.probabilities) as probability) s",
         days_between="date_diff('day', {first}, {last})",
-        schemes=("s3://", LOCAL),
+        schemes=("s3://", "gs://", "az://", "abfss://", LOCAL),
     ),
     Dialect(
         name="athena",
@@ -136,6 +136,7 @@ _ALL = (
         array_contains="contains(p.genres, {label})",
         unnested="cross join unnest(p.labels, p.probabilities) as s (genre, probability)",
         days_between="date_diff('day', {first}, {last})",
+        schemes=("s3://", "gs://", "abfss://"),
     ),
     Dialect(
         name="bigquery",
@@ -161,6 +162,7 @@ _ALL = (
         unnested=", lateral flatten(input => p.labels) s",
         listed=("s.value::varchar", "p.probabilities[s.index]::double"),
         days_between="datediff(day, {first}, {last})",
+        schemes=("s3://", "gs://", "abfss://"),
         escapes={"\\": "\\\\", "'": "''"},
         takes_access=True,
     ),
@@ -195,7 +197,7 @@ _ALL = (
         unnested="lateral view posexplode(p.labels) s as place, genre",
         listed=("s.genre", "p.probabilities[s.place]"),
         days_between="datediff({last}, {first})",
-        schemes=("s3://", "s3a://", LOCAL),
+        schemes=("s3://", "s3a://", "gs://", "abfss://", LOCAL),
         quote="`",
         escapes=SPARK,
     ),
@@ -247,6 +249,16 @@ def checked_location(location: str, dialect: Dialect) -> str:
             "write the output to a prefix of letters, digits and - _ . = /"
         )
     return place
+
+
+def bucket_url(place: str) -> str:
+    """Return the location of an output as Snowflake writes it: `gcs://` for `gs://`, and `azure://` for Azure."""
+    scheme, _, rest = place.partition("://")
+    if scheme == "abfss":
+        bucket, _, path = rest.partition("/")
+        container, _, host = bucket.partition("@")
+        return f"azure://{host.replace('.dfs.', '.blob.', 1)}/{container}/{path}".rstrip("/")
+    return f"gcs://{rest}" if scheme == "gs" else place
 
 
 def checked_schema(schema: str | None, dialect: Dialect) -> str:

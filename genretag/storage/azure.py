@@ -1,7 +1,7 @@
 """The store for Azure Blob Storage and Data Lake Storage Gen2: `az://CONTAINER/NAME` and `abfss://CONTAINER@ACCOUNT…/NAME`.
 
 Blobs are read and written through obstore. Listings, and blobs with odd names (`is_odd`), go through `azure_rest`.
-A listing is one sequence of pages, because Azure cannot start a listing after a name.
+A listing is one sequence of pages.
 """
 
 from collections.abc import Iterator
