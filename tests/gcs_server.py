@@ -131,6 +131,7 @@ def _ask(port: int, method: str, target: str, body: bytes | None, headers: dict[
 
 class _Translator(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # headers and body in one packet, as a real server sends them
 
     def do_GET(self) -> None:
         bucket, key, query = self._place()

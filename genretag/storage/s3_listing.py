@@ -127,19 +127,18 @@ def list_below(
 def take_columns(operation_model: Any, response_dict: Any, customized_response_dict: Any, **_event: Any) -> None:
     """Handle botocore's event `before-parse`: read the columns of a listing from the XML before botocore parses it.
 
-    The answer of boto3 then has `Columns` (lists of bytes by name) and no `Contents`. If the XML is not in the form
-    that S3 writes, change nothing. botocore then parses the whole XML.
+    The answer of boto3 then has `Columns` (lists of bytes by name), `KeysAreEncoded` (for URLs), and no `Contents`. If
+    the XML is not in the form that S3 writes, change nothing. botocore then parses the whole XML.
     """
     if operation_model.name != "ListObjectsV2" or response_dict["status_code"] != 200:
         return
     body: bytes = response_dict["body"]
     head, _, rest = body.partition(b"<Contents>")
     contents, _, tail = rest.rpartition(b"</Contents>")
-    if b"<EncodingType>url</EncodingType>" not in head + tail:
-        return
     columns = {name: column.findall(contents) for name, column in COLUMNS.items()}
     if {len(column) for column in columns.values()} == {contents.count(b"</Contents>") + 1}:
         customized_response_dict["Columns"] = columns
+        customized_response_dict["KeysAreEncoded"] = b"<EncodingType>url</EncodingType>" in head + tail
         response_dict["body"] = head + tail
 
 
@@ -152,7 +151,7 @@ def request_page(client: Any, root: str, prefix: str, after: str, token: str | N
     start = {"ContinuationToken": token} if token else {"StartAfter": after} if after else {}
     answer = client.list_objects_v2(Bucket=root.partition("://")[2], Prefix=prefix, MaxKeys=PAGE, **start)
     if columns := answer.get("Columns"):
-        columns["keys"] = _decoded(columns["keys"])
+        columns["keys"] = _decoded(columns["keys"], url_encoded=answer["KeysAreEncoded"])
     else:
         columns = _columns_of(answer.get("Contents", []))
     server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
@@ -160,16 +159,17 @@ def request_page(client: Any, root: str, prefix: str, after: str, token: str | N
     return Page(f"{root}/", token=token, server=server, **columns)
 
 
-def _decoded(keys: list[bytes]) -> list[str]:
-    """Return the keys as text, decoded from XML and URL encoding.
+def _decoded(keys: list[bytes], *, url_encoded: bool) -> list[str]:
+    """Return the keys as text, decoded from XML and, if they are `url_encoded`, from URL encoding.
 
     For speed, all keys are joined by line feeds and decoded in one call. If a key may contain a line feed, each key is
     decoded alone.
     """
     joined = b"\n".join(keys).decode()
+    decode = unquote_plus if url_encoded else str
     if any(line_feed in joined for line_feed in ("%0A", "%0a", "&#")):
-        return [unquote_plus(unescape(key)) for key in joined.split("\n")]
-    return unquote_plus(unescape(joined)).split("\n")
+        return [decode(unescape(key)) for key in joined.split("\n")]
+    return decode(unescape(joined)).split("\n")
 
 
 def _columns_of(contents: list[dict[str, Any]]) -> dict[str, list[Any]]:
