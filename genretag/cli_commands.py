@@ -51,9 +51,9 @@ def tag(
     Parameters
     ----------
     images
-        A folder, an s3:// prefix, or a .csv or .parquet manifest with a `uri` column.
+        A folder, a prefix of a bucket, or a .csv or .parquet manifest with a `uri` column.
     output
-        A folder or an s3:// prefix. `tag` writes `predictions/`, `failures/` and `runs/` there.
+        A folder or a prefix of a bucket. `tag` writes `predictions/`, `failures/` and `runs/` there.
     model
         A model bundle. Default: the bundle that ships with genretag.
     """
@@ -184,7 +184,7 @@ def predict(*posters: str, model: str | None = None, session: Annotated[Session 
     Parameters
     ----------
     posters
-        Image files or s3:// objects.
+        Image files or objects of a bucket.
     model
         A model bundle. Default: the bundle that ships with genretag.
     """
@@ -216,7 +216,7 @@ def explain(
     Parameters
     ----------
     poster
-        An image file or an s3:// object.
+        An image file or an object of a bucket.
     model
         A model bundle. Default: the bundle that ships with genretag.
     genre
@@ -251,7 +251,7 @@ def similar(
     Parameters
     ----------
     poster
-        The URI or id of a poster in OUTPUT, an image file, or an s3:// object.
+        The URI or id of a poster in OUTPUT, an image file, or an object of a bucket.
     output
         The output of `genretag tag --embeddings`.
     count

@@ -38,9 +38,9 @@ def train(
         A CSV with an id column, and either one column of 0 and 1 per label or one column with all labels. The log
         says how `train` read the CSV.
     images
-        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+        A folder or a prefix of a bucket. The id of an image is its file name without the extension.
     output
-        The folder or s3:// prefix to write the bundle to.
+        The folder or prefix of a bucket to write the bundle to.
     """
     from genretag.commands.train import train as train_bundle
 
@@ -68,13 +68,13 @@ def requantize(
     Parameters
     ----------
     model
-        The model bundle: a folder or an s3:// prefix.
+        The model bundle: a folder or a prefix of a bucket.
     labels
         The CSV that the bundle was trained with.
     images
         The posters that the bundle was trained with.
     output
-        The folder or s3:// prefix to write the new bundle to.
+        The folder or prefix of a bucket to write the new bundle to.
     overwrite
         Replace a bundle that is already at OUTPUT.
     """
@@ -109,9 +109,9 @@ def bundle(
     labels
         The model's labels in the order of its outputs: a text file with one label per line, a CSV, or a JSON list.
     output
-        The folder or s3:// prefix to write the bundle to.
+        The folder or prefix of a bucket to write the bundle to.
     images
-        A few pictures to try the bundle on: a folder or an s3:// prefix. Default: posters that are drawn.
+        A few pictures to try the bundle on: a folder or a prefix of a bucket. Default: posters that are drawn.
     """
     from genretag.commands.bundle import bundle as run
 
@@ -141,13 +141,13 @@ def calibrate(
     Parameters
     ----------
     model
-        The model bundle: a folder or an s3:// prefix.
+        The model bundle: a folder or a prefix of a bucket.
     labels
         A CSV, as for `train`.
     images
-        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+        A folder or a prefix of a bucket. The id of an image is its file name without the extension.
     output
-        The folder or s3:// prefix to write the new bundle to.
+        The folder or prefix of a bucket to write the new bundle to.
     """
     from genretag.commands.calibrate import calibrate as run
 
@@ -175,11 +175,11 @@ def evaluate(
     Parameters
     ----------
     bundle
-        The model bundle: a folder or an s3:// prefix.
+        The model bundle: a folder or a prefix of a bucket.
     labels
         A CSV, as for `train`.
     images
-        A folder or an s3:// prefix. The id of an image is its file name without the extension.
+        A folder or a prefix of a bucket. The id of an image is its file name without the extension.
     against
         Another bundle to compare with, on the same posters.
     """
@@ -218,10 +218,10 @@ def bench(
     Parameters
     ----------
     images
-        A folder, an s3:// prefix or a manifest, as for `tag`. Default: synthetic posters that `bench` draws.
+        A folder, a prefix of a bucket or a manifest, as for `tag`. Default: synthetic posters that `bench` draws.
     output
-        A folder or an s3:// prefix for the rows that `tag` writes. `bench` removes them at its end. Default: a local
-        temporary folder.
+        A folder or a prefix of a bucket for the rows that `tag` writes. `bench` removes them at its end. Default: a
+        local temporary folder.
     model
         A model bundle. Default: the bundle that ships with genretag.
     """

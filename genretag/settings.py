@@ -150,7 +150,7 @@ class EvaluateSettings(LabelSettings):
     json: Path | None = None
     """File to write all figures to."""
     html: Location | None = None
-    """File or s3:// object for the model card: a page with figures, curves, and the best and worst posters."""
+    """File or object of a bucket for the model card: a page with figures, curves, and the best and worst posters."""
     posters: bool = True
     """Show posters in the model card. Without posters, the card has no pictures and can go to places where posters may
     not go."""
@@ -209,7 +209,7 @@ class GallerySettings(LabelSettings):
     """The bundle that tagged the posters. With it, the page can show which part of a poster supports a genre, if the
     network allows that, as `genretag explain` does."""
     html: Location | None = None
-    """File or s3:// object to write the page to. When not set: `gallery.html` in the output."""
+    """File or object of a bucket to write the page to. When not set: `gallery.html` in the output."""
 
     def __post_init__(self) -> None:
         from datetime import date

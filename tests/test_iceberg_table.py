@@ -334,6 +334,12 @@ def test_an_unusable_catalogue_is_refused_in_one_line(tmp_path, catalog, says):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("output", ["gs://films/genres", "az://films/genres"])
+def test_an_output_on_another_cloud_is_refused_with_a_way_out(output):
+    with pytest.raises(UsageError, match=r"not in .*films/genres: use a Delta table \(--table delta\)"):
+        is_new_database(TableSettings(TABLE, "https://catalog.example.org"), output)
+
+
 def test_an_output_in_a_bucket_needs_a_named_catalogue():
     with pytest.raises(UsageError, match="Add --catalog"):
         require_table(TableSettings(TABLE), "s3://films/genres", columns(), Storage())

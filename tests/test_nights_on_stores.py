@@ -12,7 +12,7 @@ from outputs import rows
 from test_object_stores import listed, new_bucket
 from test_web import web_server
 
-from genretag.demo.posters import draw_posters
+from genretag.demo.posters import draw_posters, labels_csv
 from genretag.storage import Storage, join
 
 POSTERS = 120
@@ -28,7 +28,7 @@ def fill(place, posters):
     """Write posters below a prefix, and return the prefix."""
     storage = Storage()
     for poster in posters:
-        storage.put(join(place, poster.key), poster.data)
+        storage.put(join(place, poster.key.rsplit("/")[-1]), poster.data)
     return place
 
 
@@ -107,6 +107,33 @@ def test_of_two_nights_at_once_one_ends_with_3(request, process, posters, scheme
 
     assert (second.returncode, first.wait(120)) == (3, 0), second.stderr
     assert "is held by run" in second.stderr.splitlines()[-1]
+
+
+def test_a_model_is_trained_from_and_into_buckets_and_draws_its_pages_there(request, process, tmp_path):
+    """Labels, images, cache, checkpoints, bundle, predictions and pages are on two clouds. Nothing is local."""
+    azure, google = new_bucket(request, "az"), new_bucket(request, "gs")
+    posters, storage = list(draw_posters(120, seed=2)), Storage()
+    fill(join(azure, "posters"), posters)
+    storage.put(join(google, "labels.csv"), labels_csv(posters).encode())
+    small = "--workers 1 --backbone tutorial --height 96 --width 80 --epochs 1 --head-epochs 1 --min-positives 5"
+
+    trained = process(
+        *("train", "--labels", join(google, "labels.csv"), "--images", join(azure, "posters")),
+        *("--output", join(google, "model"), "--checkpoints", join(azure, "checkpoints")),
+        *("--cache", join(azure, "cache"), "--batch-size", "16", *small.split()),
+    )
+    tagged = process("tag", join(azure, "posters"), join(azure, "genres"), "--model", join(google, "model"))
+    drawn = process("gallery", join(azure, "genres"))
+    printed = process("predict", join(azure, "posters", posters[0].key.rsplit("/")[-1]))
+
+    for done in (trained, tagged, drawn, printed):
+        assert done.returncode == 0, done.stderr
+    assert join(google, "model", "bundle.json") in listed(join(google, "model"))
+    assert not listed(join(azure, "checkpoints")), "a run that succeeds deletes its checkpoints"
+    assert len(listed(join(azure, "cache"))) > 0
+    assert join(azure, "genres", "gallery.html") in listed(join(azure, "genres"))
+    assert [uri for uri in listed(join(azure, "genres", "runs")) if uri.endswith("run.html")]
+    assert len(rows(join(azure, "genres"))) == 120
 
 
 def test_a_manifest_of_all_stores_is_tagged_in_one_run_and_each_failure_has_its_reason(

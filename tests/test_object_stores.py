@@ -1,5 +1,6 @@
 """One interface to every store: S3 (SeaweedFS), Azure (Azurite) and Google Cloud Storage (fake-gcs-server)."""
 
+import os
 import pickle
 import threading
 import uuid
@@ -7,6 +8,7 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from fault_proxy import Faults, fault_proxy
 from outputs import rows
 
 from genretag.errors import UsageError
@@ -169,6 +171,33 @@ def test_a_write_that_took_effect_although_its_answer_was_lost_counts(place):
     assert storage.create(uri, b"ours") == etag
     second = storage.replace(uri, b"again", etag)
     assert storage.replace(uri, b"again", etag) == second
+
+
+@pytest.mark.parametrize("scheme", ["az", "gs"])
+def test_temporary_errors_are_repeated_until_each_object_is_written_and_read(request, scheme, monkeypatch):
+    """A tenth of the requests each get no answer, an answer that is cut short, too many requests, or an error."""
+    place = new_bucket(request, scheme)
+    if scheme == "gs":
+        upstream = request.getfixturevalue("gcs_server").url
+    else:
+        upstream = request.getfixturevalue("azure_server").endpoint.rpartition("/")[0]
+    rates = dict.fromkeys(("throttled", "slow_down", "internal_error", "reset", "short_body", "lost_answer"), 0.07)
+    with fault_proxy(upstream, Faults(seed=3, rates=rates)) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.endpoint_url)
+        connection = os.environ["AZURE_STORAGE_CONNECTION_STRING"].replace(upstream, proxy.endpoint_url)
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        storage, uris = Storage(), [join(place, f"{number:02}.jpg") for number in range(40)]
+        for uri in uris:
+            storage.put(uri, uri.encode())
+        etag = storage.create(join(place, "lock"), b"first")
+        for number in range(10):
+            etag = storage.replace(join(place, "lock"), f"renewal {number}".encode(), etag)
+
+        assert sorted(listed(place, storage)) == [*uris, join(place, "lock")]
+        assert [bytes(storage.get(uri).data) for uri in uris] == [uri.encode() for uri in uris]
+        assert bytes(storage.get(join(place, "lock")).data) == b"renewal 9"
+    assert sum(proxy.counts.values()) > 10
+    assert len(proxy.counts) >= 5
 
 
 def test_conditional_writes_are_used_for_the_lock(place):

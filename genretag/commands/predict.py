@@ -20,8 +20,9 @@ def predict(
 ) -> list[list[tuple[str, float]] | str]:
     """Return the `top` most probable labels of each poster as pairs (label, probability), in the order of `posters`.
 
-    `posters` are local paths or s3:// objects. If a poster cannot be read, its entry is the error message instead.
-    `model` is the location of a bundle (None: the default bundle). Raises `UsageError` if the bundle cannot be loaded.
+    `posters` are local paths or objects of a bucket. If a poster cannot be read, its entry is the error message
+    instead. `model` is the location of a bundle (None: the default bundle). Raises `UsageError` if the bundle cannot be
+    loaded.
     """
     import numpy as np
 

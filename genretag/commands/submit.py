@@ -138,7 +138,7 @@ def _require_reachable(argument: Argument) -> None:
         ):
             raise UsageError(
                 f"{argument.name.lstrip('-')} {quoted(place)} is a path of this machine, which the cluster's nodes "
-                "cannot see: name an s3:// place, or the absolute path of a folder that all nodes share"
+                "cannot see: name a place in a bucket, or the absolute path of a folder that all nodes share"
             )
 
 

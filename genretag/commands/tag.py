@@ -83,9 +83,9 @@ def tag(
 ) -> RunRecord:
     """Score all posters of `images` that have no row of this model in `output`, and return the published run record.
 
-    `images` is a folder, an s3:// prefix or a manifest. `model` is the location of a bundle (None: the default bundle).
-    If `table` is set, commit the new files to that Iceberg table. If there is nothing to score, Ray does not start, and
-    the record is still published.
+    `images` is a folder, a prefix of a bucket or a manifest. `model` is the location of a bundle (None: the default
+    bundle). If `table` is set, commit the new files to that Iceberg table. If there is nothing to score, Ray does not
+    start, and the record is still published.
 
     Raises `UsageError` if a person must act, `JobError` if a retry may help, and `OutputHeldError` if another run holds
     the output's lock. After an error, finished part files stay, and the next run scores only the other posters.

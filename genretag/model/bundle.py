@@ -94,7 +94,7 @@ class Bundle:
 
 
 def write_bundle(bundle: Bundle, location: str, storage: Storage) -> None:
-    """Write a bundle to `location`, a folder or an s3:// prefix, with `bundle.json` last.
+    """Write a bundle to `location`, a folder or a prefix of a bucket, with `bundle.json` last.
 
     While `bundle.json` is missing, readers find no bundle. Raises `StorageError` if a write fails.
     """
@@ -106,7 +106,7 @@ def write_bundle(bundle: Bundle, location: str, storage: Storage) -> None:
 
 
 def load_bundle(location: str, storage: Storage) -> Bundle:
-    """Read a bundle from `location`, a folder or an s3:// prefix, and check the sha256 of every file.
+    """Read a bundle from `location`, a folder or a prefix of a bucket, and check the sha256 of every file.
 
     Raises `UsageError` if there is no bundle, or if its format version is not `FORMAT_VERSION`. Also raises
     `UsageError` if a file of the bundle is missing or altered.

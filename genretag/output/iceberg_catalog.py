@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.settings import TableSettings
-from genretag.storage import Storage, in_bucket, join
+from genretag.storage import S3, Storage, in_bucket, join
 from genretag.storage.aws_settings import AwsSettings
 from genretag.storage.paths import sqlite_file, sqlite_uri
 
@@ -204,6 +204,10 @@ def _place(settings: TableSettings, output: str) -> str:
     If no catalogue is set, return the URI of a SQLite file in the output folder. Raises `UsageError` if no catalogue is
     set and the output is in a bucket.
     """
+    if in_bucket(output) and not output.startswith(S3):
+        raise UsageError(
+            f"an Iceberg table reads files on S3 or in a folder, not in {output}: use a Delta table (--table delta)"
+        )
     if settings.catalog:
         return settings.catalog
     if in_bucket(output):

@@ -67,7 +67,7 @@ class FigureRow:
 def write_model_card(
     place: str, found: Evaluation, answers: Answers, storage: Storage, *, with_posters: bool = True
 ) -> str:
-    """Draw the model card, write it to `place` (a path or an s3:// object), and return its full location.
+    """Draw the model card, write it to `place` (a path or an object of a bucket), and return its full location.
 
     `found` has the metrics, and `answers` the predicted probabilities. If `with_posters` is False, the card has no
     pictures. Raises `UsageError` if the card cannot be written.

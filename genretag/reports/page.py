@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_page(location: str, page: bytes, storage: Storage) -> str:
-    """Write `page`, the bytes of an HTML page, to a local path or an s3:// object. Return the page's full location.
+    """Write `page`, the bytes of an HTML page, to a local path or an object of a bucket. Return its full location.
 
     Raises `UsageError` if the page cannot be written.
     """

@@ -90,7 +90,7 @@ def take_inventory(
 ) -> Inventory:
     """Write one row for each object at `images` to a Parquet file in the local folder `folder`. Return the inventory.
 
-    `images` is a folder, an s3:// prefix, a manifest or the `manifest.json` of an S3 Inventory. Objects below the
+    `images` is a folder, a prefix of a bucket, a manifest or the `manifest.json` of an S3 Inventory. Objects below the
     location `leave_out`, such as the output, are left out. If it is None, no object is left out. `carry` names the
     columns of a manifest to copy to the column `carried`. Raises `UsageError` if `images` is missing, empty or cannot
     be read, if a manifest is invalid, or if `carry` is given without a manifest.
@@ -110,7 +110,7 @@ def take_inventory(
     except StorageError as error:
         raise UsageError(f"cannot read the images: {error}") from error
     if not inventory.rows:
-        raise UsageError(f"there is no image at {source}: name a folder, an s3:// prefix or a manifest")
+        raise UsageError(f"there is no image at {source}: name a folder, a prefix of a bucket or a manifest")
     return inventory
 
 

@@ -5,7 +5,7 @@ It is obstore's own adapter with our clients, so it has the credentials, deadlin
 
 from typing import TYPE_CHECKING, Any
 
-from obstore.fsspec import FsspecStore
+from obstore.fsspec import BufferedFile, FsspecStore
 
 if TYPE_CHECKING:
     from genretag.storage import Storage
@@ -36,8 +36,21 @@ class BucketFiles(FsspecStore):
         text = str(path)
         return (text.partition("://")[2] if "://" in text else text).rstrip("/")
 
+    def _open(self, path: str, mode: str = "rb", **more: Any) -> BufferedFile:  # type: ignore[override]
+        names = ("block_size", "autocommit", "cache_options")  # of fsspec; obstore has settings of its own
+        begin: Any = _File
+        return begin(self, path, mode, **{name: value for name, value in more.items() if name not in names})
+
     def _construct_store(self, bucket: str) -> Any:
         return self._storage.obstore_of(f"{self._scheme}://{bucket}/any")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BucketFiles, (self._scheme, self._storage)
+
+
+class _File(BufferedFile):
+    """A file that takes any buffer. pyarrow writes buffers of signed bytes, and obstore's own file refuses them."""
+
+    def write(self, data: Any) -> int:
+        unsigned: Any = memoryview(data).cast("B")
+        return super().write(unsigned)

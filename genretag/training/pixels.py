@@ -1,8 +1,9 @@
 """Pixels of the labelled posters: Ray tasks decode them once before training and keep them in the cache.
 
 The setting `cache` decides where a worker finds the pixels of a block of posters. With `memory`, they are in Ray's
-object store. With a folder or an s3:// prefix, they are in Parquet files. With `none`, the worker decodes the images in
-each epoch. The pixels are the same in all three cases: those of `PosterReader`, which also decodes for scoring.
+object store. With a folder or a prefix of a bucket, they are in Parquet files. With `none`, the worker decodes the
+images in each epoch. The pixels are the same in all three cases: those of `PosterReader`, which also decodes for
+scoring.
 """
 
 from collections import Counter

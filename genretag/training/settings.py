@@ -118,8 +118,8 @@ class TrainSettings(LabelSettings):
     test_share: float = 0.1
     """Share of the posters, by a hash of the id, that only measure."""
     cache: Location = MEMORY
-    """Storage of decoded posters between epochs. memory: Ray's object store, which spills to disk. A folder or an
-    s3:// prefix: Parquet files, which later runs read too. none: decode in each epoch."""
+    """Storage of decoded posters between epochs. memory: Ray's object store, which spills to disk. A folder or a
+    prefix of a bucket: Parquet files, which later runs read too. none: decode in each epoch."""
     max_failures: int = 3
     """Number of times that lost workers are replaced, each time from the last checkpoint."""
     summary: bool = False
@@ -281,8 +281,8 @@ class TrainRunSettings:
     teacher: tuple[Location, ...] = ()
     """A bundle whose probabilities the network learns in addition to the labels. May be given several times."""
     checkpoints: Location | None = None
-    """Folder or s3:// prefix for checkpoints. All nodes must be able to reach it. Default: a local temporary folder. A
-    run that succeeds deletes its checkpoints."""
+    """Folder or prefix of a bucket for checkpoints. All nodes must be able to reach it. Default: a local temporary
+    folder. A run that succeeds deletes its checkpoints."""
     resume: bool = False
     """Go on with the interrupted run that left its checkpoints in --checkpoints."""
     overwrite: bool = False
