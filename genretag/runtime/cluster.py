@@ -137,7 +137,7 @@ def require_seen(folders: Sequence[str], what: str) -> None:
             continue
         if missing:
             raise UsageError(
-                f"the node at {looks[answer]} cannot see {missing[0]}: {what} on several nodes needs a place in a bucket, "
+                f"the node at {looks[answer]} cannot see {missing[0]}: {what} on several nodes needs a bucket, "
                 "or a folder that all nodes share"
             )
 
