@@ -16,6 +16,7 @@ from genretag.demo.posters import draw_posters, labels_csv
 from genretag.storage import Storage, join
 
 POSTERS = 120
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 NIGHT = ("--no-report", "--error-budget", "0.5")
 
 
@@ -107,6 +108,25 @@ def test_of_two_nights_at_once_one_ends_with_3(request, process, posters, scheme
 
     assert (second.returncode, first.wait(120)) == (3, 0), second.stderr
     assert "is held by run" in second.stderr.splitlines()[-1]
+
+
+def test_a_public_bucket_is_tagged_without_credentials_anywhere(request, process, posters, tmp_path):
+    place = fill(new_bucket(request, "s3", public=True), posters[:12])
+    private = fill(new_bucket(request, "s3"), posters[:2])
+    left = {name: value for name, value in os.environ.items() if name not in CREDENTIALS}
+    nowhere = {**left, "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+
+    done = process("tag", place, tmp_path / "out", "--anonymous", *NIGHT, env=nowhere)
+    without = process("tag", place, tmp_path / "other", *NIGHT, env=nowhere)
+    refused = process("tag", private, tmp_path / "other", "--anonymous", *NIGHT, env=nowhere)
+
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out")) + len(rows(tmp_path / "out", "failures")) == 12
+    assert without.returncode == 2
+    assert "--anonymous reads a public bucket" in without.stderr.splitlines()[-1]
+    assert refused.returncode == 2
+    assert "the store refuses access" in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_model_is_trained_from_and_into_buckets_and_draws_its_pages_there(request, process, tmp_path):

@@ -1,10 +1,12 @@
 """One interface to every store: S3 (SeaweedFS), Azure (Azurite) and Google Cloud Storage (fake-gcs-server)."""
 
+import json
 import os
 import pickle
 import threading
 import uuid
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -36,6 +38,8 @@ def new_bucket(request, scheme, *, public=False):
     name = f"test-{uuid.uuid4().hex[:12]}"
     if scheme == "s3":
         request.getfixturevalue("s3_server").create_bucket(name)
+        if public:
+            boto3.Session().client("s3").put_bucket_policy(Bucket=name, Policy=json.dumps(public_policy(name)))
         return f"s3://{name}/films"
     if scheme == "gs":
         request.getfixturevalue("gcs_server").create_bucket(name, public=public)
@@ -44,6 +48,13 @@ def new_bucket(request, scheme, *, public=False):
     server.create_container(name, public=public)
     host = f"@{server.account}.dfs.core.windows.net" if scheme == "abfss" else ""
     return f"{scheme}://{name}{host}/films"
+
+
+def public_policy(bucket):
+    """Return a bucket policy that lets anybody list the bucket and read its objects."""
+    statements = [("s3:ListBucket", f"arn:aws:s3:::{bucket}"), ("s3:GetObject", f"arn:aws:s3:::{bucket}/*")]
+    allowed = [{"Effect": "Allow", "Principal": "*", "Action": [what], "Resource": [on]} for what, on in statements]
+    return {"Version": "2012-10-17", "Statement": allowed}
 
 
 def listed(uri, storage=None):
@@ -221,17 +232,18 @@ def test_the_file_system_for_libraries_writes_reads_copies_and_lists(place):
     assert list(listed(place)) == [join(place, "dt=2", "copy.parquet")]
 
 
-@pytest.mark.parametrize("scheme", ["az", "gs"])
+@pytest.mark.parametrize("scheme", ["s3", "az", "gs"])
 def test_a_public_bucket_is_read_without_credentials_and_a_private_one_is_not(request, scheme, monkeypatch):
     public, private = new_bucket(request, scheme, public=True), new_bucket(request, scheme)
+    keys = ("a.jpg", "b.jpg" if scheme == "s3" else "two//slashes.jpg")
     for place in (public, private):
-        for key in ("a.jpg", "two//slashes.jpg"):
+        for key in keys:
             Storage().put(join(place, key), b"1")
     without_credentials(monkeypatch, request)
     storage = Storage(access=Access(anonymous=True))
 
-    assert sorted(listed(public, storage)) == [join(public, "a.jpg"), join(public, "two//slashes.jpg")]
-    for key in ("a.jpg", "two//slashes.jpg"):
+    assert sorted(listed(public, storage)) == [join(public, key) for key in keys]
+    for key in keys:
         assert bytes(storage.get(join(public, key)).data) == b"1"
         assert failure(storage.get, join(private, key)).reason in ("access_denied", "credentials_refused")
     assert failure(listed, private, storage).reason in ("access_denied", "credentials_refused")
@@ -243,11 +255,13 @@ def without_credentials(monkeypatch, request):
     monkeypatch.setenv(
         "AZURE_STORAGE_CONNECTION_STRING", f"AccountName={server.account};BlobEndpoint={server.endpoint}"
     )
-    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def test_the_buckets_of_the_output_get_credentials_in_spite_of_anonymous(request):
-    public, own = new_bucket(request, "gs", public=True), new_bucket(request, "gs")
+@pytest.mark.parametrize("scheme", ["s3", "az", "abfss", "gs"])
+def test_the_buckets_of_the_output_get_credentials_in_spite_of_anonymous(request, scheme):
+    public, own = new_bucket(request, scheme, public=True), new_bucket(request, scheme)
     Storage().put(join(public, "a.jpg"), b"1")
     storage = Storage(access=Access(anonymous=True, own=(join(own, "output"),)))
 

@@ -78,7 +78,9 @@ class Storage:
             return S3Client(self.endpoint_url, self.encryption, self.access)
         if uri.startswith(GS):
             return GoogleStore(self.access)
-        return WebServers(self.access) if uri.startswith(HTTP) else AzureBlobs(self.access)
+        if uri.startswith(HTTP):
+            return WebServers(self.access)
+        return AzureBlobs(self.access, uri.partition("://")[0] + "://")
 
     def list(self, uri: str) -> Iterator[list[ObjectInfo]]:
         """Yield lists of the objects under a prefix or folder: the rows of `list_tables` as `ObjectInfo`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from genretag.errors import UsageError, one_line
 from genretag.storage.access import Access
 from genretag.storage.azure_rest import PAGE, BlobPage, BlobService
-from genretag.storage.azure_settings import ABFSS, AZ, CREDENTIALS, Account, account_of, container_of, token_provider
+from genretag.storage.azure_settings import CREDENTIALS, Account, account_of, container_of, token_provider
 from genretag.storage.bucket_store import BucketStore, is_odd, parts_of, prefix_of
 from genretag.storage.clients import authorities, authorities_file, client_options, knock, retry_config
 from genretag.storage.objects import Fetched, ObjectInfo, bare_etag, refuse_large
@@ -23,8 +23,6 @@ from genretag.storage.store_errors import Advice
 if TYPE_CHECKING:
     import pyarrow as pa
     from obstore.store import AzureStore
-
-__all__ = ["ABFSS", "AZ", "AzureBlobs"]
 
 ENDPOINT = "check the account's name (AZURE_STORAGE_ACCOUNT, or ACCOUNT in abfss://)"
 CLOCK = "clock of this machine is wrong, set it (NTP); or the signature (SAS) has expired or is not valid yet"
@@ -58,9 +56,11 @@ class AzureBlobs(BucketStore):
 
     advice: ClassVar[Advice] = AZURE_ADVICE
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, scheme: str) -> None:
+        """`scheme` is the beginning of all URIs: `az://` or `abfss://`."""
         super().__init__()
         self._access = access
+        self._scheme = scheme
         self._certificates = authorities()
         self._services: dict[str, BlobService] = {}
         self._tokens: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class AzureBlobs(BucketStore):
     def _account(self, bucket: str) -> tuple[Account, Any]:
         """Return the account of a container, and a function that gives tokens if there is neither key nor SAS."""
         account = account_of(bucket)
-        if any(self._access.is_anonymous(f"{scheme}{bucket}") for scheme in (AZ, ABFSS)):
+        if self._access.is_anonymous(f"{self._scheme}{bucket}"):
             return Account(account.name, account.endpoint), None
         if account.key or account.sas:
             return account, None
