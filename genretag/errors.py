@@ -75,11 +75,18 @@ def unreadable_output(output: str, error: Exception) -> UsageError:
 
 
 MASK = "***"
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY", re.IGNORECASE)
-PLACES = re.compile(r"(FILE|PATH|DIR|URI|URL|EXPIRATION|REGION)$", re.IGNORECASE)  # ends of names without a secret
+SECRET_NAMES = re.compile(
+    r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|API_KEY|(STORAGE|ACCOUNT|MASTER|SAS)_KEY|CONNECTION_STRING",
+    re.IGNORECASE,
+)
+PLACES = re.compile(  # ends of names without a secret
+    r"(FILE|PATH|DIR|URI|URL|EXPIRATION|REGION|APPLICATION_CREDENTIALS)$", re.IGNORECASE
+)
+PART_OF_CONNECTION = re.compile(r"(?i)(?:AccountKey|SharedAccessSignature)=([^;]+)")  # in a connection string of Azure
 SHORTEST = 6  # characters: a shorter value is not masked, because it may be part of an ordinary word
 IN_URLS = (
-    (re.compile(r"(?<=://)[^/\s@'\"]+@"), f"{MASK}@"),  # user:password@host
+    # user:password@host, but not container@account of Azure
+    (re.compile(r"(?<=://)(?<!abfss://)(?<!az://)[^/\s@'\"]+@"), f"{MASK}@"),
     (re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|sig|access_token)=[^&\s'\"]+"), rf"\1={MASK}"),
     (re.compile(r"(?i)\b(Bearer|Basic)\s+[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
 )
@@ -108,5 +115,6 @@ def _secrets() -> list[str]:
 
     Values shorter than `SHORTEST` characters are left out.
     """
-    named = (v for name, v in os.environ.items() if SECRET_NAMES.search(name) and not PLACES.search(name))
-    return sorted({value for value in named if len(value) >= SHORTEST}, key=len, reverse=True)
+    named = [v for name, v in os.environ.items() if SECRET_NAMES.search(name) and not PLACES.search(name)]
+    parts = [part for value in named for part in PART_OF_CONNECTION.findall(value)]
+    return sorted({value for value in named + parts if len(value) >= SHORTEST}, key=len, reverse=True)

@@ -52,6 +52,25 @@ def test_redact_removes_secrets_and_keeps_the_rest(secret):
     assert redact("s3://films/posters/me@home.jpg of user@host") == "s3://films/posters/me@home.jpg of user@host"
 
 
+def test_the_keys_of_azure_are_redacted_and_its_locations_are_not(monkeypatch):
+    key, signature = "a2V5LW9mLXRoZS1hY2NvdW50", "sv=2021&sig=c2lnbmF0dXJl"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"AccountName=studio;AccountKey={key};BlobEndpoint=https://a")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", signature)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/etc/service-account.json")
+
+    assert redact(f"the key {key} and {signature}") == "the key *** and ***"
+    assert redact("https://studio.blob.core.windows.net/a?sv=1&sig=abc") == (
+        "https://studio.blob.core.windows.net/a?sv=1&sig=***"
+    )
+    for plain in (
+        "abfss://films@studio.dfs.core.windows.net/a.jpg",
+        "az://films@studio/a",
+        "/etc/service-account.json",
+    ):
+        assert redact(plain) == plain
+    assert redact("https://me:password@host/a") == "https://***@host/a"
+
+
 def test_the_path_of_a_token_file_is_not_redacted(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/run/secrets/token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef")

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -123,6 +123,38 @@ def test_a_pause_that_the_server_asks_for_is_kept_unless_it_is_too_long(server, 
 def test_redirects_are_followed_and_a_page_above_the_limit_is_not_read(server, storage):
     assert bytes(storage.get(f"{server.url}/to/{server.url}/a.jpg").data) == b"a poster"
     assert reason(storage.get, f"{server.url}/a.jpg", 7) == "too_many_bytes"
+
+
+def test_a_page_without_end_and_a_page_that_drips_are_given_up(storage):
+    """One server sends bytes as fast as it can, the other one byte at a time. Neither ever ends its answer."""
+    for pause_s, status, expected in ((0, 200, "too_many_bytes"), (0.05, 200, "timeout"), (0, 404, "not_found")):
+        with endless_server(pause_s, status) as url:
+            began = time.monotonic()
+            assert reason(lambda url=url: storage.get(url, 1_000_000)) == expected
+            assert time.monotonic() - began < 20
+
+
+@contextmanager
+def endless_server(pause_s, status):
+    """Run a server that answers each request with bytes without end, one after each pause (0: many at once)."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"x" if pause_s else b"x" * 65_536)
+                    time.sleep(pause_s)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/a.jpg"
+    server.shutdown()
+    server.server_close()
 
 
 def test_nothing_is_written_to_a_web_server(server, storage):

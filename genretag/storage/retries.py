@@ -81,7 +81,7 @@ def retry(attempt: Callable[[], Result], policy: RetryPolicy) -> Result:
         except StorageError as error:
             pause = next(pauses, None) if error.reason in TRANSIENT else None
             pause = max(pause or 0.0, error.retry_after_s or 0.0) if pause is not None else None
-            if pause is None or time.monotonic() + pause > max(deadline, time.monotonic() + LONGEST_PAUSE_S):
+            if pause is None or pause > max(LONGEST_PAUSE_S, deadline - time.monotonic()):
                 raise
         time.sleep(pause)
 

@@ -20,14 +20,14 @@ from genretag.errors import one_line
 from genretag.storage.access import Access
 from genretag.storage.clients import CONNECT_S, authorities_file
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, bare_etag, refuse_large
-from genretag.storage.retries import RetryPolicy, retry
+from genretag.storage.retries import RetryPolicy, retry, within
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CONNECTIONS = 8  # to one server at a time, for each process
 MOST_REDIRECTS = 5
-AGENT = "genretag (https://github.com/genretag/genretag)"
+AGENT = "genretag"
 REASONS = {  # status -> reason, and what the message says
     401: ("access_denied", "the server wants a login, and genretag sends none"),
     403: ("access_denied", "the server refuses access"),
@@ -42,7 +42,6 @@ class WebServers:
     """The store for URLs. `Storage` documents the methods."""
 
     def __init__(self, access: Access) -> None:
-        self._private_hosts = access.private_hosts
         self._retry_policy = RetryPolicy.of_environment()
         self._pools = _pools(self._retry_policy, private_hosts=access.private_hosts)
 
@@ -68,8 +67,15 @@ class WebServers:
         return Fetched(memoryview(data), _version(headers))
 
     def _ask(self, method: str, uri: str, max_bytes: int | None) -> tuple[Any, bytes]:
-        """Make a request with retries. Return the headers and the body of the answer."""
-        return retry(lambda: self._attempt(method, uri, max_bytes), self._retry_policy)
+        """Make a request with retries. Return the headers and the body of the answer.
+
+        Each attempt has a deadline, because a server could send its answer byte by byte without end.
+        """
+
+        def attempt() -> tuple[Any, bytes]:
+            return within(self._retry_policy.attempt_s, uri, lambda: self._attempt(method, uri, max_bytes))
+
+        return retry(attempt, self._retry_policy)
 
     def _attempt(self, method: str, uri: str, max_bytes: int | None) -> tuple[Any, bytes]:
         import urllib3
@@ -83,7 +89,7 @@ class WebServers:
                 place = answer.get_redirect_location()
                 if not place:
                     return answer.headers, _body(uri, answer, max_bytes)
-                answer.drain_conn()
+                answer.close()  # without its body, which may be endless
                 url = urljoin(url, place)
                 if urlsplit(url).scheme not in ("http", "https") or (url[:5] == "http:" and uri[:6] == "https:"):
                     raise StorageError("refused", f"{uri}: it redirects to another protocol")
@@ -134,20 +140,25 @@ def _body(uri: str, answer: Any, max_bytes: int | None) -> bytes:
     After an exception, the connection is closed, because it still carries what was not read.
     """
     try:
-        return _read(uri, answer, max_bytes)
+        _require_success(uri, answer)
+        return _read(answer, max_bytes)
     except BaseException:
         answer.close()
         raise
 
 
-def _read(uri: str, answer: Any, max_bytes: int | None) -> bytes:
+def _require_success(uri: str, answer: Any) -> None:
+    """Raise `StorageError` for an error answer, with the pause that the server asks for."""
     if answer.status >= 300:
-        answer.drain_conn()
         reason, says = REASONS.get(answer.status, ("refused", "the server refuses the request"))
         if answer.status >= 500 or answer.status == 408:
             reason, says = "unavailable", "the server cannot answer now"
         wait_s = _wait_s(answer.headers.get("Retry-After"))
         raise StorageError(reason, f"{uri}: {says} ({answer.status})", retry_after_s=wait_s)
+
+
+def _read(answer: Any, max_bytes: int | None) -> bytes:
+    """Return the body of an answer. Raises `StorageError` with the reason `too_many_bytes` if it is too large."""
     length = answer.headers.get("Content-Length", "")
     if length.isdigit():
         refuse_large(int(length), max_bytes)
