@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GS = "gs://"
 SERVER = "https://storage.googleapis.com"
+# Without it, obstore would look for credentials for a write, in spite of `skip_signature`
+NO_ACCOUNT = '{"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}'
 EMULATOR = "STORAGE_EMULATOR_HOST"  # the variable of Google's own libraries
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 REFRESH = timedelta(minutes=4)  # before a token expires; Google's own libraries use 3 minutes 45 seconds
@@ -133,7 +135,9 @@ class GoogleStore(S3ProtocolStore):
         options = client_options(self._server, self._retry_policy, self._certificates)
         if headers := self._payer():
             options["default_headers"] = headers
-        credentials: Any = {"skip_signature": True} if anonymous else {"credential_provider": self._tokens}
+        credentials: Any = {"credential_provider": self._tokens}
+        if anonymous:
+            credentials = {"skip_signature": True, "service_account_key": NO_ACCOUNT}
         try:
             return GCSStore(
                 bucket,
