@@ -354,7 +354,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 def test_a_table_needs_a_namespace_and_a_catalogue_needs_a_table():
-    with pytest.raises(UsageError, match=r"NAMESPACE.TABLE, such as films.genres, not 'genres'"):
+    with pytest.raises(UsageError, match=r"NAMESPACE.TABLE, such as films.genres, or delta, not 'genres'"):
         TableSettings("genres")
     with pytest.raises(UsageError, match="add --table"):
         TableSettings(catalog="sqlite:////x.db")
