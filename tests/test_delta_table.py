@@ -18,7 +18,7 @@ from genretag.commands.compact import compact
 from genretag.errors import JobError, UsageError
 from genretag.output import delta_table, parquet_files
 from genretag.output.table_mark import marked_table
-from genretag.output.tables import commit_parts, require_table
+from genretag.output.tables import commit_parts, require_table, switch_files
 from genretag.runtime.session import Session
 from genretag.settings import CompactSettings, TableSettings
 from genretag.storage import Storage, join
@@ -301,3 +301,42 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(UsageError, match=r"pip install 'genretag\[delta\]'"):
         require_table(DELTA, str(tmp_path), columns(), Storage())
+
+
+def test_new_files_that_the_table_already_reads_are_kept_if_another_program_rewrote_others(tmp_path):
+    """A merge switched the table and died. Before the next run, another program rewrote one of the merged files."""
+    output = str(tmp_path / "out")
+    for day in range(2):
+        write_night(output, a_run(day))
+        commit(output, a_run(day))
+    before = table_rows(output)
+    with dying_at("the first delete"):
+        compact(output, CompactSettings(), Session(quiet=True), DELTA)
+    table_of(output).delete("poster_id = 'scored-2026-11-01-20261101T010203Z-ab12-0-0'")
+
+    compact(output, CompactSettings(), Session(quiet=True), DELTA)
+
+    gone = "scored-2026-11-01-20261101T010203Z-ab12-0-0"
+    assert table_rows(output) == [row for row in before if row["poster_id"] != gone]
+
+
+def test_a_merge_changes_no_data_for_readers_of_changes_and_retag_does(tmp_path):
+    output = str(tmp_path / "out")
+    for day in range(2):
+        write_night(output, a_run(day))
+        commit(output, a_run(day))
+    compact(output, CompactSettings(), Session(quiet=True), DELTA)
+    files = sorted(info.uri for info in parquet_files(join(output, "predictions"), Storage()))
+    Storage().put(new := files[0].replace("-00000", "-00009"), bytes(Storage().get(files[0]).data))
+
+    switch_files(DELTA, output, files[:1], [new], Storage(), same_rows=False)
+
+    assert changes(output, 2) == {False}
+    assert changes(output, 3) == {True}
+
+
+def changes(output, version):
+    """Return the values of `dataChange` in the actions of a version."""
+    log = bytes(Storage().get(join(output, "predictions", "_delta_log", f"{version:020}.json")).data).decode()
+    actions = [json.loads(line) for line in log.splitlines()]
+    return {action[kind]["dataChange"] for action in actions for kind in ("add", "remove") if kind in action}

@@ -232,6 +232,23 @@ def test_the_file_system_for_libraries_writes_reads_copies_and_lists(place):
     assert list(listed(place)) == [join(place, "dt=2", "copy.parquet")]
 
 
+@pytest.mark.parametrize("scheme", ["az", "gs"])
+def test_an_error_of_the_file_system_is_an_oserror_with_our_message(request, scheme, monkeypatch):
+    place = new_bucket(request, scheme)
+    Storage().put(join(place, "a.parquet"), b"1")
+    without_credentials(monkeypatch, request)
+    filesystem, path = Storage(access=Access(anonymous=True)).filesystem(join(place, "a.parquet"))
+
+    for call in (
+        lambda: filesystem.cp_file(path, f"{path}.copy"),
+        lambda: filesystem.open(path, "rb").read(),
+        lambda: filesystem.cat_file(path),
+    ):
+        with pytest.raises(OSError, match=r"AZURE_STORAGE_KEY|refuses access") as refused:
+            call()
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("scheme", ["s3", "az", "gs"])
 def test_a_public_bucket_is_read_without_credentials_and_a_private_one_is_not(request, scheme, monkeypatch):
     public, private = new_bucket(request, scheme, public=True), new_bucket(request, scheme)
@@ -367,6 +384,22 @@ def test_a_location_in_no_known_form_is_refused_with_the_right_form(location, sa
         resolve(location)
 
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "films.dfs.example.org",
+        "Films.dfs.core.windows.net",
+        "u:p@localhost:443#.dfs.core.windows.net",
+        "films.core.windows.net",
+    ],
+)
+def test_a_token_never_goes_to_a_host_that_is_not_azures(host, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+
+    with pytest.raises(StorageError, match="is no storage account of Azure"):
+        Storage().get(f"abfss://films@{host}/a.jpg")
 
 
 def test_a_container_without_an_account_is_refused(monkeypatch):

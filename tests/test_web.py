@@ -157,6 +157,24 @@ def endless_server(pause_s, status):
     server.server_close()
 
 
+def test_a_host_with_many_dead_links_and_redirects_is_still_asked(server, storage):
+    for number in range(12):
+        assert reason(storage.get, f"{server.url}/none{number}.jpg") == "not_found"
+        assert reason(storage.stat, f"{server.url}/none{number}.jpg") == "not_found"
+        assert bytes(storage.get(f"{server.url}/to/{server.url}/a.jpg").data) == b"a poster"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a..b/x.jpg", f"http://{'a' * 70}.org/x.jpg", "http://[::1/x.jpg", "http://a:b/c"]
+)
+def test_a_url_that_is_not_valid_is_one_failure(storage, url):
+    assert reason(storage.get, url) in ("refused", "unavailable")
+
+
+def test_a_redirect_that_is_not_valid_is_one_failure(server, storage):
+    assert reason(storage.get, f"{server.url}/to/http://[::1") == "refused"
+
+
 def test_nothing_is_written_to_a_web_server(server, storage):
     for call in (lambda: storage.put(f"{server.url}/a.jpg", b"1"), lambda: list(storage.list_tables(server.url))):
         assert reason(call) == "refused"
@@ -179,6 +197,8 @@ def test_addresses_of_this_machine_are_refused_without_a_request(server, host):
         *(("169.254.169.254", False), ("127.0.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False)),
         *(("::1", False), ("fe80::1%eth0", False), ("fd00:ec2::254", False), ("::ffff:10.0.0.1", False)),
         *(("2002:0a00:0001::", False), ("::ffff:93.184.215.14", True)),
+        *(("64:ff9b::a9fe:a9fe", False), ("64:ff9b:1::1", False), ("fec0::1", False), ("::127.0.0.1", False)),
+        *(("192.0.0.192", False), ("168.63.129.16", False)),
     ],
 )
 def test_only_addresses_of_the_internet_are_public(address, public):

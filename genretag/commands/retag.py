@@ -81,7 +81,9 @@ def retag(
             replacements, found = _files_to_change(output, bundle, profile, metadata, storage, table)
             write = partial(_write, bundle.labels, profile, metadata, storage=storage, filesystem=filesystem)
             at_once = min(cpus_here(), WRITERS_AT_MOST)
-            deque(replace_files(replacements, write, run_id, output, storage, table, at_once), maxlen=0)
+            deque(
+                replace_files(replacements, write, run_id, output, storage, table, at_once, same_rows=False), maxlen=0
+            )
             return found
     except StorageError as error:
         raise UsageError(f"cannot read {output}: {error}") from error

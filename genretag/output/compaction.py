@@ -169,11 +169,14 @@ def replace_files(
     storage: Storage,
     table: TableSettings,
     at_once: int = 1,
+    *,
+    same_rows: bool = True,
 ) -> Iterator[Replacement]:
     """Replace part files by new files, some thousand files at a time. Yield each replacement after it is done.
 
     `write(group, location)` writes the rows of a group into one new file at that location. It runs in `at_once`
-    threads. Only the run that holds the output's lock may call this.
+    threads. Set `same_rows` to False if the new files have other genres. Only the run that holds the output's lock may
+    call this.
 
     Raises `OutputHeldError` if another run took the output over. Also raises `StorageError` and the exceptions of
     `write` and `carry_out`.
@@ -190,7 +193,7 @@ def replace_files(
                 old = tuple(part.uri.removeprefix(output + "/") for part in one.files)
                 steps.append(Step(old, new, sum(part.rows for part in one.files)))
             since = min((one.since for one in together if one.since is not None), default=None)
-            plan = Plan(run_id, tuple(steps), None if since is None else table.name, since)
+            plan = Plan(run_id, tuple(steps), None if since is None else table.name, since, same_rows)
             require_held(output, run_id, storage)  # otherwise the plan could name files that another run has removed
             begin(plan, output, storage)
             carry_out(plan, output, storage, filesystem, table)

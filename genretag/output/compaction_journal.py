@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from genretag.errors import UsageError, one_line
-from genretag.output.tables import forget_snapshots, switch_files
+from genretag.output.tables import files_of_table, forget_snapshots, switch_files
 from genretag.settings import NO_TABLE, TableSettings
 from genretag.storage import Storage, StorageError, in_bucket, join
 from genretag.storage.local import second_name
@@ -59,6 +59,7 @@ class Plan:
     steps: tuple[Step, ...]
     table: str | None = None
     since: int | None = None  # sequence number of the table's first commit with an old file
+    same_rows: bool = True  # False if the new files have other genres, as after `retag`
 
     @property
     def old(self) -> list[str]:
@@ -135,7 +136,7 @@ def carry_out(plan: Plan, output: str, storage: Storage, filesystem: Any, table:
     _require_whole(plan, present, set(_names(journal, storage)), journal)
     untouched = present.issuperset(plan.old)  # otherwise an earlier attempt has switched the table and deleted files
     if plan.table and table.is_delta:
-        if untouched and not _switched_in_place(plan, output, present, storage, filesystem, table):
+        if not _switched_in_place(plan, output, present, storage, filesystem, table):
             logger.warning("another program has rewritten files of the Delta table: they are not merged")
             _remove(journal, storage)
             return
@@ -160,18 +161,22 @@ def _switched_in_place(
 ) -> bool:
     """Put a merge's new files in their final place, and switch the Delta table to them, in one commit.
 
-    A Delta table cannot read the files in the journal, which is outside of its folder. Return False, and remove the new
-    files again, if another program has rewritten the old ones.
+    A Delta table cannot read the files in the journal, which is outside of its folder. The table alone says whether an
+    earlier attempt has switched it. Return False if another program has rewritten files, and then remove those new
+    files that the table does not read.
     """
     journal = journal_of(output, plan.id)
     new = [join(output, name) for name in plan.new]
     for name in plan.new:
         if name not in present:
             _place(join(journal, name), join(output, name), filesystem)
-    if switch_files(table, output, [join(output, name) for name in plan.old], new, storage):
+    old = [join(output, name) for name in plan.old]
+    if switch_files(table, output, old, new, storage, same_rows=plan.same_rows):
         return True
+    held = files_of_table(table, output, storage) or {}
     for uri in new:
-        _delete(uri, storage)
+        if uri not in held:
+            _delete(uri, storage)
     return False
 
 

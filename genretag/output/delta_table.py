@@ -106,7 +106,7 @@ def files_of_table(settings: TableSettings, output: str, storage: Storage) -> di
         table = _load(settings, output, storage)
         if table is None:
             return {}
-        if "deletionVectors" in (table.protocol().reader_features or []) and _has_deletion_vectors(table):
+        if _has_deletion_vectors(table):
             raise UsageError(
                 f"rows of the Delta table in {_root(settings, output)} were deleted without rewriting its files: run "
                 "REORG TABLE ... APPLY (PURGE) on it first"
@@ -115,24 +115,31 @@ def files_of_table(settings: TableSettings, output: str, storage: Storage) -> di
 
 
 def switch_files(
-    settings: TableSettings, output: str, old: Sequence[str], new: Sequence[str], storage: Storage
+    settings: TableSettings,
+    output: str,
+    old: Sequence[str],
+    new: Sequence[str],
+    storage: Storage,
+    *,
+    same_rows: bool = True,
 ) -> bool:
     """Make the table read the files `new` instead of `old`, in one transaction. Return whether it reads `new` then.
 
-    `old` and `new` are URIs of files with the same rows. If the table does not read all of `old`, do not change the
-    table: the switch is done already, or another program has rewritten files. Raises `UsageError` or `JobError`.
+    With `same_rows`, the commit says that it changes no data, so readers of changes skip it. If the table does not read
+    all of `old`, or marks rows of it as deleted, do not change the table: the switch is done already, or another
+    program has rewritten files. Raises `UsageError` or `JobError`.
     """
     from deltalake.transaction import RemoveAction
 
     def switch(table: "DeltaTable | None") -> bool:
         held = {} if table is None else _files(table, settings, output)
-        if table is None or not all(uri in held for uri in old):
+        if table is None or not all(uri in held for uri in old) or _has_deletion_vectors(table):
             return all(uri in held for uri in new)
         sizes = {info.uri: info.size_bytes for info in parquet_files(join(output, "predictions"), storage)}
         footers = {uri: _footer(uri, storage) for uri in new}
-        added = [_add(uri, footers[uri].num_rows, sizes[uri], settings, output, same_rows=True) for uri in new]
+        added = [_add(uri, footers[uri].num_rows, sizes[uri], settings, output, same_rows=same_rows) for uri in new]
         now_ms = int(time.time() * 1000)
-        removed = [RemoveAction(**held[uri], deletion_timestamp=now_ms, data_change=False) for uri in old]
+        removed = [RemoveAction(**held[uri], deletion_timestamp=now_ms, data_change=not same_rows) for uri in old]
         schema = _with_partition(footers[new[0]].schema.to_arrow_schema())
         commit = _commit(filter(None, map(_run_of, new)), {})
         _write(table, settings, output, storage, [*added, *removed], schema, commit)
@@ -217,6 +224,9 @@ def _text(value: object) -> str | None:
 
 
 def _has_deletion_vectors(table: "DeltaTable") -> bool:
+    """Return whether the table marks rows as deleted in files that still hold them."""
+    if "deletionVectors" not in (table.protocol().reader_features or []):
+        return False
     return pa.table(table.deletion_vectors()).num_rows > 0
 
 

@@ -56,15 +56,23 @@ def files_of_table(settings: TableSettings, output: str, storage: Storage) -> di
 
 
 def switch_files(
-    settings: TableSettings, output: str, old: Sequence[str], new: Sequence[str], storage: Storage
+    settings: TableSettings,
+    output: str,
+    old: Sequence[str],
+    new: Sequence[str],
+    storage: Storage,
+    *,
+    same_rows: bool = True,
 ) -> bool:
     """Make the table read the files `new` instead of `old`, in one commit. Return whether it reads `new` afterwards.
 
-    `old` and `new` are URIs of files with the same rows. If the table does not read all of `old`, do not change the
-    table: the switch is done already, or another program has rewritten files. Raises `UsageError` or `JobError`.
+    `old` and `new` are URIs of files about the same posters. If `same_rows` is false, their rows differ, as after
+    `retag`; readers of a Delta table's changes then see them. If the table does not read all of `old`, do not change
+    the table: the switch is done already, or another program has rewritten files. Raises `UsageError` or `JobError`.
     """
-    kind = delta_table if settings.is_delta else iceberg_table
-    return kind.switch_files(settings, output, old, new, storage)
+    if settings.is_delta:
+        return delta_table.switch_files(settings, output, old, new, storage, same_rows=same_rows)
+    return iceberg_table.switch_files(settings, output, old, new, storage)
 
 
 def forget_snapshots(settings: TableSettings, output: str, since: int, storage: Storage) -> None:

@@ -9,7 +9,7 @@ system.
 """
 
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from genretag.storage.access import Access
 from genretag.storage.aws_settings import AwsSettings, Encryption
@@ -22,6 +22,7 @@ from genretag.storage.objects import Fetched, ObjectInfo, StorageError, Store
 from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3 import S3, S3Client
 from genretag.storage.s3_listing import to_objects
+from genretag.storage.store_errors import Advice
 from genretag.storage.uris import HTTP, in_bucket, join, resolve
 from genretag.storage.web import WebServers
 
@@ -200,6 +201,10 @@ class Storage:
         """
         store = self._store(uri)
         return store.delta_options(uri) if isinstance(store, BucketStore) else {}
+
+    def advice_on(self, uri: str) -> Advice:
+        """Return what the users of the cloud of a bucket's URI can check."""
+        return cast(BucketStore, self._store(uri)).advice
 
     def obstore_of(self, uri: str) -> Any:
         """Return obstore's store for the bucket of a URI, for libraries that take one."""

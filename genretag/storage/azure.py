@@ -4,7 +4,7 @@ Blobs are read and written through obstore. Listings, and blobs with odd names (
 A listing is one sequence of pages.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -17,7 +17,7 @@ from genretag.storage.azure_settings import CREDENTIALS, Account, account_of, co
 from genretag.storage.bucket_store import BucketStore, is_odd, parts_of, prefix_of
 from genretag.storage.clients import authorities, authorities_file, client_options, knock, retry_config
 from genretag.storage.objects import Fetched, ObjectInfo, bare_etag, refuse_large
-from genretag.storage.retries import retry
+from genretag.storage.retries import retry, within
 from genretag.storage.store_errors import Advice
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class AzureBlobs(BucketStore):
         if prefix:
             query["prefix"] = prefix
         while True:
-            answer = retry(partial(service.request, "GET", root, container, query=dict(query)), self._retry_policy)
+            ask = partial(service.request, "GET", root, container, query=dict(query))
+            answer = self._persist_rest(root, ask)
             page = BlobPage.of_xml(answer.data, f"{root}/")
             yield page.table
             if not page.marker:
@@ -168,4 +169,8 @@ class AzureBlobs(BucketStore):
     def _ask(self, uri: str, method: str, headers: dict[str, str] | None = None, **more: Any) -> Any:
         """Make a request for one blob, with retries, and return urllib3's response."""
         service, container, name = self._service(uri)
-        return retry(lambda: service.request(method, uri, f"{container}/{name}", headers, **more), self._retry_policy)
+        return self._persist_rest(uri, partial(service.request, method, uri, f"{container}/{name}", headers, **more))
+
+    def _persist_rest(self, uri: str, ask: Callable[[], Any]) -> Any:
+        """Call `ask` and return its result. Retry while the error is temporary. Each attempt has a deadline."""
+        return retry(lambda: within(self._retry_policy.attempt_s, uri, ask), self._retry_policy)

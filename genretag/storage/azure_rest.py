@@ -80,7 +80,7 @@ class BlobService:
             del given["content-type"]
         self._sign(method, path, query, given, len(body or b""))
         target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
-        if self._account.sas:
+        if self._account.sas and self._account.key is None:
             target += ("&" if query else "?") + self._account.sas
         try:
             answer = self._pool.urlopen(method, target, body=body, headers=given, retries=False)
@@ -98,11 +98,23 @@ class BlobService:
             raise of_answer(one_line(uri, 1100), said, self._advice)
         return answer
 
+    def _bearer(self) -> str:
+        """Return a token. Raises `StorageError` if azure-identity gives none any more."""
+        from azure.core.exceptions import AzureError
+
+        try:
+            return str(self._token()["token"]) if self._token else ""
+        except AzureError as error:
+            why = one_line(error.message, 120)
+            raise StorageError(
+                "credentials_refused", f"Azure gives no token ({why}): {self._advice.credentials}"
+            ) from None
+
     def _sign(self, method: str, path: str, query: dict[str, str], headers: dict[str, str], length: int) -> None:
         """Add the header `authorization`, if the account has a key or gives tokens."""
         if self._account.key is None:
             if self._account.sas is None and self._token is not None:
-                headers["authorization"] = f"Bearer {self._token()['token']}"
+                headers["authorization"] = f"Bearer {self._bearer()}"
             return
         signed = {**headers, "content-length": str(length) if length else ""}
         extra = sorted(name for name in headers if name.startswith("x-ms-"))

@@ -8,17 +8,21 @@ workload identity, managed identity or `az login`.
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from genretag.errors import UsageError, one_line
+from genretag.storage.objects import StorageError
 
 logger = logging.getLogger(__name__)
 
 AZ, ABFSS = "az://", "abfss://"
 SUFFIX = "core.windows.net"
+SUFFIXES = (SUFFIX, "core.chinacloudapi.cn", "core.usgovcloudapi.net", "core.cloudapi.de")
+ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 TOKEN_SCOPE = "https://storage.azure.com/.default"  # noqa: S105 - no secret
 EMULATED = {  # the account that Azurite has if nobody names another; its key is published in Azurite's documentation
     "AccountName": "devstoreaccount1",
@@ -50,7 +54,8 @@ def container_of(bucket: str) -> tuple[str, str | None]:
 def account_of(bucket: str) -> Account:
     """Return the account of a container, with the credentials that the environment has for it.
 
-    Raises `UsageError` if no setting names the account, or if the connection string is malformed.
+    Raises `UsageError` if no setting names the account, or if the connection string is malformed. Raises `StorageError`
+    with the reason `refused` if the host is none of Azure's.
     """
     _, host = container_of(bucket)
     found = _of_environment()
@@ -64,7 +69,13 @@ def account_of(bucket: str) -> Account:
     name, _, rest = host.partition(".")
     if found is not None and found.name == name:
         return found
-    suffix = rest.partition(".")[2] or SUFFIX  # without the service: dfs or blob
+    suffix = rest.partition(".")[2] if rest else SUFFIX  # without the service: dfs or blob
+    if not ACCOUNT_NAME.fullmatch(name) or suffix not in SUFFIXES:  # a token must not go to a stranger's server
+        raise StorageError(
+            "refused",
+            f"{one_line(host, 80)!r} is no storage account of Azure: write ACCOUNT.dfs.core.windows.net, or the domain "
+            "of Azure in China or for governments",
+        )
     return Account(name, f"https://{name}.blob.{suffix}")
 
 
@@ -118,7 +129,7 @@ def token_provider(bucket: str) -> Callable[[], dict[str, Any]]:
     it finds no credentials; the message names the container.
     """
     try:
-        from azure.core.exceptions import ClientAuthenticationError
+        from azure.core.exceptions import AzureError
         from azure.identity import DefaultAzureCredential
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError as error:
@@ -129,7 +140,7 @@ def token_provider(bucket: str) -> Callable[[], dict[str, Any]]:
     provider = AzureCredentialProvider(DefaultAzureCredential())
     try:
         provider()
-    except ClientAuthenticationError as error:
+    except AzureError as error:
         logger.debug("%s", error.message)
         raise UsageError(
             f"no credentials for the container {one_line(bucket, 80)}: {CREDENTIALS}, or run where a managed identity "

@@ -3,9 +3,13 @@
 It is obstore's own adapter with our clients, so it has the credentials, deadlines and retries of all other requests.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from obstore.fsspec import BufferedFile, FsspecStore
+
+from genretag.storage.store_errors import store_error
 
 if TYPE_CHECKING:
     from genretag.storage import Storage
@@ -39,7 +43,27 @@ class BucketFiles(FsspecStore):
     def _open(self, path: str, mode: str = "rb", **more: Any) -> BufferedFile:  # type: ignore[override]
         names = ("block_size", "autocommit", "cache_options")  # of fsspec; obstore has settings of its own
         begin: Any = _File
-        return begin(self, path, mode, **{name: value for name, value in more.items() if name not in names})
+        with self._os_errors(path):
+            return begin(self, path, mode, **{name: value for name, value in more.items() if name not in names})
+
+    async def _cp_file(self, path1: str, path2: str, **more: Any) -> None:
+        with self._os_errors(path1):
+            await super()._cp_file(path1, path2, **more)
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **more: Any) -> bytes:
+        with self._os_errors(path):
+            return await super()._cat_file(path, start, end, **more)
+
+    @contextmanager
+    def _os_errors(self, path: str) -> Iterator[None]:
+        """Turn obstore's errors in the block into `OSError`, which users of a file system expect, with our message."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except BaseError as error:
+            uri = f"{self._scheme}://{self._strip_protocol(path)}"
+            raise OSError(str(store_error(uri, error, self._storage.advice_on(uri)))) from None
 
     def _construct_store(self, bucket: str) -> Any:
         return self._storage.obstore_of(f"{self._scheme}://{bucket}/any")
@@ -51,6 +75,19 @@ class BucketFiles(FsspecStore):
 class _File(BufferedFile):
     """A file that takes any buffer. pyarrow writes buffers of signed bytes, and obstore's own file refuses them."""
 
+    fs: BucketFiles
+
+    def read(self, length: int = -1) -> Any:
+        with self.fs._os_errors(self.path):
+            return super().read(length)
+
     def write(self, data: Any) -> int:
         unsigned: Any = memoryview(data).cast("B")
-        return super().write(unsigned)
+        with self.fs._os_errors(self.path):
+            return super().write(unsigned)
+
+    def close(self) -> None:
+        if not (hasattr(self, "_reader") or hasattr(self, "_writer")):  # it could not be opened
+            self.closed = True
+        with self.fs._os_errors(self.path):
+            super().close()

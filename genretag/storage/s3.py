@@ -84,6 +84,7 @@ class S3Client(S3ProtocolStore):
             "aws_session_token": keys.token,
             "aws_region": self._settings.region,
             "aws_endpoint": url,
+            "aws_endpoint_url_s3": url,  # as in `open_bucket`
             "aws_virtual_hosted_style_request": in_host,
             "aws_conditional_put": "etag",  # so that of two writers of the same version, one is refused
             "allow_http": url.startswith("http://"),

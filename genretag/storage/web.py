@@ -10,9 +10,11 @@ was resolved, also after a redirect. `--private-hosts` allows all addresses.
 
 import ipaddress
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin, urlsplit
 
@@ -51,7 +53,7 @@ class WebServers:
         if not version:
             return ObjectInfo.unknown(uri)
         modified = _time(headers.get("Last-Modified")) or datetime.fromtimestamp(0, UTC)
-        return ObjectInfo(uri, version, int(length) if length.isdigit() else 0, modified)
+        return ObjectInfo(uri, version, int(length) if _is_number(length) else 0, modified)
 
     def _headers(self, uri: str) -> Any:
         """Return the headers of a page. A server that does not know HEAD is asked for the page."""
@@ -60,24 +62,26 @@ class WebServers:
         except StorageError as error:
             if error.reason != "refused":
                 raise
-        return self._ask("GET", uri, None)[0]
+        return self._ask("GET", uri, 0, headers_only=True)[0]
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         headers, data = self._ask("GET", uri, max_bytes)
         return Fetched(memoryview(data), _version(headers))
 
-    def _ask(self, method: str, uri: str, max_bytes: int | None) -> tuple[Any, bytes]:
-        """Make a request with retries. Return the headers and the body of the answer.
+    def _ask(self, method: str, uri: str, max_bytes: int | None, *, headers_only: bool = False) -> tuple[Any, bytes]:
+        """Make a request with retries. Return the headers and the body of the answer; with `headers_only`, no body.
 
         Each attempt has a deadline, because a server could send its answer byte by byte without end.
         """
 
         def attempt() -> tuple[Any, bytes]:
-            return within(self._retry_policy.attempt_s, uri, lambda: self._attempt(method, uri, max_bytes))
+            seconds = self._retry_policy.attempt_s
+            body = partial(_body, max_bytes=max_bytes, headers_only=headers_only, deadline=time.monotonic() + seconds)
+            return within(seconds, uri, lambda: self._attempt(method, uri, body))
 
         return retry(attempt, self._retry_policy)
 
-    def _attempt(self, method: str, uri: str, max_bytes: int | None) -> tuple[Any, bytes]:
+    def _attempt(self, method: str, uri: str, body: Callable[[str, Any], bytes]) -> tuple[Any, bytes]:
         import urllib3
 
         url = uri
@@ -88,22 +92,27 @@ class WebServers:
                 )
                 place = answer.get_redirect_location()
                 if not place:
-                    return answer.headers, _body(uri, answer, max_bytes)
-                answer.close()  # without its body, which may be endless
+                    return answer.headers, body(uri, answer)
+                _drop(answer)  # without its body, which may be endless
                 url = urljoin(url, place)
-                if urlsplit(url).scheme not in ("http", "https") or (url[:5] == "http:" and uri[:6] == "https:"):
+                scheme = urlsplit(url).scheme
+                if scheme not in ("http", "https") or (scheme == "http" and uri.startswith("https:")):
                     raise StorageError("refused", f"{uri}: it redirects to another protocol")
         except urllib3.exceptions.LocationParseError:
             raise StorageError("refused", f"{one_line(uri, 200)} is no valid URL") from None
         except urllib3.exceptions.SSLError:
-            raise StorageError(
-                "certificate_refused",
+            raise StorageError(  # one server's certificate must not stop the run, as a store's does
+                "refused",
                 f"{uri}: the server's certificate is not accepted: name the file of its authority with SSL_CERT_FILE",
             ) from None
         except urllib3.exceptions.TimeoutError:
             raise StorageError("timeout", f"{uri}: the server did not send its whole answer in time") from None
         except urllib3.exceptions.HTTPError as error:
             raise StorageError("unavailable", f"{uri}: the connection failed ({type(error).__name__})") from None
+        except (ValueError, OverflowError):  # of a host name, a port or a header
+            raise StorageError(
+                "refused", f"{one_line(uri, 200)}: the URL or the server's answer is not valid"
+            ) from None
         raise StorageError("refused", f"{uri}: more than {MOST_REDIRECTS} redirects")
 
     def open(self, uri: str, size_bytes: int) -> IO[bytes]:  # noqa: ARG002
@@ -134,38 +143,50 @@ def _refuse(uri: str) -> NoReturn:
     raise StorageError("refused", f"{one_line(uri, 200)}: a web server cannot be listed or written to")
 
 
-def _body(uri: str, answer: Any, max_bytes: int | None) -> bytes:
-    """Return the body of an answer. Raises `StorageError` for an error answer, and if the body is too large.
+def _drop(answer: Any) -> None:
+    """Close the connection of an answer that was not read to its end, and give its place in the pool back."""
+    answer.close()
+    answer.release_conn()
 
-    After an exception, the connection is closed, because it still carries what was not read.
+
+def _body(uri: str, answer: Any, max_bytes: int | None, *, headers_only: bool, deadline: float) -> bytes:
+    """Return the body of an answer, or nothing if `headers_only`.
+
+    `deadline` is a time of `time.monotonic`. Raises `StorageError` for an error answer, after the deadline, and if the
+    body is too large.
     """
+    whole = False
     try:
         _require_success(uri, answer)
-        return _read(answer, max_bytes)
-    except BaseException:
-        answer.close()
-        raise
+        data = b"" if headers_only else _read(uri, answer, max_bytes, deadline)
+        whole = not headers_only
+        return data
+    finally:
+        if not whole:
+            _drop(answer)
 
 
 def _require_success(uri: str, answer: Any) -> None:
     """Raise `StorageError` for an error answer, with the pause that the server asks for."""
     if answer.status >= 300:
         reason, says = REASONS.get(answer.status, ("refused", "the server refuses the request"))
-        if answer.status >= 500 or answer.status == 408:
+        if (answer.status >= 500 and answer.status != 501) or answer.status == 408:
             reason, says = "unavailable", "the server cannot answer now"
         wait_s = _wait_s(answer.headers.get("Retry-After"))
         raise StorageError(reason, f"{uri}: {says} ({answer.status})", retry_after_s=wait_s)
 
 
-def _read(answer: Any, max_bytes: int | None) -> bytes:
-    """Return the body of an answer. Raises `StorageError` with the reason `too_many_bytes` if it is too large."""
+def _read(uri: str, answer: Any, max_bytes: int | None, deadline: float) -> bytes:
+    """Return the body of an answer. Raises `StorageError` if it is too large, or not complete at the deadline."""
     length = answer.headers.get("Content-Length", "")
-    if length.isdigit():
+    if _is_number(length):
         refuse_large(int(length), max_bytes)
     parts, size = [], 0
     for part in answer.stream(CHUNK, decode_content=True):  # a compressed answer may grow without end
         size += len(part)
         refuse_large(size, max_bytes)
+        if time.monotonic() > deadline:
+            raise StorageError("timeout", f"{uri}: the server did not send its whole answer in time")
         parts.append(part)
     return b"".join(parts)
 
@@ -175,10 +196,15 @@ def _version(headers: Any) -> str:
     return bare_etag(headers.get("ETag")) or headers.get("Last-Modified", "")
 
 
+def _is_number(text: str) -> bool:
+    """Return whether a text is a number of ASCII digits. `str.isdigit` also takes others, which `int` refuses."""
+    return text.isascii() and text.isdigit()
+
+
 def _time(text: str | None) -> datetime | None:
     try:
         return parsedate_to_datetime(text or "").astimezone(UTC)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -186,17 +212,30 @@ def _wait_s(text: str | None) -> float | None:
     """Return the seconds of a header Retry-After, which is a number or a date, or None if there is none."""
     if text is None:
         return None
-    if text.strip().isdigit():
+    if _is_number(text.strip()):
         return float(text)
     at = _time(text)
     return max(0.0, (at - datetime.now(UTC)) / timedelta(seconds=1)) if at else None
+
+
+NOT_PUBLIC = tuple(  # what `is_global` lets pass, in some versions of Python
+    map(
+        ipaddress.ip_network,
+        (
+            *("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "fec0::/10"),  # IPv4 inside IPv6, and site-local addresses
+            *("192.0.0.0/24", "168.63.129.16/32"),  # agents and metadata services of clouds
+        ),
+    )
+)
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address is one of the public internet: not private, loopback, link-local or reserved."""
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (mapped is None or is_public(str(mapped)))
+    if mapped is not None:
+        return is_public(str(mapped))
+    return found.is_global and not found.is_multicast and not any(found in network for network in NOT_PUBLIC)
 
 
 def _pools(retry_policy: RetryPolicy, *, private_hosts: bool) -> Any:
