@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from genretag.errors import one_line
 from genretag.storage.azure_settings import Account
-from genretag.storage.clients import CONNECT_S
+from genretag.storage.clients import CONNECT_S, proxy_of
 from genretag.storage.objects import StorageError
 from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3_listing import LISTING
@@ -133,15 +133,10 @@ class BlobService:
 
 def _pools(url: str, **options: Any) -> Any:
     """Return urllib3's pools of connections, through the proxy of the environment if it names one for this URL."""
-    import urllib.request
-
     import urllib3
 
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
+    proxy = proxy_of(url)
+    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
 
 @dataclass(frozen=True)

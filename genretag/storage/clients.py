@@ -66,6 +66,13 @@ def authorities() -> bytes | None:
         ) from None
 
 
+def proxy_of(url: str) -> str | None:
+    """Return the URL of the proxy that the environment names for the server `url`, or None if there is none."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    return proxy if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else None
+
+
 def knock(url: str, advice: str) -> None:
     """Raise `StorageError` if no server listens at `url`, and `UsageError` if `url` names no host.
 
@@ -75,7 +82,7 @@ def knock(url: str, advice: str) -> None:
     host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
     if not host:
         raise UsageError(f"{one_line(url, 100)!r} is no endpoint: write http://HOST:PORT or https://HOST")
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+    if proxy_of(url):
         return  # a proxy connects to the server; this machine itself may not be able to
     deadline = time.monotonic() + KNOCK_S
     while True:

@@ -114,11 +114,11 @@ class NoTokens:
 class GoogleStore(S3ProtocolStore):
     """The store for Google Cloud Storage. `Storage` documents the methods."""
 
+    scheme: ClassVar[str] = GS
     advice: ClassVar[Advice] = GOOGLE_ADVICE
 
     def __init__(self, access: Access) -> None:
-        super().__init__()
-        self._access = access
+        super().__init__(access)
         self._server = server()
         self._tokens: Any = None
         self._certificates = authorities()
@@ -127,7 +127,7 @@ class GoogleStore(S3ProtocolStore):
         from obstore.exceptions import BaseError
         from obstore.store import GCSStore
 
-        anonymous = self._access.is_anonymous(f"{GS}{bucket}")
+        anonymous = self._is_anonymous(bucket)
         if not anonymous and self._tokens is None:
             emulated = EMULATOR in os.environ and "GOOGLE_APPLICATION_CREDENTIALS" not in os.environ
             self._tokens = (NoTokens if emulated else Tokens)(bucket)
@@ -162,7 +162,7 @@ class GoogleStore(S3ProtocolStore):
             config=boto_config(self._retry_policy, signature_version=UNSIGNED, s3={"addressing_style": "path"}),
         )
         headers = self._payer()
-        anonymous = self._access.is_anonymous(f"{GS}{bucket}")
+        anonymous = self._is_anonymous(bucket)
 
         def authorize(params: Any, **_event: Any) -> None:
             params["headers"].update(headers)
@@ -171,9 +171,6 @@ class GoogleStore(S3ProtocolStore):
 
         client.meta.events.register_last("before-call.s3.*", authorize)
         return client
-
-    def _client_of(self, bucket: str) -> str:
-        return "anonymous" if self._access.is_anonymous(f"{GS}{bucket}") else "signed"
 
     def delta_options(self, uri: str) -> dict[str, str]:
         self._open(uri)  # raises an error with advice if there are no credentials or no server

@@ -50,25 +50,22 @@ class S3Client(S3ProtocolStore):
     Credentials come from boto3: environment, profile, SSO or role. Buckets are opened at their first use.
     """
 
+    scheme: ClassVar[str] = S3
     advice: ClassVar[Advice] = S3_ADVICE
 
     def __init__(self, endpoint_url: str | None, encryption: Encryption, access: Access) -> None:
-        super().__init__()
+        super().__init__(access)
         self._settings = AwsSettings.read(endpoint_url, requester_pays=access.request_payer)
         self._encryption = encryption
-        self._access = access
 
     def _open_bucket(self, bucket: str, *, retries: bool) -> "S3Store":
-        anonymous = self._access.is_anonymous(f"{S3}{bucket}")
+        anonymous = self._is_anonymous(bucket)
         return open_bucket(
             bucket, self._settings, self._encryption, self._retry_policy, retries=retries, anonymous=anonymous
         )
 
     def _new_client(self, bucket: str) -> Any:
-        return open_client(self._settings, self._retry_policy, anonymous=self._access.is_anonymous(f"{S3}{bucket}"))
-
-    def _client_of(self, bucket: str) -> str:
-        return "anonymous" if self._access.is_anonymous(f"{S3}{bucket}") else "signed"
+        return open_client(self._settings, self._retry_policy, anonymous=self._is_anonymous(bucket))
 
     def delta_options(self, uri: str) -> dict[str, str]:
         import boto3

@@ -6,9 +6,10 @@ odd keys (`is_odd`).
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from genretag.errors import one_line
+from genretag.storage.access import Access
 from genretag.storage.bucket_store import BucketStore, Result, is_odd, parts_of, prefix_of
 from genretag.storage.clients import CONNECT_S
 from genretag.storage.objects import Fetched, ObjectInfo, StorageError, bare_etag, refuse_large
@@ -90,16 +91,19 @@ def _without_answer(uri: str, error: Exception, advice: Advice) -> StorageError:
 class S3ProtocolStore(BucketStore):
     """A store whose listings and odd keys go through boto3. `Storage` documents the methods."""
 
-    def __init__(self) -> None:
+    scheme: ClassVar[str]
+
+    def __init__(self, access: Access) -> None:
         super().__init__()
-        self._clients: dict[str, Any] = {}
+        self._access = access
+        self._clients: dict[bool, Any] = {}  # one for requests without credentials, and one for all others
+
+    def _is_anonymous(self, bucket: str) -> bool:
+        """Return whether requests for a bucket carry no credentials."""
+        return self._access.is_anonymous(f"{self.scheme}{bucket}")
 
     def _new_client(self, bucket: str) -> Any:
         """Return a new boto3 client with which a bucket is listed. Threads may share it."""
-        raise NotImplementedError
-
-    def _client_of(self, bucket: str) -> str:
-        """Return a key for the client of a bucket: buckets with the same key share a client."""
         raise NotImplementedError
 
     def _odd_write_arguments(self) -> dict[str, Any]:
@@ -168,8 +172,8 @@ class S3ProtocolStore(BucketStore):
         """
         bucket, _ = parts_of(uri)
         self._open(uri)  # raises an error with advice if there are no credentials or no server
-        key = self._client_of(bucket)
+        anonymous = self._is_anonymous(bucket)
         with self._lock:
-            if key not in self._clients:
-                self._clients[key] = self._new_client(bucket)
-            return self._clients[key]
+            if anonymous not in self._clients:
+                self._clients[anonymous] = self._new_client(bucket)
+            return self._clients[anonymous]

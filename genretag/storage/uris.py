@@ -1,7 +1,6 @@
 """URIs of objects: which schemes there are, and how a location that a user typed becomes a URI."""
 
 import os
-import re
 
 from genretag.errors import UsageError, one_line
 from genretag.storage.azure_settings import ABFSS, AZ
@@ -13,7 +12,6 @@ BUCKETS = (S3, GS, AZ, ABFSS)
 HTTP = ("https://", "http://")
 """Beginnings of URIs of a web server, which a manifest may list. They can only be read."""
 HERE = "a local path, s3://, gs://, az:// or abfss://"
-SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 SAME = {  # other spellings of a scheme -> what to write
     "s3a://": S3,
     "s3n://": S3,
