@@ -36,7 +36,7 @@ from genretag.errors import (
     one_line,
 )
 from genretag.runtime import logs
-from genretag.runtime.stopping import Terminated, discard_output, end_on_sigterm, end_quietly, how_to_go_on
+from genretag.runtime.stopping import Terminated, discard_output, end_on_signals, end_quietly, how_to_go_on
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
 PREFIX = "GENRETAG_"
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     If the command fails, print one line and raise `SystemExit` with the exit code. If it succeeds, return.
     """
     end_quietly()
-    end_on_sigterm()
+    end_on_signals()
     _have_a_home()
     try:
         app.meta(arguments)

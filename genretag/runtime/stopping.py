@@ -14,6 +14,7 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,11 +23,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
     import psutil
 
 
 logger = logging.getLogger(__name__)
 
+AGAIN_AFTER_S = 0.05  # from a signal that Python ignored to the next attempt
 FROM_THE_START = "nothing was finished, the same command starts again"
 
 
@@ -34,10 +38,14 @@ class Terminated(KeyboardInterrupt):
     """The process received SIGTERM. A second SIGTERM raises nothing, so that it does not stop the clean-up."""
 
 
-def end_on_sigterm() -> None:
-    """Make SIGTERM raise `Terminated` in the main thread. If another thread calls this function, do nothing."""
+def end_on_signals() -> None:
+    """Make SIGTERM raise `Terminated` in the main thread, and let neither SIGTERM nor Ctrl-C get lost.
+
+    If another thread calls this function, do nothing.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _Once())
+        sys.unraisablehook = _raise_again
 
 
 @cache
@@ -83,7 +91,7 @@ def ignoring_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """After the block, restore the SIGTERM handler of `end_on_sigterm`, because `ray.init` replaces it.
+    """After the block, restore the SIGTERM handler of `end_on_signals`, because `ray.init` replaces it.
 
     If another handler was set before the block, restore nothing.
     """
@@ -139,6 +147,23 @@ class _Once:
         if not self._raised:
             self._raised = True
             raise Terminated
+
+
+def _raise_again(ignored: "UnraisableHookArgs") -> None:
+    """If Python ignored Ctrl-C or SIGTERM, raise the exception again a moment later. Print other exceptions.
+
+    Python ignores exceptions where it cannot raise them, such as in `__del__` or in a call from C code. The signal may
+    arrive at such a moment, and the command would go on. Python calls this function, and ignores its exceptions too.
+    """
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        signal.signal(signal.SIGALRM, partial(_raise, ignored.exc_type))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_S)
+    else:
+        sys.__unraisablehook__(ignored)
+
+
+def _raise(exception: type[BaseException], _signal: int, _frame: FrameType | None) -> None:
+    raise exception
 
 
 EXIT_WITHIN_S = 5

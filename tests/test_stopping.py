@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM end a command, whatever the command does when the signal arrives."""
+
+import subprocess
+import sys
+
+import pytest
+
+SIGNAL_IN_A_DESTRUCTOR = """
+import os, signal, sys, time
+from genretag.runtime.stopping import Terminated, end_on_signals
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), number)
+        time.sleep(10)  # the signal raises an exception here, which Python ignores
+
+number = signal.Signals[sys.argv[1]]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
+end_on_signals()
+try:
+    Dying()
+    time.sleep(10)
+    print("went on")
+except Terminated:
+    print("Terminated")
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+"""
+
+OTHER_ERROR = """
+from genretag.runtime.stopping import end_on_signals
+
+class Dying:
+    def __del__(self):
+        raise ValueError("told")
+
+end_on_signals()
+Dying()
+print("went on")
+"""
+
+
+def run(script, *arguments):
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize(("signal", "raised"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")])
+def test_a_signal_that_arrives_where_python_ignores_exceptions_is_raised_afterwards(signal, raised):
+    ended = run(SIGNAL_IN_A_DESTRUCTOR, signal)
+
+    assert ended.stdout.strip() == raised
+    assert ended.stderr == ""
+
+
+def test_other_exceptions_that_python_ignores_are_still_printed():
+    ended = run(OTHER_ERROR)
+
+    assert ended.stdout.strip() == "went on"
+    assert "ValueError: told" in ended.stderr
