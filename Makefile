@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test test-quick browser azurite lint format docs lock clean
+.PHONY: setup demo test test-quick image-test browser azurite lint format docs lock clean
 
 setup: .venv/.dev azurite  ## what development needs
 
@@ -15,6 +15,13 @@ test: .venv/.dev browser azurite  ## every test
 
 test-quick: .venv/.dev  ## the tests that need no cluster, no store, no browser and no training
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+image-test: .venv/.dev  ## build every image and run the night of compose.yaml in containers; root on Debian, 20 minutes
+	@if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+	  command -v buildah crun debootstrap > /dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends buildah crun debootstrap iproute2 > /dev/null; }; \
+	  GENRETAG_IMAGE_TEST=1 $(BIN)/python -m pytest -v tests/test_image.py; \
+	else echo "images are not built here: this needs root on Debian"; fi
 
 browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \

@@ -1,15 +1,32 @@
-"""Fuzz the image decoder and the reader of label tables: seeds, random mutations, and checks of the outcome."""
+"""Fuzz what reads bytes from outside: seeds, random mutations, and checks of the outcome.
 
+The targets are the image decoder, and the readers of label tables, manifests, bundles and settings files.
+"""
+
+import io
+import json
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
+from cyclopts import CycloptsError
 from hostile_corpus import hostile_files
 from image_decoding import RULE
 from label_reading import read
 
+from genretag.cli import app, settings_sources
 from genretag.data.labels import LabelError
+from genretag.errors import UsageError
 from genretag.images.decoding import REASONS, BadImage, ImageLimits, decode
+from genretag.images.resizing import ImageRule
+from genretag.model.bundle import Bundle, load_bundle
+from genretag.scoring.manifests import read_manifest, read_s3_inventory
+from genretag.storage import Storage, StorageError
 
 # Small limits, so that there are many tries per second.
 LIMITS = ImageLimits(max_pixels=4_000_000, max_decode_bytes=2**28)
@@ -38,12 +55,112 @@ _TABLES = (
 )
 
 
+_MANIFESTS = (
+    b"uri\ns3://films/a.jpg\nposters/b.jpg\n",
+    b'uri;poster_id;etag\r\n"https://a.org/a.jpg";1;"x"\r\n/a/b.jpg;2;\r\n',
+    b"\xef\xbb\xbfposter_id\turi\n1\tgs://b/a b.jpg\n",
+)
+_INVENTORY = {
+    "sourceBucket": "films",
+    "destinationBucket": "arn:aws:s3:::lists",
+    "fileFormat": "CSV",
+    "fileSchema": "Bucket, Key, Size, LastModifiedDate, ETag",
+    "files": [{"key": "data/1.csv.gz", "size": 9, "MD5checksum": "0" * 32}],
+}
+_SETTINGS = (
+    b'[tag]\nimages = "posters"\noutput = "out"\nprofile = "top-3"\nerror_budget = 0.5\ndate = 2026-11-28\n',
+    b'[train]\nlabels = "labels.csv"\nrecipe = "default"\nheight = 300\nworkers = "1:4"\ngpu = false\n',
+    b'[tag]\nrows_per_file = 100\ncarry = ["title", "year"]\nresize = "letterbox"\n[train]\nepochs = 3\n',
+)
+
+
 def image_seeds() -> list[bytes]:
     return [file.data for file in hostile_files() if 0 < len(file.data) <= MOST_SEED_BYTES]
 
 
 def table_seeds() -> list[bytes]:
     return list(_TABLES)
+
+
+def manifest_seeds() -> list[bytes]:
+    table = pa.table({"uri": ["s3://films/a.jpg", "b.jpg"], "poster_id": ["1", "2"], "etag": ["x", None]})
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    return [*_MANIFESTS, file.getvalue(), json.dumps(_INVENTORY).encode()]
+
+
+def bundle_seeds() -> list[bytes]:
+    return [json.dumps(_bundle().manifest(), indent=1).encode()]
+
+
+def settings_seeds() -> list[bytes]:
+    return list(_SETTINGS)
+
+
+@cache
+def _bundle() -> Bundle:
+    return Bundle(
+        labels=("Drama", "Comedy"),
+        thresholds={"balanced": (0.3, 0.4), "precise": (0.5, 0.6)},
+        rule=ImageRule(30, 20),
+        backbone="tutorial",
+        files={"model.keras": b"a network"},
+    )
+
+
+def lists_or_refuses(data: bytes) -> None:
+    """Fail unless the bytes give rows with a URI each, or an error of genretag, as a manifest or an inventory."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ending = {b"P": "list.parquet", b"{": "manifest.json"}.get(data[:1], "list.csv")
+        (folder / ending).write_bytes(data)
+        (folder / "copies").mkdir()
+        source, copies = str(folder / ending), folder / "copies"
+        try:
+            if ending == "manifest.json":
+                found = read_s3_inventory(source, _NoNetwork(), copies)
+            else:
+                found = read_manifest(source, _NoNetwork(), copies, ())
+            for table in found:
+                assert table["uri"].null_count == 0
+        except (UsageError, StorageError) as error:
+            assert str(error).isprintable()
+
+
+class _NoNetwork(Storage):
+    """A storage in which every bucket is missing."""
+
+    def stat(self, uri: str) -> object:  # type: ignore[override]
+        if not uri.startswith("/"):
+            raise StorageError("not_found", f"{uri}: no network in these tests")
+        return super().stat(uri)
+
+
+def loads_or_refuses(data: bytes) -> None:
+    """Fail unless the bytes, as `bundle.json` beside a bundle's files, give a bundle or an error of genretag."""
+    with tempfile.TemporaryDirectory() as name:
+        for file, content in _bundle().files.items():
+            (Path(name) / file).write_bytes(content)
+        (Path(name) / "bundle.json").write_bytes(data)
+        try:
+            assert load_bundle(name, Storage()).model_version == _bundle().model_version
+        except (UsageError, StorageError) as error:
+            assert str(error).isprintable()
+
+
+def sets_or_refuses(data: bytes) -> None:
+    """Fail unless the bytes, as a settings file of `tag`, give settings or an error that ends with exit code 2."""
+    before = app.config
+    with tempfile.NamedTemporaryFile(suffix=".toml") as file:
+        file.write(data)
+        file.flush()
+        try:
+            app.config = settings_sources(app, Path(file.name))
+            app.parse_args(["tag", "posters", "out"], exit_on_error=False, print_error=False)
+        except (UsageError, CycloptsError):
+            pass
+        finally:
+            app.config = before
 
 
 def decodes_or_names_a_reason(data: bytes) -> None:
@@ -73,6 +190,9 @@ def reads_or_refuses(data: bytes) -> None:
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "decoder": (decodes_or_names_a_reason, image_seeds),
     "labels": (reads_or_refuses, table_seeds),
+    "manifests": (lists_or_refuses, manifest_seeds),
+    "bundles": (loads_or_refuses, bundle_seeds),
+    "settings": (sets_or_refuses, settings_seeds),
 }
 
 

@@ -21,6 +21,8 @@ class Host:
 
     address: str
     prefix: tuple[str, ...] = ()
+    device: str = ""
+    """The bridge's end of the host's cable. Empty: the host has no namespace of its own."""
 
     def hiding(self, folder: Path) -> "Host":
         """Return the host with an empty file system mounted over `folder`, which only this host sees.
@@ -32,6 +34,14 @@ class Host:
         # `ip netns exec` gives the command its own mounts
         mount = ("sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder))
         return replace(self, prefix=(*self.prefix, *mount))
+
+    def go_offline(self) -> None:
+        """Pull the host's cable."""
+        _ip("link", "set", self.device, "down")
+
+    def go_online(self) -> None:
+        """Plug the host's cable in again."""
+        _ip("link", "set", self.device, "up")
 
 
 class Network:
@@ -58,7 +68,7 @@ class Network:
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", inside)
         for device in (inside, "lo"):
             _ip("-n", name, "link", "set", device, "up")
-        return Host(address, ("ip", "netns", "exec", name))
+        return Host(address, ("ip", "netns", "exec", name), outside)
 
     def remove(self) -> None:
         """Remove the namespaces and the bridge."""

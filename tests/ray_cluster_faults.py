@@ -22,6 +22,7 @@ from network_namespaces import LOOPBACK, Host, Loopback, Network
 from genretag.runtime.ray_session import QUIET_RAY
 
 STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of decoded posters
+NONE: Mapping[str, str] = {}
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
 PATIENT = {"GENRETAG_STORE_TOTAL_S": "600"}  # of jobs: a poster that the fault proxy holds back does not fail
@@ -61,15 +62,20 @@ class Node:
 
         An example is `ray::MapWorker(MapBatches(Score))`.
         """
-        return [process for process in self._all() if title in _title(process)]
+        return [process for process in self.everything() if title in titled(process)]
+
+    def runs(self) -> bool:
+        """Return False if the node has ended, such as one that the head took for dead."""
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """Kill all processes of this node by SIGKILL, as if the machine were gone."""
-        for process in self._all():  # the parent comes first, so that it cannot clean up
+        for process in self.everything():  # the parent comes first, so that it cannot clean up
             _kill(process)
         self._process.wait()
 
-    def _all(self) -> list[psutil.Process]:
+    def everything(self) -> list[psutil.Process]:
+        """Return all processes of this node, the parent first."""
         with suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self._process.pid)
             return [parent, *parent.children(recursive=True)]
@@ -101,20 +107,28 @@ class RayCluster:
         self.head = self._start(head, host)
         self.workers: list[Node] = []
 
-    def _start(self, arguments: list[str], host: Host, store_bytes: int = STORE_BYTES) -> Node:
-        return Node([*arguments, f"--object-store-memory={store_bytes}"], self.folder, self.node_environment, host)
+    def _start(
+        self, arguments: list[str], host: Host, store_bytes: int = STORE_BYTES, environment: Mapping[str, str] = NONE
+    ) -> Node:
+        arguments = [*arguments, f"--object-store-memory={store_bytes}"]
+        return Node(arguments, self.folder, {**self.node_environment, **environment}, host)
 
     def add_worker(
-        self, cpus: int = 4, store_bytes: int = STORE_BYTES, gpus: int = 0, hide: Path | None = None
+        self,
+        cpus: int = 4,
+        store_bytes: int = STORE_BYTES,
+        gpus: int = 0,
+        hide: Path | None = None,
+        environment: Mapping[str, str] = NONE,
     ) -> Node:
         """Start a worker node, wait until it has joined the cluster, and return it.
 
         `gpus` are only declared, and do not exist. The node sees the folder `hide` empty, if its host has its own
-        namespace.
+        namespace. `environment` has variables of this node only.
         """
         arguments = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
         host = self._net.host()
-        node = self._start(arguments, host.hiding(hide) if hide else host, store_bytes)
+        node = self._start(arguments, host.hiding(hide) if hide else host, store_bytes, environment)
         self.workers.append(node)
         return node
 
@@ -175,7 +189,8 @@ def until(condition: Callable[[], object], timeout_s: float = 120) -> None:
         time.sleep(0.02)
 
 
-def _title(process: psutil.Process) -> str:
+def titled(process: psutil.Process) -> str:
+    """Return the title of a process, or an empty text if it has ended."""
     with suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from genretag.errors import JobError, UsageError, one_line
 from genretag.output.compaction_journal import Plan, Step, begin, carry_out, journal_of
 from genretag.output.lock import require_held
-from genretag.output.schema import writer_options
+from genretag.output.schema import require_known_format, writer_options
 from genretag.settings import TableSettings
 from genretag.storage import ObjectInfo, Storage, in_bucket, join
 from genretag.storage.uris import path_in_files
@@ -47,14 +47,17 @@ class PartFile:
 def read_footer(info: ObjectInfo, filesystem: Any) -> PartFile:
     """Read a part file's footer, and return its row count and schema as a `PartFile`.
 
-    `filesystem` is the fsspec filesystem of the output. Raises `UsageError` if the file is not a Parquet file.
+    `filesystem` is the fsspec filesystem of the output. Raises `UsageError` if the file is not a Parquet file, or of an
+    unknown format.
     """
     try:
         with filesystem.open(path_in_files(info.uri), "rb") as file:
             footer = pyarrow.parquet.read_metadata(file)
     except pa.ArrowException as error:
         raise UsageError(f"{info.uri} is no part file ({one_line(error)}): remove it, it stands in the way") from error
-    return PartFile(info.uri, info.size_bytes, footer.num_rows, footer.schema.to_arrow_schema())
+    schema = footer.schema.to_arrow_schema()
+    require_known_format(schema, info.uri)
+    return PartFile(info.uri, info.size_bytes, footer.num_rows, schema)
 
 
 def groups_of(parts: Sequence[PartFile], target_bytes: int) -> list[list[PartFile]]:

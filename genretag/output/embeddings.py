@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from genretag.errors import UsageError, unreadable_output
 from genretag.output import parquet_files
-from genretag.output.schema import EMBEDDING, MODEL_KEY
+from genretag.output.schema import EMBEDDING, MODEL_KEY, require_known_format
 from genretag.storage import ObjectInfo, Storage, StorageError, join
 
 COLUMNS = ("poster_id", "uri", "genres", "scored_at")
@@ -78,6 +78,7 @@ def embedding_files(output: str, storage: Storage) -> EmbeddingFiles:
         for info in found:
             with storage.open(info) as file:
                 schemas.append(pyarrow.parquet.read_schema(file))
+            require_known_format(schemas[-1], info.uri)
     except (StorageError, OSError, pa.ArrowException) as error:
         raise unreadable_output(output, error) from error
     newest = schemas[-1]

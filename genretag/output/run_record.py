@@ -141,6 +141,7 @@ class WrittenPart:
     other_files: dict[str, int] = field(default_factory=dict)  # files that are not posters, by kind of file
 
 
+RECORD_FORMAT = 1
 VERSIONS_OF = ("genretag", "ray", "pyarrow", "pillow", "obstore", "openvino")
 
 
@@ -178,6 +179,7 @@ class RunRecord:
     busy_s: dict[str, float] = field(default_factory=dict)  # by stage, summed over all threads of all actors
     processors: list[dict[str, Any]] = field(default_factory=list)  # kinds of engines, each with a count
     other_files: dict[str, int] = field(default_factory=dict)  # files that are not posters, by kind of file
+    format_version: int = RECORD_FORMAT  # of this file; records without it are of format 1
 
     @property
     def failed_posters(self) -> int:

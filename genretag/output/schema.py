@@ -63,7 +63,9 @@ def listed_and_not_read(posters: pa.Table, read: Sequence[str]) -> pa.Array:
 EMBEDDING = "embedding"
 LARGEST_HALF = 65504.0  # the largest number of float16
 
-LABELS_KEY = b"genretag.labels"  # a key in the key-value metadata of a part file
+FORMAT_KEY = b"genretag.format"  # a key in the key-value metadata of a part file
+FORMAT = b"1"  # the format that this genretag writes and reads; part files without the key have it too
+LABELS_KEY = b"genretag.labels"
 MODEL_KEY = b"genretag.model_version"
 PROFILE_KEY = b"genretag.profile"  # the name of the threshold profile
 FLOOR_KEY = b"genretag.floor"  # only in part files of the list form
@@ -81,7 +83,8 @@ FAILURES = pa.schema(
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("failed_at", pa.timestamp("us", "UTC"), nullable=False),
-    ]
+    ],
+    metadata={FORMAT_KEY: FORMAT},
 )
 
 VERSIONS = pa.schema(
@@ -92,8 +95,19 @@ VERSIONS = pa.schema(
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("read_at", pa.timestamp("us", "UTC"), nullable=False),
-    ]
+    ],
+    metadata={FORMAT_KEY: FORMAT},
 )
+
+
+def require_known_format(schema: pa.Schema, uri: str) -> None:
+    """Raise `UsageError` if a newer genretag wrote the part file `uri`, which has this schema, in another format."""
+    found = (schema.metadata or {}).get(FORMAT_KEY, FORMAT)
+    if found != FORMAT:
+        raise UsageError(
+            f"{uri} has the format {one_line(found.decode(errors='replace'), 20)} of a newer genretag, and this one "
+            f"reads {FORMAT.decode()}: update genretag, or name another output"
+        )
 
 
 @dataclass(frozen=True)
@@ -117,9 +131,10 @@ def predictions_schema(run: Run) -> pa.Schema:
 
     Each label has the columns `is_*` and `p_*`. In the list form (`run.floor` is set), there are the columns `labels`
     and `probabilities` instead. With `run.embedding`, there is a column `embedding`. The key-value metadata holds the
-    labels, the model version, and the name and thresholds of the threshold profile.
+    format, the labels, the model version, and the name and thresholds of the threshold profile.
     """
     metadata = {
+        FORMAT_KEY: FORMAT,
         LABELS_KEY: json.dumps(run.labels).encode(),
         MODEL_KEY: run.model_version.encode(),
         **profile_metadata(run.profile, Profile(run.thresholds, run.at_most)),

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
 from genretag.output import parquet_files
-from genretag.output.run_record import RunRecord
+from genretag.output.run_record import RECORD_FORMAT, RunRecord
 from genretag.reports.tagged_posters import Model, Tagged, model_of, open_sandbox, read_rows, shown
 from genretag.storage import ObjectInfo, Storage, StorageError, join
 from genretag.storage.paths import sql_text
@@ -85,6 +85,8 @@ def read_record(output: str, run_id: str, storage: Storage) -> RunRecord:
     place = join(output, "runs", run_id, "run.json")
     try:
         values = json.loads(bytes(storage.get(place).data))
+        if values.get("format_version", RECORD_FORMAT) != RECORD_FORMAT:
+            raise UsageError(f"{place} is of a newer genretag: update genretag")
         known = {field.name for field in fields(RunRecord)}
         return RunRecord(**{name: value for name, value in values.items() if name in known})
     except StorageError as error:

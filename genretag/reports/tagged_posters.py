@@ -24,7 +24,7 @@ from genretag.images import ImageRule
 from genretag.images.decode_cost import DecodeMemory
 from genretag.images.decoding import BadImage, ImageLimits, decode
 from genretag.output.label_lists import LABELS, PROBABILITIES
-from genretag.output.schema import EMBEDDING, LABELS_KEY
+from genretag.output.schema import EMBEDDING, LABELS_KEY, require_known_format
 from genretag.scoring.reader import DECODE_BYTES
 from genretag.storage import ObjectInfo, Storage, StorageError
 from genretag.storage.objects import etag_key
@@ -206,21 +206,25 @@ def model_of(schema: pa.Schema) -> Model:
 def read_model(info: ObjectInfo, storage: Storage) -> Model:
     """Return the model version, labels and thresholds that a part file records in its footer.
 
-    Raises `StorageError` if the file cannot be read, and `ValueError` if genretag did not write it.
+    Raises `StorageError` if the file cannot be read, `ValueError` if genretag did not write it, and `UsageError` if a
+    newer genretag wrote it in another format.
     """
     with storage.open(info) as file:
-        return model_of(pyarrow.parquet.read_schema(file))
+        schema = pyarrow.parquet.read_schema(file)
+    require_known_format(schema, info.uri)
+    return model_of(schema)
 
 
 def read_rows(info: ObjectInfo, storage: Storage, at_most: int | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a part file in tables of at most `BATCH_ROWS` rows. Stop after `at_most` rows (None: all rows).
 
     The tables lack the column `embedding`, because DuckDB takes no float16 from Arrow. Raises `StorageError` if the
-    file cannot be opened.
+    file cannot be opened, and `UsageError` if a newer genretag wrote it in another format.
     """
     left = at_most
     with storage.open(info) as file:
         parquet = pyarrow.parquet.ParquetFile(file)
+        require_known_format(parquet.schema_arrow, info.uri)
         columns = [name for name in parquet.schema_arrow.names if name != EMBEDDING]
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             table = pa.Table.from_batches([batch])

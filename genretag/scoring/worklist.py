@@ -25,7 +25,7 @@ import pyarrow.parquet
 from genretag.images.file_kinds import OTHER_FILE
 from genretag.output import OutputFiles
 from genretag.output.run_record import ListedCounts
-from genretag.output.schema import HELD, LIST, LISTED
+from genretag.output.schema import HELD, LIST, LISTED, require_known_format
 from genretag.scoring.database import open_database
 from genretag.scoring.inventory import Inventory, in_groups
 from genretag.scoring.key_index import KeyIndex, Profile
@@ -123,11 +123,14 @@ def make_worklist(
 def held_schema(predictions: Iterable[ObjectInfo], storage: Storage) -> pa.Schema | None:
     """Return the schema of the first of the part files `predictions`, or None if there is no part file.
 
-    Raises `StorageError`, `OSError` or `pyarrow.ArrowException` if the file cannot be read.
+    Raises `StorageError`, `OSError` or `pyarrow.ArrowException` if the file cannot be read, and `UsageError` if a newer
+    genretag wrote it in another format.
     """
     for info in predictions:
         with storage.open(info) as file:
-            return pyarrow.parquet.read_schema(file)
+            schema = pyarrow.parquet.read_schema(file)
+        require_known_format(schema, info.uri)
+        return schema
     return None
 
 
@@ -243,10 +246,11 @@ def _worklist_of(rows: str, *, may_repeat: bool) -> str:
 def _columns_of(names: Collection[str], storage: Storage, info: ObjectInfo) -> pa.Table:
     """Read the columns `names` of the part file `info`. Etags are normalized by `etag_key`. A missing column is null.
 
-    Raises `pyarrow.ArrowInvalid` if a column of `KEY` is missing.
+    Raises `pyarrow.ArrowInvalid` if a column of `KEY` is missing, and `UsageError` if the format is unknown.
     """
     with storage.open(info) as file:
         found = pyarrow.parquet.ParquetFile(file).read(columns=list(names))
+    require_known_format(found.schema, info.uri)
     if missing := [name for name in KEY if name not in found.column_names]:
         raise pa.ArrowInvalid(f"{info.uri} has no column {missing[0]}")
     for name in names:

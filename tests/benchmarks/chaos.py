@@ -1,245 +1,208 @@
-"""Run nights with crashes behind an unreliable store, and check that each poster still becomes one row.
+"""Run nights with faults on unreliable stores, and check that each poster still becomes one row.
 
-    python tests/benchmarks/chaos.py --rounds 20 --seed 1 --posters 2000
+    python tests/benchmarks/chaos.py --rounds 20 --seed 1 [--stores s3,local,azure,google] [--posters 600]
+        [--record docs/chaos-rounds.csv]
 
-Each round tags a bucket into a new output on a local Ray cluster of a head and two nodes. A proxy injects faults into a
-few percent of all S3 requests. One to three crashes happen at random moments, all chosen by the seed. A crash kills by
-SIGKILL the driver, an actor, or a worker node (which is replaced). Or it kills the driver when all part files are
-written but not the run record. In half of the rounds, fetching and predicting have their own actors.
+Needs Linux and root: the head and the two worker nodes of the Ray cluster are hosts in network namespaces, and some
+disks are small. Each round tags a bucket or a folder into a new output. The seed chooses the store, whether fetching
+and predicting have their own actors, and one to three faults with their moments. One in four is two faults at once:
 
-Then the same command is run again until it succeeds. The result is checked from the Parquet files alone. The exit code
-is 1 if a poster was lost or has two rows.
+- SIGKILL of the driver, an actor or a worker node, or of the driver when only the run record is left to write;
+- SIGSTOP of one of them, and SIGCONT 2 to 25 s later;
+- a worker node without network for two minutes;
+- a full disk for 5 to 20 s, at the temporary folder of the nodes or at a local output;
+- a worker node whose workers Ray's memory monitor kills for 10 to 30 s;
+- a clock that jumps an hour ahead, the driver's or (for 10 to 30 s) a worker node's; this needs a C compiler;
+- a store that answers 30 % of the requests of a minute with 503.
+
+Besides, a proxy in front of the store injects faults into a few percent of all requests. The same command is run again
+until it succeeds. A round is right if the last run ends with 0, the Parquet files alone have each poster once, the run
+record's counts come out, no other run ends with a wrong exit code, and no process of a job is left.
+
+With --record, each round is appended to a CSV, and the rounds that the file has already are left out. The exit code is
+1 if a round is wrong.
 """
 
 import argparse
+import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fault_proxy import FaultProxy, Faults, fault_proxy
+from chaos_faults import planned, possible
+from chaos_run import Run, World, calm, missing, world
 from outputs import rows
-from ray_cluster_faults import RayCluster, ray_cluster, until
+from ray_cluster_faults import titled, until
 
-from genretag.demo.posters import BROKEN, draw_posters
-from genretag.demo.s3_server import running_s3_server
 from genretag.storage import Storage, join
 
-BUCKET = "s3://chaos"
-DRAWN = 160  # different posters, whose bytes are repeated under other keys
-BROKEN_SHARE = 0.02
-FAULT_RATE = 0.01  # of each of the nine kinds, so about 7 % of the requests get a fault
-LAST = "driver before record"
-TOGETHER = ("driver", "actor", "worker node", LAST)
-APART = ("driver", "fetch actor", "predict actor", "worker node", LAST)
-STAGES = {"actor": "Score", "fetch actor": "Score", "predict actor": "Predict"}
-RECORD = r"/runs/[^/]+/run\.json$"
-RUNS_AT_MOST = 5
-RUN_TIMEOUT_S = 600  # a run that takes longer counts as hanging
-IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # otherwise each hanging request would cost 20 s
-
-
-@dataclass(frozen=True)
-class Crash:
-    """A planned crash: what dies, and after which share of a run's GETs."""
-
-    kind: str
-    after: float
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == LAST else f"{self.kind} at {self.after:.0%}"
+STORES = ("s3", "local", "azure", "google")
+RUNS_AT_MOST = 6
+FAILED = 1  # the exit code of a run that failed, and said so
+LEFT_WITHIN_S = 60.0
+IDLE = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 @dataclass
 class Round:
-    """A round: its crashes and runs, and the rows in the output."""
+    """A round, as a row of the record. Lists are joined by spaces or semicolons."""
 
     seed: str
+    build: str
+    store: str
     stages: str
-    crashes: list[str]
-    exit_codes: list[int | None] = field(default_factory=list)  # of each run; None if the run hung
-    last_words: list[str] = field(default_factory=list)  # last lines of runs that failed without a crash
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: str
+    posters: int
+    exit_codes: str = ""
+    store_faults: int = 0
     scored: int = 0
     failed: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
     lost: int = 0
     twice: int = 0
     counts_come_out: bool = False
-    seconds: float = 0.0
-
-    @property
-    def right(self) -> bool:
-        ended = bool(self.exit_codes) and self.exit_codes[-1] == 0
-        return ended and not self.lost and not self.twice and self.counts_come_out
+    processes_left: int = 0
+    seconds: int = 0
+    right: bool = False
+    wrong_because: str = ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--posters", type=int, default=2000)
-    parser.add_argument("--json", type=Path, help="write what happened to this file too")
+    parser.add_argument("--posters", type=int, default=600)
+    parser.add_argument("--stores", default=",".join(STORES))
+    parser.add_argument("--record", type=Path, help="a CSV that each round is appended to")
     options = parser.parse_args()
-    rounds = []
-    print("| seed | stages | crashes | runs | exit codes | faults | scored + failed | lost | twice | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, running_s3_server(Path(folder)) as server:
-        os.environ.update({**server.environment(), **IMPATIENT})
-        expected = _fill_bucket(server, options.posters)
-        with ray_cluster(workers=2) as cluster:
-            for number in range(options.rounds):
-                rounds.append(_round(f"{options.seed}/{number}", cluster, server.endpoint_url, expected))
-                print(_row(rounds[-1]), flush=True)
-    wrong = sum(not done.right for done in rounds)
-    print(f"\n{_total(rounds)}; {wrong} of {len(rounds)} rounds are wrong")
-    if options.json:
-        options.json.write_text(json.dumps([{**asdict(done), "right": done.right} for done in rounds], indent=1))
+    names = []
+    for name in options.stores.split(","):
+        if why := missing(name):
+            print(f"{name} is left out: {why}", file=sys.stderr)
+        else:
+            names.append(name)
+    numbers = range(options.first, options.first + options.rounds)
+    seeds = [seed for number in numbers if (seed := f"{options.seed}/{number}") not in _recorded(options.record)]
+    done = []
+    with world(names, options.posters) as everything:
+        for seed in seeds:
+            done.append(_round(seed, everything))
+            print(" | ".join(str(value) for value in asdict(done[-1]).values()), flush=True)
+            if options.record:
+                _append(options.record, done[-1])
+    wrong = sum(not one.right for one in done)
+    print(f"{len(done)} rounds, {wrong} wrong")
     return 1 if wrong else 0
 
 
-def _fill_bucket(server, posters: int) -> set[str]:
-    """Put posters into a new bucket, some of them broken, and return their URIs."""
-    server.create_bucket(BUCKET.removeprefix("s3://"))
-    drawn, random = [poster.data for poster in draw_posters(DRAWN, seed=1)], Random(1)
-    broken = [make(drawn[0], random) for make in BROKEN.values()]
-    uris = [f"{BUCKET}/posters/{number:06d}.jpg" for number in range(posters)]
-    data = [random.choice(broken) if random.random() < BROKEN_SHARE else drawn[n % DRAWN] for n in range(posters)]
-    storage = Storage()
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(storage.put, uris, data))
-    return set(uris)
+def _recorded(record: Path | None) -> set[str]:
+    if record is None or not record.exists():
+        return set()
+    with record.open(newline="") as file:
+        return {row["seed"] for row in csv.DictReader(file)}
 
 
-def _round(seed: str, cluster: RayCluster, endpoint_url: str, expected: set[str]) -> Round:
+def _append(record: Path, done: Round) -> None:
+    is_new = not record.exists()
+    with record.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Round)], lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(asdict(done))
+
+
+def _build() -> str:
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _round(seed: str, everything: World) -> Round:
     random = Random(seed)
-    kinds = random.choice((TOGETHER, APART))
-    crashes = [Crash(random.choice(kinds), random.uniform(0, 1)) for _ in range(random.randint(1, 3))]
-    crashes.sort(key=lambda crash: (crash.kind == LAST, crash.after))
-    stages = "apart" if kinds is APART else "together"
-    done, output, started = Round(seed, stages, [str(c) for c in crashes]), f"{BUCKET}/out-{seed}", time.monotonic()
-    with fault_proxy(endpoint_url, Faults(seed=random.getrandbits(32), rate=FAULT_RATE)) as proxy:
-        while len(done.exit_codes) < RUNS_AT_MOST and 0 not in done.exit_codes[-1:]:
-            run = _Run(output, cluster, proxy, random, len(expected), apart=kinds is APART)
-            code, errors = run.through(crashes)
-            done.exit_codes.append(code)
-            if code not in (0, -signal.SIGKILL):
-                done.last_words.append("\n".join(errors)[-3000:] if errors else "no word")
-                print(f"{seed}: exit code {code}: {done.last_words[-1]}", file=sys.stderr, flush=True)
-    done.faults = dict(proxy.counts)
-    _check(done, output, expected)
-    done.seconds = round(time.monotonic() - started, 1)
+    everything.store = store = everything.stores[random.choice(sorted(everything.stores))]
+    everything.replace_ended_nodes()
+    stages = random.choice(("together", "apart"))
+    faults = planned(random, possible(store.name, stages, clock=everything.clock.works))
+    words = "; ".join(map(str, faults))
+    done = Round(seed, _build(), store.name, stages, words, len(store.posters))
+    name = f"out-{seed.replace('/', '-')}"
+    output = str(everything.output_disk.folder / name) if store.proxy is None else join(store.place, "..", name)
+    output = output.replace("/posters/..", "")
+    if store.proxy:
+        store.proxy.faults = calm(random)
+        store.proxy.counts.clear()
+    started, codes, wrong = time.monotonic(), [], []
+    odd_clock = "driver's clock" in words
+    while len(codes) < RUNS_AT_MOST and 0 not in codes[-1:]:
+        run = Run(everything, output, random, apart=stages == "apart", odd_clock=odd_clock)
+        code, errors = run.through(faults)
+        codes.append(code)
+        wrong += _wrong_end(code, errors, killed=run.killed)
+        everything.replace_ended_nodes()
+    if store.proxy:
+        done.store_faults = store.proxy.counts.total()
+    done.exit_codes = " ".join("hung" if code is None else str(code) for code in codes)
+    left = _left(everything)
+    done.processes_left = len(left)
+    _check(done, output, store.posters)
+    done.seconds = round(time.monotonic() - started)
+    wrong += [] if codes[-1] == 0 else [f"no run succeeded: {errors[-1:]}"]
+    wrong += [f"processes left: {', '.join(left)}"] if left else []
+    wrong += [] if done.counts_come_out else ["the counts of the run record do not come out"]
+    done.wrong_because = " ".join("; ".join(wrong).split())[:1000]
+    done.right = not wrong and not done.lost and not done.twice
     return done
 
 
-class _Run:
-    """One run of the command, and the crashes that happen to it."""
-
-    def __init__(
-        self, output: str, cluster: RayCluster, proxy: FaultProxy, random: Random, posters: int, *, apart: bool
-    ) -> None:
-        self._cluster, self._proxy, self._random, self._posters = cluster, proxy, random, posters
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the run
-        command = [sys.executable, "-m", "genretag.cli", "tag", f"{BUCKET}/posters", output, "--rows-per-file", "200"]
-        command += ["--fetch-actors", "3"] if apart else []
-        self._job = subprocess.Popen(
-            [*command, "--address", cluster.address, "--endpoint-url", proxy.endpoint_url],
-            env={**os.environ, **cluster.environment},
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-        )
-        self._gets_before, self._deadline = proxy.requests["GET"], time.monotonic() + RUN_TIMEOUT_S
-
-    def through(self, crashes: list[Crash]) -> tuple[int | None, list[str]]:
-        """Run the command until it ends. Crashes that happened are removed from `crashes`.
-
-        Return the exit code (None if the run hung) and the error output.
-        """
-        while crashes and self._await(crashes[0]):
-            self._happen(crashes.pop(0))
-        try:
-            code = self._job.wait(max(1.0, self._deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            code = None
-            self._job.kill()
-            self._job.wait()
-        self._errors.seek(0)
-        return code, self._errors.read().splitlines()
-
-    def _await(self, crash: Crash) -> bool:
-        """Wait for the moment of a crash. Return False if the run ended or hung before that."""
-        calm = self._proxy.faults
-        if crash.kind == LAST:  # the driver asks to write the record, and the proxy holds the request back
-            self._proxy.faults = replace(calm, always={RECORD: "hang"})
-        try:
-            until(
-                lambda: self._job.poll() is not None or self._is_time_for(crash),
-                max(0.0, self._deadline - time.monotonic()),
-            )
-        except TimeoutError:
-            return False
-        finally:
-            self._proxy.faults = calm
-        return self._job.poll() is None
-
-    def _is_time_for(self, crash: Crash) -> bool:
-        if crash.kind == LAST:
-            return self._proxy.asked("PUT", RECORD) > 0
-        come = self._proxy.requests["GET"] - self._gets_before >= crash.after * self._posters
-        return come and (crash.kind not in STAGES or bool(self._cluster.actors(STAGES[crash.kind])))
-
-    def _happen(self, crash: Crash) -> None:
-        if crash.kind in STAGES:
-            self._cluster.kill_actor(STAGES[crash.kind], self._random.randrange(100))
-        elif crash.kind == "worker node":
-            self._cluster.kill_worker(self._random.choice(self._cluster.workers))
-            self._cluster.add_worker()
-        else:
-            self._job.kill()
-            self._job.wait()
+def _wrong_end(code: int | None, errors: list[str], *, killed: bool) -> list[str]:
+    """Return what is wrong with the end of a run: an exit code that is not documented, or words that do not help."""
+    if code == 0 or (killed and code == -signal.SIGKILL):
+        return []
+    text = "\n".join(errors)
+    print(f"exit code {code}: {text[-3000:]}", file=sys.stderr, flush=True)
+    found = []
+    if code != FAILED:
+        found.append(f"exit code {code}: {errors[-1:]}")
+    elif not errors or not errors[-1].startswith("genretag: "):
+        found.append(f"the last line does not say why: {errors[-1:]}")
+    return found + (["a traceback"] if "Traceback" in text else [])
 
 
-def _check(done: Round, output: str, expected: set[str]) -> None:
+def _left(everything: World) -> list[str]:
+    """Return the titles of Ray's worker processes that still have work a minute after the last run."""
+
+    def busy() -> list[str]:
+        nodes = (everything.cluster.head, *everything.cluster.workers)
+        titles = [titled(process) for node in nodes for process in node.processes("ray::")]
+        return [title for title in titles if title and not title.startswith(IDLE)]
+
+    try:
+        until(lambda: not busy(), LEFT_WITHIN_S)
+    except TimeoutError:
+        return busy()
+    return []
+
+
+def _check(done: Round, output: str, expected: frozenset[str]) -> None:
     """Count the rows in the Parquet files and read the last run record, without the proxy."""
     scored, failed = rows(output), rows(output, "failures")
     found = Counter(row["uri"] for row in (*scored, *failed))
     done.scored, done.failed = len(scored), len(failed)
-    done.reasons = dict(Counter(f"{row['stage']}: {row['reason']}" for row in failed))
     done.lost = len(expected - found.keys())
     done.twice = sum(count - 1 for count in found.values()) + len(found.keys() - expected)
     storage = Storage()
-    records = [info.uri for page in storage.list(join(output, "runs")) for info in page]
+    records = [info.uri for page in storage.list(join(output, "runs")) for info in page if "run.json" in info.uri]
     if records:
         record = json.loads(bytes(storage.get(max(records)).data))
         accounted = sum(record[part] for part in ("already_scored", "already_failed", "scored", "failed"))
         done.counts_come_out = record["listed"] == accounted == len(expected)
-
-
-def _row(done: Round) -> str:
-    codes = ", ".join("hung" if code is None else str(code) for code in done.exit_codes)
-    cells = [done.seed, done.stages, "; ".join(done.crashes), len(done.exit_codes), codes, sum(done.faults.values())]
-    cells += [f"{done.scored} + {done.failed}", done.lost, done.twice, f"{done.seconds:.0f}"]
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def _total(rounds: list[Round]) -> str:
-    crashes, runs = sum(len(done.crashes) for done in rounds), sum(len(done.exit_codes) for done in rounds)
-    faults = sum((Counter(done.faults) for done in rounds), Counter())
-    return (
-        f"{crashes} crashes in {runs} runs, {faults.total()} faults of the store "
-        f"({', '.join(f'{count} {kind}' for kind, count in faults.most_common())}), "
-        f"{sum(done.lost for done in rounds)} posters lost, {sum(done.twice for done in rounds)} twice"
-    )
 
 
 if __name__ == "__main__":
