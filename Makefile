@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test test-quick image-test browser azurite lint format docs lock clean
+.PHONY: setup demo test test-quick image-test browser azurite lint audit format docs lock clean
 
 setup: .venv/.dev azurite  ## what development needs
 
@@ -41,6 +41,12 @@ lint: .venv/.dev  ## style, types and layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: .venv/.dev  ## known vulnerabilities of the pinned packages, and their list (SBOM) in build/sbom.json
+	@$(INSTALL) '.[audit]'
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements constraints.txt --output-format JSON --output-file build/sbom.json
+	$(BIN)/python .ci/audit.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix

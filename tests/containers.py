@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 COMPOSE = REPOSITORY / "docker" / "compose.yaml"
 PROGRAMS = ("buildah", "crun", "debootstrap")
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-BASE_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
+BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 TMPFS = ["nosuid", "noexec", "nodev", "mode=1777"]  # the options of Docker's `tmpfs`
 READY_WITHIN_S = 120.0
 # crun does not run where cgroups of both versions are mounted, so hide them. Nothing here limits resources by them.
@@ -61,7 +61,7 @@ def make_base() -> None:
         root = Path(name) / "root"
         run("debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", "bookworm", root)
         run("chroot", root, "python3", "-m", "venv", "/usr/local")
-        for folder in ("var/lib/apt/lists", "var/cache/apt", "var/cache/debconf", "usr/share/doc", "usr/share/man"):
+        for folder in ("var/lib/apt/lists", "var/cache/apt", *(f"usr/share/{one}" for one in ("doc", "man", "locale"))):
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder).mkdir()
         container = run("buildah", "from", "scratch").strip()
@@ -109,7 +109,7 @@ def opened(name: str) -> Iterator[Image]:
     try:
         root = Path(run("buildah", "mount", container).strip())
         facts = json.loads(run("buildah", "inspect", "--type", "image", name))
-        size = int(run("du", "--summarize", "--block-size=1", root).split()[0])
+        size = sum(file.lstat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
         yield Image(root, facts["Docker"]["config"], size)
     finally:
         run("buildah", "rm", container)

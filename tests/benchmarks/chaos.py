@@ -46,9 +46,21 @@ from genretag.storage import Storage, join
 
 STORES = ("s3", "local", "azure", "google")
 RUNS_AT_MOST = 6
-FAILED = 1  # the exit code of a run that failed, and said so
+FAILED, USAGE = 1, 2  # exit codes of a run that said why it failed: a retry may help; a person must act
 LEFT_WITHIN_S = 60.0
-IDLE = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+# Ray's own: idle workers, a node's agents, and Ray Data's helpers, which serve all jobs of a cluster and never end
+IDLE = tuple(
+    f"ray::{name}"
+    for name in (
+        "IDLE",
+        "DashboardAgent",
+        "RuntimeEnvAgent",
+        "ActorLocationTracker",
+        "_AutoscalingCoordinatorActor",
+        "_StatsActor",
+        "_UsageCollectionActor",
+    )
+)
 
 
 @dataclass
@@ -144,7 +156,7 @@ def _round(seed: str, everything: World) -> Round:
         run = Run(everything, output, random, apart=stages == "apart", odd_clock=odd_clock)
         code, errors = run.through(faults)
         codes.append(code)
-        wrong += _wrong_end(code, errors, killed=run.killed)
+        wrong += _wrong_end(code, errors, killed=run.killed, odd_clock=odd_clock)
         everything.replace_ended_nodes()
     if store.proxy:
         done.store_faults = store.proxy.counts.total()
@@ -161,14 +173,17 @@ def _round(seed: str, everything: World) -> Round:
     return done
 
 
-def _wrong_end(code: int | None, errors: list[str], *, killed: bool) -> list[str]:
-    """Return what is wrong with the end of a run: an exit code that is not documented, or words that do not help."""
+def _wrong_end(code: int | None, errors: list[str], *, killed: bool, odd_clock: bool) -> list[str]:
+    """Return what is wrong with the end of a run: an exit code that is not documented, or words that do not help.
+
+    A store refuses the requests of a machine whose clock is wrong. Only a person can mend this, so the exit code is 2.
+    """
     if code == 0 or (killed and code == -signal.SIGKILL):
         return []
     text = "\n".join(errors)
     print(f"exit code {code}: {text[-3000:]}", file=sys.stderr, flush=True)
     found = []
-    if code != FAILED:
+    if code != (USAGE if odd_clock and "clock" in text else FAILED):
         found.append(f"exit code {code}: {errors[-1:]}")
     elif not errors or not errors[-1].startswith("genretag: "):
         found.append(f"the last line does not say why: {errors[-1:]}")
