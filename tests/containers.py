@@ -203,7 +203,6 @@ class Container:
                 "cwd": config.get("WorkingDir") or "/",
                 "noNewPrivileges": "no-new-privileges:true" in service.get("security_opt", []),
                 "capabilities": {} if service.get("cap_drop") == ["ALL"] else {"bounding": ["CAP_CHOWN"]},
-                "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 65536, "hard": 65536}],
             },
             "mounts": mounts,
             "linux": {

@@ -70,7 +70,7 @@ def test_a_target_is_built_and_names_its_commit(built, commit, target):
             ["chroot", image.root, "/usr/local/bin/python", "-c", f"import {IMPORTS[target]}"],
             capture_output=True,
             text=True,
-            env={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            env={"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin"},
         )
         size, config = image.size, image.config
     print(f"{target}: {size / 1e9:.2f} GB")

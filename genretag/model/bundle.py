@@ -127,7 +127,7 @@ def load_bundle(location: str, storage: Storage) -> Bundle:
         problem = one_line(f"{type(error).__name__}: {error}")
         raise UsageError(f"{base}/{MANIFEST} is not a bundle's manifest ({problem}): train or copy it again") from error
     if any(len(values) != len(bundle.labels) for values in bundle.thresholds.values()) or (
-        bundle.model_version != manifest["model_version"]
+        bundle.model_version != manifest.get("model_version")
     ):
         raise UsageError(f"{base}/{MANIFEST} was altered since it was written: train or copy the bundle again")
     return bundle

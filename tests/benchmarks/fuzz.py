@@ -1,4 +1,4 @@
-"""Fuzz the image decoder and the label reader.
+"""Fuzz the image decoder, or the reader of label tables, manifests, bundles or settings files.
 
     python tests/benchmarks/fuzz.py --minutes 10 [--target decoder]
 
@@ -54,7 +54,8 @@ def fuzz(target: str, seconds: float) -> None:
             report()
 
     def report() -> None:
-        print(f"{target}: {tries:,} tries, the slowest {slowest:.2f} s of CPU", flush=True)
+        cpu_s = time.process_time()
+        print(f"{target}: {tries:,} tries, the slowest {slowest:.2f} s of CPU, {cpu_s:,.0f} s in all", flush=True)
 
     if atheris is None:
         seeds, chance = make_seeds(), random.Random()
