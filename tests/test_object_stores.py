@@ -347,6 +347,39 @@ def test_a_token_that_google_no_longer_accepts_is_refused_with_advice(request, g
         assert (error.reason, "gcloud auth application-default login" in str(error)) == ("credentials_refused", True)
 
 
+def with_tokens_through(proxy, gcs_server, folder, monkeypatch):
+    """Let Google's tokens come through a proxy. The requests to the store itself do not."""
+    facts = json.loads(gcs_server.service_account(folder).read_text())
+    file = folder / "through-proxy.json"
+    file.write_text(json.dumps({**facts, "token_uri": facts["token_uri"].replace(gcs_server.url, proxy.endpoint_url)}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+
+
+def test_a_server_of_tokens_that_is_away_for_a_moment_is_asked_again(request, gcs_server, tmp_path, monkeypatch):
+    place = new_bucket(request, "gs")
+    with fault_proxy(gcs_server.url, Faults(always={"/token": "reset"})) as proxy:
+        with_tokens_through(proxy, gcs_server, tmp_path, monkeypatch)
+        threading.Timer(2.0, lambda: setattr(proxy, "faults", Faults())).start()
+        storage = Storage()
+        storage.put(join(place, "a.jpg"), b"1")
+    assert proxy.counts["reset"] >= 2
+    assert list(listed(place, storage)) == [join(place, "a.jpg")]
+
+
+@pytest.mark.parametrize("fault", ["reset", "internal_error"])
+def test_a_server_of_tokens_that_stays_away_is_no_matter_of_credentials(
+    request, gcs_server, tmp_path, monkeypatch, fault
+):
+    place = new_bucket(request, "gs")
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "13")
+    monkeypatch.setenv("GENRETAG_STORE_ATTEMPT_S", "8")
+    with fault_proxy(gcs_server.url, Faults(always={"/token": fault})) as proxy:
+        with_tokens_through(proxy, gcs_server, tmp_path, monkeypatch)
+        for call in (lambda: Storage().get(join(place, "a.jpg")), lambda: listed(place, Storage())):
+            error = failure(call)
+            assert (error.reason, "Google's tokens does not answer" in str(error)) == ("unavailable", True)
+
+
 def test_missing_credentials_of_google_are_one_line(monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
 

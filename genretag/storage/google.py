@@ -18,7 +18,7 @@ from genretag.storage.aws_settings import core_session
 from genretag.storage.clients import authorities, authorities_file, client_options, knock, retry_config
 from genretag.storage.objects import StorageError, bare_etag
 from genretag.storage.s3_protocol import S3ProtocolStore, boto_config, boto_events
-from genretag.storage.store_errors import Advice
+from genretag.storage.store_errors import Advice, NoTokenNow
 
 if TYPE_CHECKING:
     from obstore.store import GCSStore
@@ -78,17 +78,25 @@ class Tokens:
             ) from None
 
     def __call__(self) -> dict[str, Any]:
-        """Return `token` and `expires_at`. Raises `StorageError` if Google refuses to give a token."""
-        from google.auth.exceptions import GoogleAuthError
+        """Return `token` and `expires_at`.
 
+        Raises `StorageError` if Google refuses to give a token, and `NoTokenNow` if the server does not answer.
+        """
         with self._lock:
             if not self._credentials.valid or (self._expires_at() or datetime.max.replace(tzinfo=UTC)) < _soon():
-                try:
-                    self._credentials.refresh(self._request)
-                except GoogleAuthError as error:
-                    why = one_line(error, 160)
-                    raise StorageError("credentials_refused", f"Google gives no token ({why}): {CREDENTIALS}") from None
+                self._refresh()
             return {"token": self._credentials.token, "expires_at": self._expires_at()}
+
+    def _refresh(self) -> None:
+        from google.auth.exceptions import GoogleAuthError, TransportError
+
+        try:
+            self._credentials.refresh(self._request)
+        except GoogleAuthError as error:
+            why = one_line(error, 160)
+            if isinstance(error, TransportError) or error.retryable:
+                raise NoTokenNow("unavailable", f"the server of Google's tokens does not answer ({why})") from None
+            raise StorageError("credentials_refused", f"Google gives no token ({why}): {CREDENTIALS}") from None
 
     def _expires_at(self) -> datetime | None:
         expiry = self._credentials.expiry

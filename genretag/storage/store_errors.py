@@ -64,6 +64,10 @@ class Advice:
     again_codes: tuple[str, ...] = ()  # of temporary errors, whatever their status
 
 
+class NoTokenNow(StorageError):
+    """The server that gives tokens for a store does not answer. obstore passes the name of the class on in its text."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """The error answer of a store to one request. `str(answer)` gives the status, the code and the store's message."""
@@ -193,6 +197,8 @@ def _without_answer(uri: str, error: Exception, text: str, details: str, advice:
         return StorageError("not_found", f"{uri} does not exist")
     if provided := PROVIDER.search(text):
         why = one_line(text[provided.end() :], 200)
+        if why.startswith(NoTokenNow.__name__):
+            return StorageError("unavailable", f"{uri}: {why.partition(': ')[2]}")
         return StorageError("credentials_refused", f"no credentials ({why}): {advice.credentials}")
     if BARE_REDIRECT in text:
         return of_answer(uri, Answer(301), advice)
