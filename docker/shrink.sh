@@ -11,7 +11,7 @@ for packages in "$1"/lib/python3.*/site-packages; do
     find "$packages"/ray -name '*.js.map' -delete
     rm -f "$packages"/openvino/libs/libopenvino_intel_gpu_plugin.so "$packages"/openvino/libs/cache.json \
         "$packages"/openvino/libs/libopenvino_intel_npu_*
-    rm -f "$packages"/pyarrow/*flight* "$packages"/pyarrow/*substrait*
+    rm -f "$packages"/pyarrow/*flight*
     # genretag and the libraries it uses ask S3, STS, SSO, Glue (Iceberg's catalogue) and EC2 (Ray's launcher)
     find "$packages"/botocore/data -mindepth 1 -maxdepth 1 -type d \
         ! -name s3 ! -name sts ! -name 'sso*' ! -name signin ! -name glue ! -name ec2 ! -name iam -exec rm -rf {} +

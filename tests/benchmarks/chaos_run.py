@@ -101,7 +101,10 @@ class World:
     store: Store
 
     def replace_ended_nodes(self) -> None:
-        """Replace worker nodes that ended by themselves, such as after they were frozen or offline."""
+        """Replace worker nodes that ended by themselves, as an autoscaler does.
+
+        The head takes a node that is frozen or offline for dead, and the node ends when it learns of that.
+        """
         for node in list(self.cluster.workers):
             if not node.runs():
                 self.cluster.kill_worker(node)
@@ -217,6 +220,7 @@ class Run:
                 for kind in faults.pop(0).kinds:
                     self._happen(kind)
             self._end_faults(time.monotonic())
+            self.world.replace_ended_nodes()
             time.sleep(LOOK_EVERY_S)
         code = self.job.poll()
         if code is None:

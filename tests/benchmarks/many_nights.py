@@ -1,12 +1,13 @@
 """Tag 500 new posters each night for 400 nights into one output, and time what works on the whole output.
 
-    python tests/benchmarks/many_nights.py [--nights 400] [--posters 500] [--look-at 10,100,400] [--json FILE]
+    python tests/benchmarks/many_nights.py FOLDER --nights 10 --look
+    python tests/benchmarks/many_nights.py FOLDER --nights 400 --look
 
 Each night is a run of `tag --date` from a local folder, on one Ray that runs all the time. A few different posters are
-linked under many names. After the nights of `--look-at`, times these commands, each as a process of its own: the next
-night, a night without new posters, `report` of the last run, `gallery`, the views of `warehouse --dialect duckdb` with
-a count and a query of them, and `compact` of a copy of the output. Prints a table, and the ratio of each time to that
-of the first column.
+linked under many names. FOLDER keeps posters and output: another run goes on with the next night. With --look, these
+commands are timed at the end, each as a process of its own: the next night, a night without new posters, `report` of
+the last run, `gallery`, the views of `warehouse --dialect duckdb` with a count and a query of them, and `compact` of a
+copy of the output with a night after it. FOLDER/looks.json keeps the times. Prints a table of all of them.
 """
 
 import argparse
@@ -15,10 +16,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import date, timedelta
-from itertools import islice
 from pathlib import Path
 
 from genretag.demo.posters import draw_posters
@@ -28,54 +27,56 @@ from genretag.runtime.session import Session
 FIRST = date(2025, 10, 1)
 DRAWN = 500  # different posters
 QUERY = (
-    "select count(*), max(dt) from predictions; select unnest(genres) as genre, count(*) from predictions group by 1"
+    "select count(*), max(dt) from genretag.predictions; "
+    "select unnest(genres) as genre, count(*) from genretag.predictions group by 1"
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--nights", type=int, default=400)
     parser.add_argument("--posters", type=int, default=500)
-    parser.add_argument("--look-at", default="10,100,400")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--look", action="store_true")
     options = parser.parse_args()
-    looks = [int(number) for number in options.look_at.split(",")]
-    found: dict[int, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="nights-") as name, ray_session(Session(quiet=True)):
+    posters = _Posters(options.folder, options.posters)
+    with ray_session(Session(quiet=True)):
         import ray
 
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        folder = Path(name)
-        posters = _Posters(folder, options.posters)
-        for night in range(1, options.nights + 1):
-            seconds = _night(posters, night)
-            print(f"night {night}: {seconds:.1f} s", flush=True)
-            if night in looks:
-                found[night] = _look(posters, night)
-                print(json.dumps(found[night]), flush=True)
-    _print(found)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        while posters.nights < options.nights:
+            seconds = _night(posters)
+            print(f"night {posters.nights}: {seconds:.1f} s", flush=True)
+        if options.look:
+            _look(posters)
 
 
 class _Posters:
     """A folder that gets links to posters under new names each night."""
 
     def __init__(self, folder: Path, a_night: int) -> None:
-        self.folder, self.output, self._a_night, self._next = folder / "posters", folder / "genres", a_night, 0
-        self.folder.mkdir()
-        (folder / "drawn").mkdir()
+        self.folder, self.output, self._a_night = folder / "posters", folder / "genres", a_night
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (folder / "drawn").mkdir(exist_ok=True)
         self._drawn = []
-        for number, poster in enumerate(islice(draw_posters(DRAWN, seed=1), DRAWN)):
+        for number, poster in enumerate(draw_posters(DRAWN, seed=1)):
             file = folder / "drawn" / f"{number}.{poster.key.rpartition('.')[2]}"
             file.write_bytes(poster.data)
             self._drawn.append(file)
 
+    @property
+    def nights(self) -> int:
+        """Number of nights that are in the output."""
+        return len(list(self.output.glob("predictions/dt=*")))
+
     def add(self) -> None:
-        for number in range(self._next, self._next + self._a_night):
+        """Link the posters of the next night, unless an interrupted run has done it."""
+        first = self.nights * self._a_night
+        for number in range(first, first + self._a_night):
             file = self._drawn[number % DRAWN]
-            os.link(file, self.folder / f"{number:07d}{file.suffix}")
-        self._next += self._a_night
+            link = self.folder / f"{number:07d}{file.suffix}"
+            if not link.exists():
+                link.symlink_to(file)
 
 
 def _genretag(*arguments: object) -> float:
@@ -89,19 +90,20 @@ def _genretag(*arguments: object) -> float:
     return time.monotonic() - started
 
 
-def _night(posters: _Posters, night: int) -> float:
+def _night(posters: _Posters) -> float:
     posters.add()
-    return _genretag("tag", posters.folder, posters.output, "--date", FIRST + timedelta(days=night))
+    day = FIRST + timedelta(days=posters.nights)
+    return _genretag("tag", posters.folder, posters.output, "--date", day)
 
 
-def _look(posters: _Posters, night: int) -> dict[str, float]:
-    """Time everything that works on the whole output."""
-    output, copy = posters.output, posters.output.with_name("copy")
-    found = {"a night without new posters": _genretag("tag", posters.folder, output)}
+def _look(posters: _Posters) -> None:
+    """Time everything that works on the whole output, and print the times with those of earlier looks."""
+    nights, output, copy = posters.nights, posters.output, posters.output.with_name("copy")
+    found = {"the next night": _night(posters), "a night without new posters": _genretag("tag", posters.folder, output)}
     found["report"] = _genretag("report", output)
     found["gallery"] = _genretag("gallery", output, "--html", output.with_name("gallery.html"))
     started = time.monotonic()
-    made = [sys.executable, "-m", "genretag.cli", "warehouse", output, "--dialect", "duckdb"]
+    made = [sys.executable, "-m", "genretag.cli", "warehouse", "--location", output, "--dialect", "duckdb"]
     views = subprocess.run(made, capture_output=True, text=True, check=True).stdout
     asked = [sys.executable, "-c", "import duckdb, sys; print(duckdb.sql(sys.stdin.read()))"]
     subprocess.run(asked, input=f"{views}\n{QUERY}", capture_output=True, text=True, check=True)
@@ -110,15 +112,13 @@ def _look(posters: _Posters, night: int) -> dict[str, float]:
     found["compact"] = _genretag("compact", copy)
     found["a night after compact"] = _genretag("tag", posters.folder, copy)
     shutil.rmtree(copy)
-    return found
-
-
-def _print(found: dict[int, dict[str, float]]) -> None:
-    first = next(iter(found.values()))
-    print("| what | " + " | ".join(f"after {night} nights, s" for night in found) + " | last / first |")
-    print("|---|" + "---|" * (len(found) + 1))
-    for what in first:
-        times = [times[what] for times in found.values()]
+    file = posters.output.with_name("looks.json")
+    looks = (json.loads(file.read_text()) if file.exists() else {}) | {str(nights): found}
+    file.write_text(json.dumps(looks, indent=1) + "\n")
+    print("| what | " + " | ".join(f"after {number} nights, s" for number in looks) + " | last / first |")
+    print("|---|" + "---|" * (len(looks) + 1))
+    for what in found:
+        times = [look[what] for look in looks.values()]
         print(f"| {what} | " + " | ".join(f"{one:.1f}" for one in times) + f" | {times[-1] / times[0]:.1f} |")
 
 
