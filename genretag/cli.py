@@ -37,6 +37,7 @@ from genretag.errors import (
 )
 from genretag.runtime import logs
 from genretag.runtime.stopping import Terminated, discard_output, end_on_signals, end_quietly, how_to_go_on
+from genretag.runtime.worker import have_a_home
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
 PREFIX = "GENRETAG_"
@@ -62,15 +63,6 @@ def launch(
     return app(separated(tokens) if tokens[:1] == ("submit",) else tokens)
 
 
-def _have_a_home() -> None:
-    """If the user has no home directory, set HOME to `/`, as Docker does.
-
-    OpenVINO and Ray read HOME and fail without it.
-    """
-    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.home raises if there is no home
-        os.environ["HOME"] = "/"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line `arguments` (None: the arguments of this process).
 
@@ -78,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     end_quietly()
     end_on_signals()
-    _have_a_home()
+    have_a_home()
     try:
         app.meta(arguments)
         sys.stdout.flush()  # here and not while Python ends, so that a closed pipe is noticed

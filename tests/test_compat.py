@@ -71,6 +71,20 @@ def test_pyiceberg_refuses_a_type_that_iceberg_lacks():
         compat.require_iceberg_types(pa.schema([("took", pa.duration("s"))]))
 
 
+def test_what_the_constructor_of_an_actor_raised_is_told(ray_cluster):
+    class Failing:  # local, so that Ray pickles the class: a worker cannot import this file
+        def __init__(self):
+            raise RuntimeError("no home here")
+
+        def ask(self):
+            pass
+
+    with pytest.raises(ray.exceptions.ActorDiedError) as died:
+        ray.get(ray.remote(num_cpus=0)(Failing).remote().ask.remote())
+
+    assert compat.why_ray_gave_up(died.value) == "RuntimeError: no home here"
+
+
 def test_a_local_ray_starts_none_of_ray_datas_helper_actors(run, few_posters, tmp_path):
     def named():
         return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}

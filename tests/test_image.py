@@ -122,7 +122,8 @@ def test_the_exit_code_of_the_command_is_that_of_the_job(compose):
 
 def test_without_the_token_nobody_submits_a_job(compose):
     services = compose()
-    services.services["job"]["environment"]["RAY_AUTH_TOKEN"] = "0" * 64
+    job = services.services["job"]  # the services share one dictionary of variables
+    job["environment"] = {**job["environment"], "RAY_AUTH_TOKEN": "0" * 64}
 
     code = services.up("job")
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import subprocess
 import time
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 import psutil
 import ray
 
+from genretag.runtime import worker
 from genretag.runtime.stopping import leftovers, warn_of_leftovers
 
 DEADLINE_S = 60  # generous: on an idle machine, 5 s are enough
@@ -69,3 +71,14 @@ def test_a_worker_that_ends_meanwhile_is_not_named(caplog):
 
     assert found
     assert not caplog.text
+
+
+def test_a_worker_of_a_user_without_a_home_gets_one(monkeypatch):
+    """In a container with an arbitrary user id, HOME is not set, and the user is not in /etc/passwd."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert os.path.expanduser("~") == "~"
+
+    worker.have_a_home()
+
+    assert os.environ.pop("HOME") == "/"

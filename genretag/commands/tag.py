@@ -38,7 +38,7 @@ from genretag.output.tables import commit_parts, require_table
 from genretag.reports.page import draw_if_possible
 from genretag.reports.run_report import write_report
 from genretag.runtime.cluster import require_room, require_seen
-from genretag.runtime.compat import explaining_lost_nodes
+from genretag.runtime.compat import explaining_lost_nodes, why_ray_gave_up
 from genretag.runtime.display import Display
 from genretag.runtime.progress import PhaseClock, last_words, peak_memory_bytes
 from genretag.runtime.ray_session import ray_session
@@ -327,7 +327,7 @@ def _explained(error: Exception, ledger: Any, output: str) -> Exception:
         return kind(f"cannot write to {output}: {cause}; finished files stay, run the same command again")
     if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
         return JobError(
-            f"Ray gave up ({one_line(str(error).strip().splitlines()[0], 200)}): what was finished is in {output}, "
+            f"Ray gave up ({one_line(why_ray_gave_up(error), 200)}): what was finished is in {output}, "
             "run the same command again, with -v for Ray's own messages"
         )
     return error

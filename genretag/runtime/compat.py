@@ -20,6 +20,12 @@ OTHER_VERSION, SLOW_START = "ersion mismatch", "timed out during startup"  # in 
 UNKNOWN_JOB, KNOWN_JOB = "status code 404", "already exists"  # in messages of errors of Ray's job client
 
 
+def why_ray_gave_up(error: BaseException) -> str:
+    """Return the line of an error of Ray that says why: its first line, or what the constructor of an actor raised."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if "creation task" in lines[0] else lines[0]
+
+
 def is_other_version(error: BaseException) -> bool:
     """Return whether `ray.init` failed because the cluster runs another version of Ray or Python."""
     return OTHER_VERSION in str(error)

@@ -33,7 +33,8 @@ from genretag.runtime.compat import (
 )
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import HOOK, keeping_sigterm, leftovers, warn_of_leftovers
+from genretag.runtime.stopping import keeping_sigterm, leftovers, warn_of_leftovers
+from genretag.runtime.worker import HOOK
 
 logger = logging.getLogger(__name__)
 

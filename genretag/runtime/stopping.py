@@ -167,13 +167,12 @@ def _raise(exception: type[BaseException], _signal: int, _frame: FrameType | Non
 
 
 EXIT_WITHIN_S = 5
-HOOK = f"{__name__}.limit_exit"  # Ray calls this function in each worker process of a job
 
 
 def limit_exit() -> None:
     """Make this process end at the latest `EXIT_WITHIN_S` seconds after Python begins to exit, even if its exit hangs.
 
-    Ray calls this function in each worker process (`HOOK`).
+    Each worker process calls this function first (`genretag.runtime.worker`).
     """
     atexit.register(_set_alarm)
 
