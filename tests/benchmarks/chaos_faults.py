@@ -92,7 +92,7 @@ def happen(kind: str, run: "Run", random: Random) -> tuple[float, Undo] | None:
         return _freeze(random.choice(run.world.cluster.workers).everything(), random)
     elif kind == "worker node":
         run.world.cluster.kill_worker(random.choice(run.world.cluster.workers))
-        run.world.cluster.add_worker()
+        run.world.add_node()
     elif kind == "node offline":
         host = random.choice(run.world.cluster.workers).host
         host.go_offline()
@@ -139,11 +139,11 @@ def _odd_node(run: "Run", random: Random, environment: dict[str, str]) -> tuple[
     """Replace a worker node by one with other environment variables. The returned function replaces it again."""
     cluster = run.world.cluster
     cluster.kill_worker(random.choice(cluster.workers))
-    node = cluster.add_worker(environment=environment)
+    node = run.world.add_node(environment)
 
     def end() -> None:
         if node in cluster.workers:
             cluster.kill_worker(node)
-            cluster.add_worker()
+            run.world.add_node()
 
     return random.uniform(*ODD_NODE_S), end
