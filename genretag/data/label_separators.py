@@ -81,7 +81,8 @@ def _weak_separator(counts: Counter[str], column: str) -> Separator:
         if share >= SURE and _looks_like_lists(mark, counts):
             return Separator(mark, "the parts between are labels in other cells too")
         if share > POSSIBLE:
-            example = max((cell for cell in counts if mark in cell), key=counts.__getitem__)
+            split = Separator(mark).split
+            example = max((cell for cell in counts if len(split(cell)) > 1), key=counts.__getitem__)
             raise _ambiguous(column, f"{quoted(example)} may be one label or several")
     return Separator("", "one label in each cell")
 

@@ -162,9 +162,9 @@ def _read_checked(base: str, name: str, sha256: str, storage: Storage) -> bytes:
     try:
         data = bytes(storage.get(join(base, name)).data)
     except StorageError as error:
-        raise UsageError(f"the bundle at {base} lacks {name}: train or copy it again ({error})") from error
+        raise UsageError(f"the bundle at {base} lacks {one_line(name)}: train or copy it again ({error})") from error
     if _sha256(data) != sha256:
-        raise UsageError(f"{base}/{name} was altered since the bundle was written: train or copy it again")
+        raise UsageError(f"{base}/{one_line(name)} was altered since the bundle was written: train or copy it again")
     return data
 
 
