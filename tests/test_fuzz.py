@@ -1,4 +1,4 @@
-"""Ten seconds of random mutations for the decoder and for the label reader, and all inputs that ever failed.
+"""Ten seconds of random mutations for each reader of bytes from outside, and all inputs that ever failed.
 
 `python tests/benchmarks/fuzz.py` fuzzes for longer, guided by coverage.
 """
@@ -16,7 +16,7 @@ REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*-*"))
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_ten_seconds_of_mutations_raise_only_the_documented_errors(target: str) -> None:
-    assert fuzz(target, seconds=10, seed=1) > 100
+    assert fuzz(target, seconds=10, seed=1) > 10
 
 
 @pytest.mark.parametrize("file", REGRESSIONS, ids=lambda file: file.name)
