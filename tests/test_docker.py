@@ -60,7 +60,8 @@ def test_a_target_runs_without_root_and_has_a_health_check_and_labels(target):
     asked = json.loads(last["HEALTHCHECK"].partition(" CMD ")[2])
     assert asked[-1] == f"http://127.0.0.1:{ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT}/api/local_raylet_healthz"
     assert f"ARG VERSION={PROJECT['version']}" in DOCKERFILE.read_text()
-    assert "org.opencontainers.image.licenses" in last["LABEL"]
+    labels = " ".join(rest for kind, rest in steps if kind == "LABEL")
+    assert all(f"org.opencontainers.image.{name}=" in labels for name in ("licenses", "revision", "version"))
     assert json.loads(last["CMD"])[0] in PROJECT["scripts"]
 
 
@@ -106,8 +107,8 @@ def test_the_steps_of_the_scoring_image_install_a_genretag_that_works_without_te
 
     image = builder.build("cpu")
 
-    # The only skipped command is that of the stage `base`.
-    assert [command.partition(" ")[0] for command in builder.skipped] == ["apt-get"]
+    # The only skipped commands are those that install packages of Debian, in the stages `sources` and `base`.
+    assert [command.partition(" ")[0] for command in builder.skipped] == ["apt-get"] * 2
     copy_tree(image / "usr" / "local", python.parents[1])
     poster = next(few_posters.iterdir())
     assert "Usage: genretag" in _run(python.parent / "genretag", "--help")
