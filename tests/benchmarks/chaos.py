@@ -84,6 +84,7 @@ class Round:
     seconds: int = 0
     right: bool = False
     wrong_because: str = ""
+    not_happened: str = ""  # planned faults whose moment did not come, because a run was done before
 
 
 def main() -> int:
@@ -158,6 +159,7 @@ def _round(seed: str, everything: World) -> Round:
         codes.append(code)
         wrong += _wrong_end(code, errors, killed=run.killed, odd_clock=odd_clock)
         everything.replace_ended_nodes()
+    done.not_happened = "; ".join(map(str, faults))
     if store.proxy:
         done.store_faults = store.proxy.counts.total()
     done.exit_codes = " ".join("hung" if code is None else str(code) for code in codes)
