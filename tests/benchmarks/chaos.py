@@ -96,6 +96,7 @@ def main() -> int:
     parser.add_argument("--stores", default=",".join(STORES))
     parser.add_argument("--record", type=Path, help="a CSV that each round is appended to")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # end the cluster and the servers
     names = []
     for name in options.stores.split(","):
         if why := missing(name):

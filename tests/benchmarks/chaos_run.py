@@ -33,6 +33,7 @@ ROWS_PER_FILE = 50
 RUN_TIMEOUT_S = 600.0  # a run that takes longer counts as hanging
 LOOK_EVERY_S = 0.05
 ATTEMPTS = 5
+LOCAL_RUN_S = 8.0  # about the time from the first actor to the last poster
 IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # otherwise each hanging request would cost 20 s
 
 
@@ -214,6 +215,7 @@ class Run:
         self._gets_before = proxy.requests["GET"] if proxy else 0
         self._deadline = time.monotonic() + RUN_TIMEOUT_S
         self._lasting: list[tuple[float, Undo]] = []
+        self._first_actor: float | None = None  # when the first actor was seen
 
     def through(self, faults: list[Fault]) -> tuple[int | None, list[str]]:
         """Run the command until it ends. Faults that happened are removed from `faults`.
@@ -261,15 +263,14 @@ class Run:
         proxy = self.world.store.proxy
         if proxy and LAST in fault.kinds:
             return proxy.asked("PUT", f"{self._output.rpartition('/')[2]}{RECORD}") > 0
+        kinds = [kind.removesuffix(" frozen") for kind in fault.kinds]
         if proxy:
-            done = proxy.requests["GET"] - self._gets_before
-        else:
-            done = ROWS_PER_FILE * len(list(Path(self._output).glob("predictions/*/*.parquet")))
-        stages = [
-            STAGES[kind.removesuffix(" frozen")] for kind in fault.kinds if kind.removesuffix(" frozen") in STAGES
-        ]
-        come = done >= fault.after * len(self.world.store.posters)
-        return come and all(self.world.cluster.actors(stage) for stage in stages)
+            come = proxy.requests["GET"] - self._gets_before >= fault.after * len(self.world.store.posters)
+        else:  # nobody sees what is read from a folder
+            if self._first_actor is None and self.world.cluster.actors("Score"):
+                self._first_actor = time.monotonic()
+            come = self._first_actor is not None and time.monotonic() - self._first_actor >= fault.after * LOCAL_RUN_S
+        return come and all(self.world.cluster.actors(STAGES[kind]) for kind in kinds if kind in STAGES)
 
 
 def calm(random: Random) -> Faults:
