@@ -47,6 +47,7 @@ from genretag.storage import Storage, join
 STORES = ("s3", "local", "azure", "google")
 RUNS_AT_MOST = 6
 FAILED, USAGE = 1, 2  # exit codes of a run that said why it failed: a retry may help; a person must act
+FOR_PEOPLE = {"driver's clock": "clock", "full output": "space"}  # fault -> word of the message with exit code 2
 LEFT_WITHIN_S = 60.0
 # Ray's own: idle workers, a node's agents, and Ray Data's helpers, which serve all jobs of a cluster and never end
 IDLE = tuple(
@@ -158,7 +159,7 @@ def _round(seed: str, everything: World) -> Round:
         run = Run(everything, output, random, apart=stages == "apart", odd_clock=odd_clock)
         code, errors = run.through(faults)
         codes.append(code)
-        wrong += _wrong_end(code, errors, killed=run.killed, odd_clock=odd_clock)
+        wrong += _wrong_end(code, errors, words, killed=run.killed)
         everything.replace_ended_nodes()
     done.not_happened = "; ".join(map(str, faults))
     if store.proxy:
@@ -176,17 +177,18 @@ def _round(seed: str, everything: World) -> Round:
     return done
 
 
-def _wrong_end(code: int | None, errors: list[str], *, killed: bool, odd_clock: bool) -> list[str]:
+def _wrong_end(code: int | None, errors: list[str], faults: str, *, killed: bool) -> list[str]:
     """Return what is wrong with the end of a run: an exit code that is not documented, or words that do not help.
 
-    A store refuses the requests of a machine whose clock is wrong. Only a person can mend this, so the exit code is 2.
+    Only a person can mend a wrong clock, whose requests a store refuses, and a full disk. The exit code is then 2.
     """
     if code == 0 or (killed and code == -signal.SIGKILL):
         return []
     text = "\n".join(errors)
     print(f"exit code {code}: {text[-3000:]}", file=sys.stderr, flush=True)
     found = []
-    if code != (USAGE if odd_clock and "clock" in text else FAILED):
+    for_people = any(fault in faults and word in text for fault, word in FOR_PEOPLE.items())
+    if code != (USAGE if for_people else FAILED):
         found.append(f"exit code {code}: {errors[-1:]}")
     elif not errors or not errors[-1].startswith("genretag: "):
         found.append(f"the last line does not say why: {errors[-1:]}")
