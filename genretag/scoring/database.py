@@ -7,6 +7,8 @@ import duckdb
 from genretag.errors import UsageError
 from genretag.storage.paths import NOT_FOR_DUCKDB
 
+# What DuckDB raises if a file is damaged. It is a RuntimeError if the message would quote bytes that are not UTF-8.
+ERRORS = (duckdb.Error, RuntimeError)
 MEMORY_LIMIT = "2GB"  # DuckDB moves data beyond this limit to disk
 
 

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from genretag.errors import UsageError, one_line
-from genretag.scoring.database import open_database
+from genretag.scoring.database import ERRORS, open_database
 from genretag.scoring.manifest_files import column_of, copied, ending_of, open_manifest, read_parquet
 from genretag.storage import S3, Storage, join
 from genretag.storage.azure_settings import ABFSS
@@ -132,7 +132,7 @@ def read_manifest(source: str, storage: Storage, folder: Path, carry: Sequence[s
         _check_values(rows, source)
         found = rows.select(", ".join(_selected(rows, source, carry)))
         yield from _tables(found)
-    except duckdb.Error as error:
+    except ERRORS as error:
         raise UsageError(f"the manifest {source} cannot be read: {_first_line(error)}") from error
 
 
@@ -152,7 +152,7 @@ def read_s3_inventory(source: str, storage: Storage, folder: Path) -> Iterator[p
             raise UsageError(f"{uri} is not the file that {source} names: its MD5 sum differs; wait for the next one")
         try:
             yield from _tables(_s3_objects(file, manifest, database, source))
-        except duckdb.Error as error:
+        except ERRORS as error:
             raise UsageError(f"{uri} cannot be read: {_first_line(error)}") from error
         finally:
             file.unlink()
@@ -296,4 +296,6 @@ def _tables(rows: duckdb.DuckDBPyRelation) -> Iterator[pa.Table]:
 
 def _first_line(error: Exception) -> str:
     """Return the first line of an error's message, cut to 200 characters."""
+    if isinstance(error, RuntimeError):
+        return "it is damaged"
     return one_line(str(error).split("\n", maxsplit=1)[0], 200)
