@@ -147,9 +147,7 @@ def _round(seed: str, everything: World) -> Round:
     faults = planned(random, possible(store.name, stages, clock=everything.clock.works))
     words = "; ".join(map(str, faults))
     done = Round(seed, _build(), store.name, stages, words, len(store.posters))
-    name = f"out-{seed.replace('/', '-')}"
-    output = str(everything.output_disk.folder / name) if store.proxy is None else join(store.place, "..", name)
-    output = output.replace("/posters/..", "")
+    output = join(store.outputs, f"out-{seed.replace('/', '-')}")
     if store.proxy:
         store.proxy.faults = calm(random)
         store.proxy.counts.clear()

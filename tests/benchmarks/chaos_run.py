@@ -39,10 +39,14 @@ IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # otherwise each hanging request 
 
 @dataclass(frozen=True)
 class Store:
-    """A store with posters below the prefix or folder `place`. The runs reach it through the proxy (None: local)."""
+    """A store with posters below the prefix or folder `place`. The runs write to places below `outputs`.
+
+    The runs reach the store through the proxy (None: local).
+    """
 
     name: str
     place: str
+    outputs: str
     posters: frozenset[str]
     proxy: FaultProxy | None
 
@@ -139,7 +143,8 @@ def world(names: list[str], posters: int) -> Iterator[World]:
             if upstream:
                 proxy = stack.enter_context(fault_proxy(upstream, Faults(), address=net.gateway))
                 outside |= _through(proxy.endpoint_url, upstream, direct, folder)
-            stores[name] = Store(name, place, _fill(place, posters), proxy)
+            outputs = place.removesuffix("/posters") if upstream else str(disks[1].folder)
+            stores[name] = Store(name, place, outputs, _fill(place, posters), proxy)
         environment = {**outside, **IMPATIENT, "NO_PROXY": f"127.0.0.1,{net.gateway}", "no_proxy": net.gateway}
         nodes = {**environment, "TMPDIR": str(disks[0].folder)}
         cluster = stack.enter_context(ray_cluster(workers=2, environment=nodes, net=net))
