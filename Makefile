@@ -16,9 +16,10 @@ test: .venv/.dev browser azurite  ## every test
 test-quick: .venv/.dev  ## the tests that need no cluster, no store, no browser and no training
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-image-test: .venv/.dev  ## build every image and run the night of compose.yaml in containers; root on Debian, 20 minutes
+image-test: .venv/.dev  ## build the container images and run compose.yaml in containers; root on Debian, 20 minutes
 	@if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
-	  command -v buildah crun debootstrap > /dev/null || { apt-get update -qq && \
+	  for program in buildah crun debootstrap ip; do command -v $$program > /dev/null || break; done && \
+	  command -v $$program > /dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends buildah crun debootstrap iproute2 > /dev/null; }; \
 	  GENRETAG_IMAGE_TEST=1 $(BIN)/python -m pytest -v tests/test_image.py; \
 	else echo "images are not built here: this needs root on Debian"; fi
@@ -42,7 +43,7 @@ lint: .venv/.dev  ## style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: .venv/.dev  ## known vulnerabilities of the pinned packages, and their list (SBOM) in build/sbom.json
+audit: .venv/.dev  ## check the pinned packages for known vulnerabilities, and list them in build/sbom.json (SBOM)
 	@$(INSTALL) '.[audit]'
 	@mkdir -p build
 	$(BIN)/cyclonedx-py requirements constraints.txt --output-format JSON --output-file build/sbom.json

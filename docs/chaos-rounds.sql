@@ -1,4 +1,4 @@
--- What the rounds of docs/chaos-rounds.csv say, by store: duckdb < docs/chaos-rounds.sql, in the root of the repository.
+-- The rounds of docs/chaos-rounds.csv by store. The path is that of the repository's root.
 select
     coalesce(store, 'all') as store,
     count(*) as rounds,

@@ -122,10 +122,7 @@ def services(secret: str) -> dict[str, dict[str, Any]]:
 
 
 class Container:
-    """A service of compose.yaml as a container: read-only root, capabilities, user and health check as written there.
-
-    `user` replaces the user of the image (None: the image's user). `extra` has more words of the service's keys.
-    """
+    """A service of compose.yaml as a container, with the root, capabilities, user and health check as written there."""
 
     def __init__(self, name: str, service: Mapping[str, Any], image: Image, host: Host, folder: Path) -> None:
         self.name, self._service, self._image, self._host = name, service, image, host
@@ -135,7 +132,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, hosts: Path, user: str | None) -> None:
-        """Start the container. `hosts` is its /etc/hosts."""
+        """Start the container. `hosts` is its /etc/hosts. `user` replaces the user of the image (None: it does not)."""
         self._bundle.mkdir()
         (self._bundle / "config.json").write_text(json.dumps(self._config(hosts, user)))
         with self.log.open("wb") as log:

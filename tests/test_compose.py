@@ -8,6 +8,7 @@ import yaml
 from compose_spec import PyCompose
 from dockerfile import read_stages
 from manifests import REPOSITORY, as_genretag_reads, variable_exists
+from ray._private import ray_constants
 from ray.scripts.scripts import cli as ray_cli
 
 from genretag.demo import bucket as demo_bucket
@@ -70,10 +71,10 @@ def test_ray_and_genretag_accept_the_commands(services):
     for name in ("head", "worker"):
         _, command, *options = services[name]["command"]
         ray_cli.commands[command].make_context(command, options)
-    job = services["job"]["command"]
-    at = job.index("--")
-    ray_cli.commands["job"].commands["submit"].make_context("submit", job[3:])
-    assert as_genretag_reads(job[at + 1 :])[0] == "tag"
+    genretag, submit, address, wait, *command = services["job"]["command"]
+    assert (genretag, submit, wait) == ("genretag", "submit", "--wait")
+    assert address == f"--address=http://head:{ray_constants.DEFAULT_DASHBOARD_PORT}"
+    assert as_genretag_reads([genretag, *command])[0] == "tag"
 
 
 def test_the_module_that_fills_the_bucket_exists(services):

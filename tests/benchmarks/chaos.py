@@ -5,7 +5,7 @@
 
 Needs Linux and root: the head and the two worker nodes of the Ray cluster are hosts in network namespaces, and some
 disks are small. Each round tags a bucket or a folder into a new output. The seed chooses the store, whether fetching
-and predicting have their own actors, and one to three faults with their moments. One in four is two faults at once:
+and predicting have their own actors, and one to three moments with a fault. Some have two faults at once:
 
 - SIGKILL of the driver, an actor or a worker node, or of the driver when only the run record is left to write;
 - SIGSTOP of one of them, and SIGCONT 2 to 25 s later;

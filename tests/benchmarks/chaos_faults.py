@@ -63,7 +63,7 @@ def possible(store: str, stages: str, *, clock: bool) -> tuple[str, ...]:
 
 
 def planned(random: Random, kinds: tuple[str, ...]) -> list[Fault]:
-    """Choose one to three faults, in the order in which they happen. One in four is two faults at once."""
+    """Choose one to three moments with a fault, in order. About one in five has two faults at once."""
     found = []
     for _ in range(random.randint(1, 3)):
         kind, after = random.choice(kinds), random.uniform(0, 1)

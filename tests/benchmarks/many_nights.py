@@ -3,11 +3,13 @@
     python tests/benchmarks/many_nights.py FOLDER --nights 10 --look
     python tests/benchmarks/many_nights.py FOLDER --nights 400 --look
 
-Each night is a run of `tag --date` from a local folder, on one Ray that runs all the time. A few different posters are
+The first command records times after 10 nights, the second after 400, and the table that it prints compares them.
+
+Each night is a run of `tag --date` from a local folder, on one Ray that runs all the time. 500 different posters are
 linked under many names. FOLDER keeps posters and output: another run goes on with the next night. With --look, these
-commands are timed at the end, each as a process of its own: the next night, a night without new posters, `report` of
-the last run, `gallery`, the views of `warehouse --dialect duckdb` with a count and a query of them, and `compact` of a
-copy of the output with a night after it. FOLDER/looks.json keeps the times. Prints a table of all of them.
+commands are timed at the end, each as a process of its own: the next night; a night without new posters; `report` of
+the last run; `gallery`; the views of `warehouse --dialect duckdb` with a count and a query of them; and for a copy of
+the output, `compact` and a night after it. FOLDER/looks.json keeps the times.
 """
 
 import argparse

@@ -2,13 +2,15 @@
 
     python tests/benchmarks/million.py FOLDER [--posters 1000000] [--different 100000]
 
-FOLDER keeps the store (a SeaweedFS on this machine, 15 GB) and what was measured, so that a run that was cut off goes
-on. 100,000 different posters are drawn, 200 x 300 pixels, and put under ten keys each. Then follow, each as a process
-of its own: the night; a night without new posters; `report`; `gallery`; a night with 10,000 new posters; `compact`;
-and the views of `warehouse` with queries in DuckDB. Each has its seconds and its peak memory.
+100,000 different posters are drawn, 200 x 300 pixels, and put under ten keys each. A night is a run of `tag`. After the
+first night follow a night without new posters, `report`, `gallery`, a night with 10,000 new posters, `compact`, a night
+after it, and queries in DuckDB of the views of `warehouse`. All but the queries run as processes of their own, and have
+their seconds and their peak memory.
 
-Memory is the resident set of the driver and of the largest actor, and the largest object store, in MB. Disk is the size
-of the output, in MB. The figures are in FOLDER/million.json too.
+Memory is in MB: the unique set size (USS) of the driver and of the largest actor, the shared memory of the object
+store, and the proportional set size (PSS) of all processes together. The size of the output is in MB too. FOLDER keeps
+the store (a SeaweedFS on this machine, 15 GB) and the figures (million.json). If a run is interrupted, the same command
+continues it.
 """
 
 import argparse
