@@ -17,12 +17,12 @@ test-quick: .venv/.dev  ## the tests that need no cluster, no store, no browser 
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 image-test: .venv/.dev  ## build the container images and run compose.yaml in containers; root on Debian, 20 minutes
-	@if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
-	  for program in buildah crun debootstrap ip; do command -v $$program > /dev/null || break; done && \
-	  command -v $$program > /dev/null || { apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends buildah crun debootstrap iproute2 > /dev/null; }; \
-	  GENRETAG_IMAGE_TEST=1 $(BIN)/python -m pytest -v tests/test_image.py; \
-	else echo "images are not built here: this needs root on Debian"; fi
+	@if test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null; then \
+	  echo "images are not built here: this needs root on Debian"; exit; fi; \
+	for program in buildah crun debootstrap ip; do command -v $$program > /dev/null || break; done; \
+	command -v $$program > /dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends buildah crun debootstrap iproute2 > /dev/null; } && \
+	GENRETAG_IMAGE_TEST=1 $(BIN)/python -m pytest -v tests/test_image.py
 
 browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \
@@ -58,6 +58,7 @@ docs: .venv/.dev  ## the site in build/site; a broken link stops the build
 	$(BIN)/zensical build --clean --strict
 
 lock: .venv/.dev  ## write the versions that are installed now to constraints.txt
+	@$(INSTALL) '.[audit]'
 	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt
 
 .venv/bin/python:

@@ -1,6 +1,7 @@
 """Look the packages of constraints.txt up in PyPI's list of known vulnerabilities. If one is found, exit with 1.
 
-Where PyPI's service cannot be reached, such as behind a mirror, say so and exit with 0.
+Where PyPI's service cannot be reached, such as behind a mirror, say so and exit with 0. If pip-audit fails for another
+reason, exit with 2.
 """
 
 import json
@@ -16,8 +17,8 @@ def main() -> int:
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        print(f"nothing was audited: {done.stderr.strip().splitlines()[-1:]}")
-        return 0
+        print(f"pip-audit failed: {done.stderr[-2000:]}")
+        return 0 if "ConnectionError" in done.stderr or "Max retries" in done.stderr else 2
     known = [package for package in packages if "vulns" in package]
     found = [(package["name"], package["version"], one) for package in known for one in package["vulns"]]
     for name, version, one in found:

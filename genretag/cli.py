@@ -36,7 +36,14 @@ from genretag.errors import (
     one_line,
 )
 from genretag.runtime import logs
-from genretag.runtime.stopping import Terminated, discard_output, end_on_signals, end_quietly, how_to_go_on
+from genretag.runtime.stopping import (
+    Terminated,
+    discard_output,
+    end_on_signals,
+    end_quietly,
+    how_to_go_on,
+    raise_no_more,
+)
 from genretag.runtime.worker import have_a_home
 from genretag.training.settings import RECIPE_SOURCE, recipe
 
@@ -72,7 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
     end_on_signals()
     have_a_home()
     try:
-        app.meta(arguments)
+        try:
+            app.meta(arguments)
+        finally:
+            raise_no_more()
         sys.stdout.flush()  # here and not while Python ends, so that a closed pipe is noticed
     except BrokenPipeError:
         discard_output(sys.stdout.fileno())

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,9 @@ from genretag.demo.s3_server import find_weed
 
 REPOSITORY = Path(__file__).parents[1]
 COMPOSE = REPOSITORY / "docker" / "compose.yaml"
-PROGRAMS = ("buildah", "crun", "debootstrap")
+STORAGE = REPOSITORY / "build" / "containers"  # apart from other images: the base has the name of an official one
+BUILDAH = ("buildah", "--root", str(STORAGE / "root"), "--runroot", str(STORAGE / "run"))
+PROGRAMS = ("buildah", "crun", "debootstrap", "ip")
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 TMPFS = ["nosuid", "noexec", "nodev", "mode=1777"]  # the options of Docker's `tmpfs`
@@ -55,7 +58,7 @@ def make_base() -> None:
 
     Like the official image, it has Python in /usr/local: there, a virtual environment of Debian's Python.
     """
-    if BASE in run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").split():
+    if BASE in run(*BUILDAH, "images", "--format", "{{.Name}}:{{.Tag}}").split():
         return
     with tempfile.TemporaryDirectory(prefix="base-") as name:
         root = Path(name) / "root"
@@ -64,30 +67,31 @@ def make_base() -> None:
         for folder in ("var/lib/apt/lists", "var/cache/apt", *(f"usr/share/{one}" for one in ("doc", "man", "locale"))):
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder).mkdir()
-        container = run("buildah", "from", "scratch").strip()
-        run("buildah", "add", "--quiet", container, root, "/")
-        run("buildah", "config", "--cmd", "python3", container)
-        run("buildah", "commit", "--quiet", "--rm", container, BASE)
+        container = run(*BUILDAH, "from", "scratch").strip()
+        run(*BUILDAH, "add", "--quiet", container, root, "/")
+        run(*BUILDAH, "config", "--cmd", "python3", container)
+        run(*BUILDAH, "commit", "--quiet", "--rm", container, BASE)
 
 
 def build(target: str, commit: str) -> str:
     """Build a target of the Dockerfile, and return the name of the image."""
     image = f"localhost/genretag:0.1.0-{target}"
-    run(
-        *("buildah", "build", "--isolation", "chroot", "--pull-never", "--network", "host", "--format", "docker"),
-        *("--layers", "--file", "docker/Dockerfile", "--target", target, "--tag", image),
-        *("--build-arg", f"COMMIT={commit}", *_settings_of_pip(), "."),
-        cwd=REPOSITORY,
-    )
+    with tempfile.TemporaryDirectory(prefix="pip-") as folder:
+        run(
+            *(*BUILDAH, "build", "--isolation", "chroot", "--pull-never", "--network", "host", "--format", "docker"),
+            *("--layers", "--file", "docker/Dockerfile", "--target", target, "--tag", image),
+            *("--build-arg", f"COMMIT={commit}", *_settings_of_pip(Path(folder)), "."),
+            cwd=REPOSITORY,
+        )
     return image
 
 
-def _settings_of_pip() -> list[str]:
+def _settings_of_pip(folder: Path) -> list[str]:
     """Return options that let pip in the build use the index and the certificates that pip uses here."""
-    lines = run("python3", "-m", "pip", "config", "list").splitlines()
+    lines = run(sys.executable, "-m", "pip", "config", "list").splitlines()
     settings = {line.partition("=")[0].rpartition(".")[2]: line.partition("=")[2].strip("'") for line in lines}
-    file = Path(tempfile.mkdtemp(prefix="pip-")) / "pip.conf"
     kept = {name: value for name, value in settings.items() if name in ("cert", "index-url", "timeout")}
+    file = folder / "pip.conf"
     file.write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in kept.items()), ""]))
     found = ["--volume", f"{file}:/etc/pip.conf:ro"]
     return found + (["--volume", f"{kept['cert']}:{kept['cert']}:ro"] if "cert" in kept else [])
@@ -105,14 +109,14 @@ class Image:
 @contextmanager
 def opened(name: str) -> Iterator[Image]:
     """Mount an image until the end of the block."""
-    container = run("buildah", "from", "--pull-never", name).strip()
+    container = run(*BUILDAH, "from", "--pull-never", name).strip()
     try:
-        root = Path(run("buildah", "mount", container).strip())
-        facts = json.loads(run("buildah", "inspect", "--type", "image", name))
+        root = Path(run(*BUILDAH, "mount", container).strip())
+        facts = json.loads(run(*BUILDAH, "inspect", "--type", "image", name))
         size = sum(file.lstat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
         yield Image(root, facts["Docker"]["config"], size)
     finally:
-        run("buildah", "rm", container)
+        run(*BUILDAH, "rm", container)
 
 
 def services(secret: str) -> dict[str, dict[str, Any]]:
@@ -178,12 +182,11 @@ class Container:
         uid, _, gid = (user or config.get("User") or "0:0").partition(":")
         command = [*service.get("entrypoint", []), *service["command"]]
         variables = {name: str(value) for name, value in service["environment"].items()}
+        shm = service.get("shm_size", "64m")
         mounts = [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             _tmpfs("/dev", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            _tmpfs(
-                "/dev/shm", ["nosuid", "noexec", "nodev", "mode=1777", f"size={service.get('shm_size', '64m')[:-1]}"]
-            ),
+            _tmpfs("/dev/shm", ["nosuid", "noexec", "nodev", "mode=1777", f"size={shm.removesuffix('b')}"]),
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
             {"destination": "/etc/hosts", "type": "bind", "source": str(hosts), "options": ["rbind", "ro"]},
             *(_tmpfs(path, TMPFS) for path in service.get("tmpfs", [])),
@@ -232,7 +235,6 @@ class Compose:
                 {"destination": "/usr/bin/weed", "type": "bind", "source": str(find_weed()), "options": ["rbind", "ro"]}
             ],
         }
-        (folder / "weed").touch()
         self._hosts = {
             f"{name}-{number}" if number else name: (name, net.host())
             for name, service in self.services.items()

@@ -49,23 +49,23 @@ class Network:
 
     def __init__(self) -> None:
         self._bridge = f"gt{os.getpid()}"
-        self._subnet = f"10.{random.randrange(64, 250)}.{random.randrange(250)}"
+        self._subnet = f"10.{random.randrange(64, 250)}"
         self._namespaces: list[str] = []
-        self.gateway = f"{self._subnet}.1"
+        self.gateway = f"{self._subnet}.0.1"
         _ip("link", "add", self._bridge, "type", "bridge")
-        _ip("addr", "add", f"{self.gateway}/24", "dev", self._bridge)
+        _ip("addr", "add", f"{self.gateway}/16", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
 
     def host(self) -> Host:
         """Make a network namespace with its own address on the bridge, and return it as a host."""
         number = len(self._namespaces) + 2
-        name, address = f"{self._bridge}-{number}", f"{self._subnet}.{number}"
+        name, address = f"{self._bridge}-{number}", f"{self._subnet}.{number // 250}.{number % 250 + 1}"
         inside, outside = f"{self._bridge}i{number}", f"{self._bridge}o{number}"
         _ip("netns", "add", name)
         self._namespaces.append(name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name)
         _ip("link", "set", outside, "master", self._bridge, "up")
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", inside)
+        _ip("-n", name, "addr", "add", f"{address}/16", "dev", inside)
         for device in (inside, "lo"):
             _ip("-n", name, "link", "set", device, "up")
         return Host(address, ("ip", "netns", "exec", name), outside)

@@ -53,8 +53,10 @@ class Node:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        until(lambda: STARTED in self._log.read_text() or self._process.poll() is not None, START_TIMEOUT_S)
-        if self._process.poll() is not None:
+        with suppress(TimeoutError):
+            until(lambda: STARTED in self._log.read_text() or self._process.poll() is not None, START_TIMEOUT_S)
+        if self._process.poll() is not None or STARTED not in self._log.read_text():
+            self.kill()
             raise RuntimeError(f"the Ray node did not start: {self._log.read_text()[-2000:]}")
 
     def processes(self, title: str) -> list[psutil.Process]:

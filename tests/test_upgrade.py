@@ -14,7 +14,7 @@ from genretag.commands.tag import tag
 from genretag.errors import UsageError
 from genretag.model.bundle import load_bundle
 from genretag.output.iceberg_catalog import load_table, open_catalog
-from genretag.output.schema import FORMAT_KEY
+from genretag.output.schema import FORMAT, FORMAT_KEY
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
 from genretag.settings import CompactSettings, TableSettings
@@ -96,6 +96,16 @@ def test_a_settings_file_of_an_earlier_build_is_read(process, stored):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 posters scored, 0 failed, 6 already scored, 1 failed before")
+
+
+def test_every_part_file_says_its_format(run, few_posters, tmp_path):
+    (few_posters / "broken.jpg").write_bytes(b"no picture")
+
+    run(few_posters, tmp_path / "out")
+
+    for kind in ("predictions", "failures"):
+        (part,) = (tmp_path / "out" / kind).rglob("*.parquet")
+        assert pyarrow.parquet.read_schema(part).metadata[FORMAT_KEY] == FORMAT
 
 
 def of_a_newer_build(uri, storage):

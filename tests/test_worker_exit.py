@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-import pwd
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -73,12 +73,21 @@ def test_a_worker_that_ends_meanwhile_is_not_named(caplog):
     assert not caplog.text
 
 
-def test_a_worker_of_a_user_without_a_home_gets_one(monkeypatch):
-    """In a container with an arbitrary user id, HOME is not set, and the user is not in /etc/passwd."""
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
-    assert os.path.expanduser("~") == "~"  # noqa: PTH111 - Path.home raises if there is no home
+NO_HOME = """
+import os, pwd
+pwd.getpwuid = {}.__getitem__  # the user is not in /etc/passwd
+assert os.path.expanduser("~") == "~"
+from genretag.runtime import worker
+worker.prepare()
+print(os.environ["HOME"])
+"""
 
-    worker.have_a_home()
 
-    assert os.environ.pop("HOME") == "/"
+def test_a_worker_of_a_user_without_a_home_gets_one():
+    """In a container with an arbitrary user id, HOME may not be set."""
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+
+    done = subprocess.run([sys.executable, "-c", NO_HOME], capture_output=True, text=True, env=environment, check=True)
+
+    assert done.stdout == "/\n"
+    assert f"{worker.prepare.__module__}.{worker.prepare.__name__}" == worker.HOOK

@@ -216,7 +216,7 @@ def _is_list(type: pa.DataType) -> bool:
 
 def failures_schema(run: Run) -> pa.Schema:
     """Return the schema of failures: one row for each poster that failed and each run that tried it."""
-    return pa.schema([*FAILURES, *run.carried])
+    return pa.schema([*FAILURES, *run.carried], metadata=FAILURES.metadata)
 
 
 def require_columns_free(carried: Sequence[str], run: Run) -> None:

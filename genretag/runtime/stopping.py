@@ -162,6 +162,14 @@ def _raise_again(ignored: "UnraisableHookArgs") -> None:
         sys.__unraisablehook__(ignored)
 
 
+def raise_no_more() -> None:
+    """From now on, raise no signal again that Python ignores: the command has ended, and only its clean-up is left."""
+    if sys.unraisablehook is _raise_again:
+        sys.unraisablehook = sys.__unraisablehook__
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
 def _raise(exception: type[BaseException], _signal: int, _frame: FrameType | None) -> None:
     raise exception
 

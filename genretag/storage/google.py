@@ -30,6 +30,8 @@ NO_ACCOUNT = '{"disable_oauth": true, "client_email": "", "private_key": "", "pr
 EMULATOR = "STORAGE_EMULATOR_HOST"  # the variable of Google's own libraries
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 REFRESH = timedelta(minutes=4)  # before a token expires; Google's own libraries use 3 minutes 45 seconds
+CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # in google-auth's message
+NO_ACCOUNT_HERE = "404"  # the metadata server's answer if no service account is attached
 CREDENTIALS = (
     "check GOOGLE_APPLICATION_CREDENTIALS, run gcloud auth application-default login, or run where a service account "
     "is attached"
@@ -94,7 +96,11 @@ class Tokens:
             self._credentials.refresh(self._request)
         except GoogleAuthError as error:
             why = one_line(error, 160)
-            if isinstance(error, TransportError) or error.retryable:
+            if CERTIFICATE in why:
+                raise StorageError("certificate_refused", f"no token from Google: {GOOGLE_ADVICE.trust}") from None
+            # The metadata server of a machine on Google's cloud: its TransportError is the cause of a RefreshError.
+            away = isinstance(error, TransportError) or isinstance(error.__cause__, TransportError)
+            if error.retryable or (away and NO_ACCOUNT_HERE not in why):
                 raise NoTokenNow("unavailable", f"the server of Google's tokens does not answer ({why})") from None
             raise StorageError("credentials_refused", f"Google gives no token ({why}): {CREDENTIALS}") from None
 

@@ -83,9 +83,10 @@ def happen(kind: str, run: "Run", random: Random) -> tuple[float, Undo] | None:
         victims = run.world.cluster.actors(STAGES[kind])
         return _freeze([random.choice(victims)] if victims else [], random)
     if kind in STAGES:
-        run.world.cluster.kill_actor(STAGES[kind], random.randrange(100))
+        if run.world.cluster.actors(STAGES[kind]):  # another fault of the same moment may have removed them
+            run.world.cluster.kill_actor(STAGES[kind], random.randrange(100))
     elif kind == "driver" and frozen:
-        return _freeze([psutil.Process(run.job.pid)], random)
+        return _freeze([psutil.Process(run.job.pid)] if run.job.poll() is None else [], random)
     elif kind in ("driver", LAST):
         run.kill()
     elif kind == "worker node" and frozen:
@@ -126,11 +127,11 @@ def _throttle(run: "Run") -> tuple[float, Undo]:
     """Let the store refuse three of ten requests with 503."""
     proxy = run.world.store.proxy
     assert proxy is not None
-    calm = proxy.faults
-    proxy.faults = replace(calm, rates={**dict.fromkeys(calm.rates, calm.rate), "slow_down": THROTTLED_SHARE})
+    calm = dict.fromkeys(proxy.faults.rates, proxy.faults.rate)
+    proxy.faults = replace(proxy.faults, rates={**calm, "slow_down": THROTTLED_SHARE})
 
     def end() -> None:
-        proxy.faults = calm
+        proxy.faults = replace(proxy.faults, rates=calm)
 
     return THROTTLED_S, end
 

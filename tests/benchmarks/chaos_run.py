@@ -218,6 +218,8 @@ class Run:
         )
         proxy = world.store.proxy
         self._gets_before = proxy.requests["GET"] if proxy else 0
+        self._record = f"{output.rpartition('/')[2]}{RECORD}"
+        self._records_before = proxy.asked("PUT", self._record) if proxy else 0
         self._deadline = time.monotonic() + RUN_TIMEOUT_S
         self._lasting: list[tuple[float, Undo]] = []
         self._first_actor: float | None = None  # when the first actor was seen
@@ -267,7 +269,7 @@ class Run:
     def _is_time_for(self, fault: Fault) -> bool:
         proxy = self.world.store.proxy
         if proxy and LAST in fault.kinds:
-            return proxy.asked("PUT", f"{self._output.rpartition('/')[2]}{RECORD}") > 0
+            return proxy.asked("PUT", self._record) > self._records_before
         kinds = [kind.removesuffix(" frozen") for kind in fault.kinds]
         if proxy:
             come = proxy.requests["GET"] - self._gets_before >= fault.after * len(self.world.store.posters)

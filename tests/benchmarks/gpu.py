@@ -240,35 +240,41 @@ def training(plan: Plan) -> Iterator[Row]:
             min_positives=5,
         )  # fmt: skip
         output, started = plan.folder / f"bundle-{gpu}-{killed}", time.monotonic()
-        ended = threading.Event()
-        killer = threading.Thread(target=_kill_a_worker, args=(ended,))
+        ended, victims = threading.Event(), list[int]()
+        killer = threading.Thread(target=_kill_a_worker, args=(ended, victims), daemon=True)
         with gpu_use() as seen:
+            time.sleep(1)  # a second of an idle GPU
             if killed:
                 killer.start()
             run = TrainRunSettings(checkpoints=str(plan.folder / f"checkpoints-{gpu}-{killed}"))
-            _apart(train, str(plan.folder / "labels.csv"), str(plan.few), str(output), settings, QUIET, run)
-            ended.set()
+            try:
+                _apart(train, str(plan.folder / "labels.csv"), str(plan.few), str(output), settings, QUIET, run)
+            finally:
+                ended.set()
             seconds = time.monotonic() - started
-            time.sleep(2)  # two seconds of an idle GPU
+            time.sleep(2)
         epochs = json.loads((output / RUN_NOTE).read_text())["epochs"]
         yield {
             "on": "GPU, mixed precision" if gpu else f"{CPUS} CPUs, float32",
-            "a worker killed": "yes" if killed else "",
+            "workers killed": len(victims),
             **{f"epoch {epoch['epoch']}, loss": epoch["loss"] for epoch in epochs},
             **{f"epoch {epoch['epoch']}, posters/s": epoch["posters_per_s"] for epoch in epochs},
             "whole command, s": seconds,
             "GPU busy, %": median([busy for busy, _ in seen if busy] or [0.0]),
             "GPU, MiB": max((used for _, used in seen), default=0.0),
+            "GPU before, MiB": seen[0][1] if seen else 0.0,
             "GPU afterwards, MiB": seen[-1][1] if seen else 0.0,
         }
 
 
-def _kill_a_worker(ended: threading.Event) -> None:
-    """Kill a training worker by SIGKILL, 20 s after it has started."""
+def _kill_a_worker(ended: threading.Event, victims: list[int]) -> None:
+    """Kill a training worker of this process by SIGKILL, 20 s after it has started, and add its process id."""
     while not ended.wait(0.5):
-        workers = [one for one in psutil.process_iter() if "TrainWorker" in "".join(_words(one)[:1])]
+        mine = psutil.Process().children(recursive=True)
+        workers = [one for one in mine if "TrainWorker" in "".join(_words(one)[:1])]
         if workers and not ended.wait(20):
             workers[0].kill()
+            victims.append(workers[0].pid)
             return
 
 

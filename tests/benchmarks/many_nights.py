@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--posters", type=int, default=500)
     parser.add_argument("--look", action="store_true")
     options = parser.parse_args()
-    posters = _Posters(options.folder, options.posters)
+    posters = _Posters(options.folder.resolve(), options.posters)
     with ray_session(Session(quiet=True)):
         import ray
 
@@ -110,6 +110,7 @@ def _look(posters: _Posters) -> None:
     asked = [sys.executable, "-c", "import duckdb, sys; print(duckdb.sql(sys.stdin.read()))"]
     subprocess.run(asked, input=f"{views}\n{QUERY}", capture_output=True, text=True, check=True)
     found["warehouse views and a query"] = time.monotonic() - started
+    shutil.rmtree(copy, ignore_errors=True)  # of a look that was interrupted
     shutil.copytree(output, copy)
     found["compact"] = _genretag("compact", copy)
     found["a night after compact"] = _genretag("tag", posters.folder, copy)

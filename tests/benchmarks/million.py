@@ -9,8 +9,8 @@ their seconds and their peak memory.
 
 Memory is in MB: the unique set size (USS) of the driver and of the largest actor, the shared memory of the object
 store, and the proportional set size (PSS) of all processes together. The size of the output is in MB too. FOLDER keeps
-the store (a SeaweedFS on this machine, 15 GB) and the figures (million.json). If a run is interrupted, the same command
-continues it.
+the store (a SeaweedFS on this machine, 15 GB) and the figures (million.json). If a run is interrupted between two steps
+or while it draws, the same command continues it.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from genretag.storage import Storage, join
 
 BUCKET = "s3://million"
 WIDTH, HEIGHT = 200, 300
-KEYS_EACH = 10
 NEW = 10_000
+BEGUN = "begun"
 AT_ONCE = 500  # posters that one task draws and puts
 SCORING = re.compile(r"scoring: ([\d,]+)/")
 QUERIES = (
@@ -96,8 +96,12 @@ class _Record:
 
     def once(self, name: str, *command: str) -> None:
         """Run a command of genretag, unless it was measured before."""
-        if not self.has(name):
-            self.keep(name, _measured(command, self._every))
+        if self.has(name):
+            return
+        if self.has(BEGUN) and self._found[BEGUN] == name:
+            raise SystemExit(f"{name} was interrupted, so its figures would be wrong: start with another FOLDER")
+        self.keep(BEGUN, name)
+        self.keep(name, _measured(command, self._every))
 
     def show(self) -> None:
         """Print the tables."""
