@@ -39,10 +39,10 @@ from genretag.runtime import logs
 from genretag.runtime.stopping import (
     Terminated,
     discard_output,
-    end_on_signals,
+    end_on_sigterm,
     end_quietly,
     how_to_go_on,
-    raise_no_more,
+    losing_no_signal,
 )
 from genretag.runtime.worker import have_a_home
 from genretag.training.settings import RECIPE_SOURCE, recipe
@@ -76,13 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     If the command fails, print one line and raise `SystemExit` with the exit code. If it succeeds, return.
     """
     end_quietly()
-    end_on_signals()
+    end_on_sigterm()
     have_a_home()
     try:
-        try:
+        with losing_no_signal():
             app.meta(arguments)
-        finally:
-            raise_no_more()
         sys.stdout.flush()  # here and not while Python ends, so that a closed pipe is noticed
     except BrokenPipeError:
         discard_output(sys.stdout.fileno())

@@ -7,7 +7,7 @@ import pytest
 
 SIGNAL_IN_A_DESTRUCTOR = """
 import os, signal, sys, time
-from genretag.runtime.stopping import Terminated, end_on_signals
+from genretag.runtime.stopping import Terminated, end_on_sigterm, losing_no_signal
 
 class Dying:
     def __del__(self):
@@ -16,11 +16,12 @@ class Dying:
 
 number = signal.Signals[sys.argv[1]]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
-end_on_signals()
+end_on_sigterm()
 try:
-    Dying()
-    time.sleep(10)
-    print("went on")
+    with losing_no_signal():
+        Dying()
+        time.sleep(10)
+        print("went on")
 except Terminated:
     print("Terminated")
 except KeyboardInterrupt:
@@ -28,15 +29,32 @@ except KeyboardInterrupt:
 """
 
 OTHER_ERROR = """
-from genretag.runtime.stopping import end_on_signals
+from genretag.runtime.stopping import losing_no_signal
 
 class Dying:
     def __del__(self):
         raise ValueError("told")
 
-end_on_signals()
-Dying()
+with losing_no_signal():
+    Dying()
 print("went on")
+"""
+
+AFTERWARDS = """
+import os, signal, sys, time
+from genretag.runtime.stopping import losing_no_signal
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+hook = sys.unraisablehook
+with losing_no_signal():
+    Dying()  # the block ends before the exception is raised again
+time.sleep(0.2)
+print(sys.unraisablehook is hook)
 """
 
 
@@ -57,3 +75,9 @@ def test_other_exceptions_that_python_ignores_are_still_printed():
 
     assert ended.stdout.strip() == "went on"
     assert "ValueError: told" in ended.stderr
+
+
+def test_after_the_block_nothing_is_raised_any_more():
+    ended = run(AFTERWARDS)
+
+    assert (ended.stdout.strip(), ended.stderr) == ("True", "")

@@ -31,7 +31,7 @@ from genretag.runtime.display import QUIET, Display
 from genretag.runtime.logs import quieten_libraries, start_logging
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import end_on_signals, ignoring_ctrl_c
+from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c
 from genretag.scoring.ceiling import PlainLoops, Rate, measure, steady_rate
 from genretag.scoring.inventory import take_inventory
 from genretag.scoring.settings import TagSettings
@@ -246,7 +246,7 @@ def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Re
 
 def _begin(session: Session) -> None:
     """Set up signal handling and logging in a new process, as the command does in its own process."""
-    end_on_signals()
+    end_on_sigterm()
     start_logging(session.quiet, session.log_format)
     if not session.verbose:
         quieten_libraries()

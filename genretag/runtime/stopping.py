@@ -38,14 +38,28 @@ class Terminated(KeyboardInterrupt):
     """The process received SIGTERM. A second SIGTERM raises nothing, so that it does not stop the clean-up."""
 
 
-def end_on_signals() -> None:
-    """Make SIGTERM raise `Terminated` in the main thread, and let neither SIGTERM nor Ctrl-C get lost.
-
-    If another thread calls this function, do nothing.
-    """
+def end_on_sigterm() -> None:
+    """Make SIGTERM raise `Terminated` in the main thread. If another thread calls this function, do nothing."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _Once())
-        sys.unraisablehook = _raise_again
+
+
+@contextmanager
+def losing_no_signal() -> Iterator[None]:
+    """Within the block, let neither Ctrl-C nor SIGTERM get lost. Outside the main thread, do nothing.
+
+    Python ignores exceptions where it cannot raise them, such as in `__del__` or in a call from C code. If the
+    exception of a signal was ignored, it is raised again a moment later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, sys.unraisablehook = sys.unraisablehook, _raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @cache
@@ -91,7 +105,7 @@ def ignoring_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """After the block, restore the SIGTERM handler of `end_on_signals`, because `ray.init` replaces it.
+    """After the block, restore the SIGTERM handler of `end_on_sigterm`, because `ray.init` replaces it.
 
     If another handler was set before the block, restore nothing.
     """
@@ -152,22 +166,13 @@ class _Once:
 def _raise_again(ignored: "UnraisableHookArgs") -> None:
     """If Python ignored Ctrl-C or SIGTERM, raise the exception again a moment later. Print other exceptions.
 
-    Python ignores exceptions where it cannot raise them, such as in `__del__` or in a call from C code. The signal may
-    arrive at such a moment, and the command would go on. Python calls this function, and ignores its exceptions too.
+    Python calls this function, and ignores its exceptions too. So it only sets a timer.
     """
     if issubclass(ignored.exc_type, KeyboardInterrupt):
         signal.signal(signal.SIGALRM, partial(_raise, ignored.exc_type))
         signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_S)
     else:
         sys.__unraisablehook__(ignored)
-
-
-def raise_no_more() -> None:
-    """From now on, raise no signal again that Python ignores: the command has ended, and only its clean-up is left."""
-    if sys.unraisablehook is _raise_again:
-        sys.unraisablehook = sys.__unraisablehook__
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 def _raise(exception: type[BaseException], _signal: int, _frame: FrameType | None) -> None:

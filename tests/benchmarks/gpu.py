@@ -46,7 +46,7 @@ from genretag.images.decoding import decode
 from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle, write_bundle
 from genretag.model.engines import open_engine
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import end_on_signals
+from genretag.runtime.stopping import end_on_sigterm
 from genretag.scoring.settings import TagSettings
 from genretag.scoring.shards import POSTERS_PER_STEP
 from genretag.storage import Storage
@@ -81,7 +81,7 @@ class Plan:
 def main() -> int:
     """Run the parts, print their tables, and return 1 if one of them failed, else 0."""
     options = _options()
-    end_on_signals()  # so that a part does not outlive this script
+    end_on_sigterm()  # so that a part does not outlive this script
     facts: Row = {"card": card(), "cpus": CPUS, "command": sys.argv[1:]}
     print(f"{facts['card']}; {CPUS} CPUs", flush=True)
     if not (facts["card"] or options.dry_run):
