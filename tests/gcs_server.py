@@ -57,8 +57,11 @@ class GcsServer:
         if public:
             self.public.add(name)
 
-    def service_account(self, folder: Path) -> Path:
-        """Write the key file of a service account, which gets its tokens from this server. Return the file's path."""
+    def service_account(self, folder: Path, through: str | None = None) -> Path:
+        """Write the key file of a service account, and return the file's path.
+
+        The account gets its tokens from this server, at the URL `through` (None: its own).
+        """
         from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -72,7 +75,7 @@ class GcsServer:
                     "private_key_id": "1",
                     "private_key": key.decode(),
                     "client_email": ACCOUNT,
-                    "token_uri": f"{self.url}/token",
+                    "token_uri": f"{through or self.url}/token",
                 }
             )
         )

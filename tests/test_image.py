@@ -19,9 +19,9 @@ IMPORTS = {  # what each target must be able to import, besides everything that 
     "gpu": "genretag.commands.train, tensorflow, keras, nncf, sklearn, ray.train",
 }
 
-pytestmark = [
-    pytest.mark.skipif(ASKED_FOR not in os.environ, reason="`make image-test` builds the images, in some 20 minutes"),
-]
+pytestmark = pytest.mark.skipif(
+    ASKED_FOR not in os.environ, reason="`make image-test` builds the images, in some 20 minutes"
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def built(commit):
 
 
 @pytest.fixture
-def compose(built, tmp_path, request):
+def compose(built, tmp_path):
     """Return a function that makes the services of compose.yaml, for a user (None: the image's)."""
     with opened(built("cpu")) as image, network() as net:
         assert isinstance(net, Network), "containers need network namespaces"

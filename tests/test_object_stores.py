@@ -349,10 +349,8 @@ def test_a_token_that_google_no_longer_accepts_is_refused_with_advice(request, g
 
 def with_tokens_through(proxy, gcs_server, folder, monkeypatch):
     """Let Google's tokens come through a proxy. The requests to the store itself do not."""
-    facts = json.loads(gcs_server.service_account(folder).read_text())
-    file = folder / "through-proxy.json"
-    file.write_text(json.dumps({**facts, "token_uri": facts["token_uri"].replace(gcs_server.url, proxy.endpoint_url)}))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    account = gcs_server.service_account(folder, through=proxy.endpoint_url)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
 
 
 def test_a_server_of_tokens_that_is_away_for_a_moment_is_asked_again(request, gcs_server, tmp_path, monkeypatch):

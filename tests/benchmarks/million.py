@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from botocore.exceptions import ClientError
 
 from genretag.demo.posters import draw_poster
 from genretag.demo.s3_server import running_s3_server
@@ -58,7 +59,7 @@ def main() -> None:
     with running_s3_server(options.folder / "store") as server:
         os.environ.update(server.environment())
         if not record.has("posters"):
-            with suppress(Exception):
+            with suppress(ClientError):  # the bucket is there: an earlier run was interrupted while it drew
                 server.create_bucket(BUCKET.removeprefix("s3://"))
             record.keep("posters", _fill(range(options.different), options.posters // options.different))
         posters, output = join(BUCKET, "posters"), join(BUCKET, "genres")
@@ -98,7 +99,7 @@ class _Record:
         """Run a command of genretag, unless it was measured before."""
         if self.has(name):
             return
-        if self.has(BEGUN) and self._found[BEGUN] == name:
+        if self._found.get(BEGUN) == name:
             raise SystemExit(f"{name} was interrupted, so its figures would be wrong: start with another FOLDER")
         self.keep(BEGUN, name)
         self.keep(name, _measured(command, self._every))
