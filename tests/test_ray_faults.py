@@ -190,14 +190,34 @@ def test_a_job_that_starts_right_after_the_death_of_the_last_worker_node_ends(tw
     assert "the cluster has no room for an actor that predicts with 0.5 CPU: it has 1 node" in last_line(errors)
 
 
-def test_a_run_survives_an_object_store_that_is_too_small(tag, cluster):
-    """Decoded posters of two steps do not fit into an object store for one step. Ray spills them to disk."""
+@pytest.fixture
+def small(cluster):
+    """Replace all worker nodes by one whose object store has room for the decoded posters of one step only."""
     kill_all(cluster)
     small = cluster.add_worker(cpus=8, store_bytes=SMALL_STORE_BYTES)
-
-    tag(lambda *_: until(lambda: any(small.spilled.rglob("*"))), half_way=0, apart=True)
-
+    yield small
     cluster.kill_worker(small)
+
+
+def test_a_run_survives_an_object_store_that_is_too_small(tag, small):
+    """While the engines stand still, decoded posters of several steps wait for them. Ray spills them to disk."""
+    frozen = set()
+
+    def has_spilled():
+        for engine in set(small.processes(TITLES["Predict"])) - frozen:
+            engine.suspend()
+            frozen.add(engine)
+        return any(small.spilled.rglob("*"))
+
+    def wait(*_):
+        try:
+            until(has_spilled)
+        finally:
+            for engine in frozen:
+                engine.resume()
+
+    tag(wait, half_way=0, apart=True)
+    assert frozen
 
 
 def test_training_with_more_workers_than_fit_is_refused(two_workers, cluster, labelled, start):
