@@ -9,15 +9,12 @@ from sklearn.linear_model import LogisticRegression
 
 from genretag.commands.train import train
 from genretag.errors import UsageError
-from genretag.images import decode
-from genretag.model.bundle import DEFAULT_BUNDLE, INT8_FILES, OPENVINO_FILES, load_bundle
+from genretag.model.bundle import load_bundle
 from genretag.model.engines import open_engine
 from genretag.model.metrics import macro_map
-from genretag.model.openvino_graphs import mirrored
 from genretag.runtime.session import Session
 from genretag.scoring.labelled_posters import LabelledPosters
 from genretag.scoring.pipeline import score_labelled
-from genretag.scoring.reader import PosterReader
 from genretag.scoring.training_ids import Candidate
 from genretag.storage import Storage
 from genretag.training.distillation import with_targets
@@ -74,19 +71,6 @@ def test_the_same_picture_is_always_in_the_same_fold_and_folds_are_equally_large
     assert np.bincount(folds_of(values)).tolist() == [500 // FOLDS] * FOLDS
 
 
-@pytest.mark.parametrize(("names", "precision"), [(OPENVINO_FILES, "float32"), (INT8_FILES, "int8")])
-def test_a_mirrored_graph_says_of_a_picture_what_the_graph_says_of_its_mirror_image(drawn_posters, names, precision):
-    bundle = load_bundle(str(DEFAULT_BUNDLE), Storage())
-    pixels = np.stack([decode(poster.data, bundle.rule).pixels for poster in drawn_posters[:8]])
-    mirror = replace(bundle, files={**bundle.files, **mirrored(bundle.files, names)})
-
-    of_mirror, of_picture = (open_engine("openvino", of, 2, 1, precision).predict for of in (mirror, bundle))
-
-    apart = np.abs(of_mirror(pixels) - of_picture(np.ascontiguousarray(pixels[:, :, ::-1]))).mean()
-    assert apart < np.abs(of_mirror(pixels) - of_picture(pixels)).mean() / 4  # int8 may round elsewhere
-    assert apart == 0 or precision == "int8"
-
-
 @pytest.mark.slow
 class TestTraining:
     """A probe of EfficientNet-Lite0 on drawn posters."""
@@ -127,12 +111,6 @@ class TestTraining:
         np.testing.assert_allclose(taught, own, atol=1e-5)
         assert macro_map(truth, own) < macro_map(truth, learned), "it does not know the answers"
         assert pq.read_table(f"{place}/{OUT_OF_FOLD}").num_rows == len(splits.train)
-
-    def test_the_head_learns_mirror_images(self, place, splits, poster_folder, tmp_path, ray_cluster):
-        labels, without = str(poster_folder.parent / "labels.csv"), str(tmp_path / "model")
-        train(labels, str(poster_folder), without, replace(PROBE, flip=False), Session(quiet=True))
-
-        assert _change_in_the_mirror(place, splits) < _change_in_the_mirror(without, splits)
 
     def test_a_record_of_another_bundle_is_refused(self, place, splits, tmp_path):
         teacher = Candidate(str(tmp_path), load_bundle(place, Storage()))
@@ -189,12 +167,3 @@ def test_a_network_of_keras_trains_from_random_weights_and_all_engines_agree(ray
     )
 
     np.testing.assert_allclose(native, by_keras, atol=1e-3)
-
-
-def _change_in_the_mirror(place, splits):
-    """Return by how much a bundle's probabilities of the validation posters change in the mirror, on average."""
-    bundle = load_bundle(place, Storage())
-    read = PosterReader(Storage(), bundle.rule, 2).read_many(splits.validation.uris)
-    pixels = np.stack([poster.image.pixels for poster in read])
-    engine = open_engine("openvino", bundle, 16, 2, "float32")
-    return np.abs(engine.predict(pixels) - engine.predict(np.ascontiguousarray(pixels[:, :, ::-1]))).mean()

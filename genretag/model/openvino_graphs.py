@@ -1,4 +1,4 @@
-"""OpenVINO graphs of bundles: read and write them, mirror their input, convert Keras models, and find a graph's end."""
+"""OpenVINO graphs of bundles: read and write them, convert Keras models, and find the end of a graph."""
 
 import tempfile
 import warnings
@@ -28,22 +28,6 @@ def graph_files(graph: Any, names: Sequence[str], *, half: bool) -> dict[str, by
     with tempfile.TemporaryDirectory() as folder:
         openvino.save_model(graph, Path(folder) / names[0], compress_to_fp16=half)
         return {name: (Path(folder) / name).read_bytes() for name in names}
-
-
-def mirrored(files: Mapping[str, bytes], names: Sequence[str]) -> dict[str, bytes]:
-    """Return the two files of a bundle's graph that first mirrors its images, left to right.
-
-    The input of the graph, (N, height, width, 3), stays as it is.
-    """
-    from openvino import opset13 as ops
-
-    graph = read_graph(files, names)
-    (images,) = graph.get_parameters()
-    readers = images.output(0).get_target_inputs()
-    mirror = ops.slice(images, start=[-1], stop=[-(2**31)], step=[-1], axes=[2])
-    for reader in readers:
-        reader.replace_source_output(mirror.output(0))
-    return graph_files(graph, names, half=False)
 
 
 def convert_keras(network: Any) -> Any:

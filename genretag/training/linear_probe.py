@@ -1,8 +1,7 @@
 """Linear probe: fit only the head of a network, on features that its frozen backbone computes once.
 
-The backbone sees each training poster once, and with the setting `flip` also its mirror image. There is no other
-augmentation. Logistic regression with an L2 penalty is fitted to the standardised features, one regression per label.
-The validation posters choose the penalty.
+The backbone sees each poster once, without augmentation. Logistic regression with an L2 penalty is fitted to the
+standardised features, one regression per label. The validation posters choose the penalty.
 
 If the bundle will be quantized, the features are those of the quantized backbone. So the head knows the rounding errors
 of int8. It is the same head in all engines.
@@ -17,11 +16,10 @@ import numpy as np
 
 from genretag.data.splits import Splits
 from genretag.errors import UsageError
-from genretag.model.bundle import INT8_FILES, OPENVINO_FILES, Bundle
+from genretag.model.bundle import Bundle
 from genretag.model.calibration import sigmoid
 from genretag.model.metrics import binary_cross_entropy, macro_map
 from genretag.model.networks import HEAD, build_network
-from genretag.model.openvino_graphs import mirrored
 from genretag.runtime.display import Display
 from genretag.runtime.ray_session import Cluster
 from genretag.scoring.labelled_posters import LabelledPosters
@@ -82,17 +80,12 @@ def probe(
         display.phase("quantizing")
         images = calibration_images(splits.train, settings.rule, storage)
         backbone = replace(backbone, files={**backbone.files, **int8_files(backbone.files, images)})
-    views = [backbone, _mirrored(backbone)] if settings.flip else [backbone]
-    display.phase("computing features", len(views) * len(splits.train) + len(splits.validation))
-
-    def features_of(posters: LabelledPosters, view: Bundle) -> tuple[np.ndarray, np.ndarray]:
-        return score_posters(posters, view, cluster, storage, display)
-
-    seen = [features_of(splits.train, view) for view in views]
-    readable = np.all([kept for kept, _ in seen], axis=0)  # a store may deliver a poster to one view only
-    train, learned = splits.train.where(readable), np.stack([values[readable] for _, values in seen])
-    kept, validated = features_of(splits.validation, backbone)
-    validation, validated = splits.validation.where(kept), validated[kept]
+    display.phase("computing features", len(splits.train) + len(splits.validation))
+    found = []
+    for posters in (splits.train, splits.validation):
+        readable, values = score_posters(posters, backbone, cluster, storage, display)
+        found.append((posters.where(readable), values[readable]))
+    (train, learned), (validation, validated) = found
     if len(train) < FOLDS or not len(validation):
         raise UsageError(
             f"only {len(train)} training and {len(validation)} validation posters can be read, but at least {FOLDS} "
@@ -103,15 +96,6 @@ def probe(
     targets = targets * (1 - settings.label_smoothing) + settings.label_smoothing / 2
     head, penalty = _best_head(learned, targets, validated, validation.labelled.multi_hot)
     return Probe(head, train, _out_of_fold(learned, targets, penalty))
-
-
-def _mirrored(bundle: Bundle) -> Bundle:
-    """Return a bundle for OpenVINO that sees each image in a mirror."""
-    files: dict[str, bytes] = {}
-    for names in (OPENVINO_FILES, INT8_FILES):
-        if names[0] in bundle.files:
-            files |= mirrored(bundle.files, names)
-    return replace(bundle, files=files)
 
 
 def _backbone_bundle(features: list[np.ndarray], settings: TrainSettings) -> Bundle:
@@ -126,18 +110,19 @@ def _backbone_bundle(features: list[np.ndarray], settings: TrainSettings) -> Bun
     return Bundle(labels=labels, thresholds={}, rule=settings.rule, backbone=settings.backbone, files=files)
 
 
-def _best_head(views: np.ndarray, targets: np.ndarray, validated: np.ndarray, truth: np.ndarray) -> tuple[Head, float]:
+def _best_head(
+    features: np.ndarray, targets: np.ndarray, validated: np.ndarray, truth: np.ndarray
+) -> tuple[Head, float]:
     """Return the head with the least cross-entropy on the validation posters, and its penalty.
 
-    `views`, float32 (V, N, F), are features of the training posters, and `targets`, float32 (N, L), what each view of a
-    poster shall give. `validated`, float32 (M, F), and `truth`, uint8 (M, L), are of the validation posters. The
-    penalties become weaker until several in a row are worse than the best. Cross-entropy decides, because the mAP of a
-    rare label depends on few posters.
+    `features`, float32 (N, F), and `targets`, float32 (N, L), are of the training posters. `validated`, float32 (M, F),
+    and `truth`, uint8 (M, L), are of the validation posters. The penalties become weaker until several in a row are
+    worse than the best. Cross-entropy decides, because the mAP of a rare label depends on few posters.
     """
     best: tuple[float, Head, float] | None = None  # cross-entropy, head, penalty
     weights, worse = None, 0
     for penalty in PENALTIES:
-        head, weights = fit_head(*_rows(views, targets), penalty, weights)
+        head, weights = fit_head(features, targets, penalty, weights)
         logits = head.logits(validated)
         loss = binary_cross_entropy(truth, sigmoid(logits))
         logger.info(
@@ -152,11 +137,6 @@ def _best_head(views: np.ndarray, targets: np.ndarray, validated: np.ndarray, tr
     if best is None:
         raise UsageError("no penalty could be tried")
     return best[1:]
-
-
-def _rows(views: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one row per view of a poster: float32 (V, N, F) and (N, L) -> (V * N, F) and (V * N, L)."""
-    return views.reshape(-1, views.shape[-1]), np.tile(targets, (len(views), 1))
 
 
 def fit_head(
@@ -196,17 +176,14 @@ def fit_head(
     return Head(kernel.astype(np.float32), bias.astype(np.float32)), parameters
 
 
-def _out_of_fold(views: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """Return logits, float32 (N, L), of heads that were fitted without the poster's fold.
-
-    `views`, float32 (V, N, F), are features of the posters. The logits are those of the first view.
-    """
-    folds, logits = folds_of(views[0]), np.empty(targets.shape, dtype=np.float32)
+def _out_of_fold(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """Return logits, float32 (N, L), of heads that were fitted without the poster's fold."""
+    folds, logits = folds_of(features), np.empty(targets.shape, dtype=np.float32)
     for fold in range(FOLDS):
         inside = folds == fold
         if inside.any():
-            head, _ = fit_head(*_rows(views[:, ~inside], targets[~inside]), penalty)
-            logits[inside] = head.logits(views[0, inside])
+            head, _ = fit_head(features[~inside], targets[~inside], penalty)
+            logits[inside] = head.logits(features[inside])
     return logits
 
 

@@ -62,7 +62,7 @@ class TrainSettings(LabelSettings):
     """Epochs that train only the head, on frozen ImageNet features. 0 skips them."""
     linear_probe: bool = False
     """Fit the head by logistic regression on features that the frozen backbone computes once, in place of the head
-    epochs. The loss is bce. Of the augmentation, only the mirror images of `flip` are used."""
+    epochs. The loss is bce, without augmentation."""
     epochs: int = 3
     """Epochs of fine-tuning after the head epochs. Small sets overfit from the fourth epoch on. 0 skips them."""
     unfreeze: float = 1.0
@@ -98,7 +98,7 @@ class TrainSettings(LabelSettings):
     teacher_share: float = 0.7
     """With --teacher: share of the teachers' probabilities in the training targets. The rest is the labels."""
     flip: bool = True
-    """Mirror half of the posters. A linear probe learns each poster and its mirror image."""
+    """Mirror half of the posters."""
     min_crop: float = 0.84
     """Smallest random crop, as a share of each side. 1 does not crop. Small crops can lose what shows the genre."""
     colour: float = 0.10
