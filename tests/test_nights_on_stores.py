@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 from outputs import rows
+from suspended_runs import suspended_run
 from test_object_stores import listed, new_bucket
 from test_web import web_server
 
@@ -63,14 +64,15 @@ def test_the_demos_night_has_the_same_rows_on_every_store(request, process, post
 def test_a_night_that_is_killed_at_three_moments_has_each_poster_once(request, process, posters, scheme):
     place = fill(new_bucket(request, scheme), posters)
     output = join(place.rsplit("/", 1)[0], "genres")
-    command = [sys.executable, "-m", "genretag.cli", "tag", place, output, *NIGHT, "--rows-per-file", "8"]
+    command = ["tag", place, output, *NIGHT, "--rows-per-file", "8"]
 
-    for files in (0, 1, 4):  # part files that exist when the run is killed; 0: as soon as it holds the lock
-        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        kill(job, lambda files=files: held(output) and len(listed(join(output, "predictions"))) >= files)
-    last = process(*command[3:])
+    for part_files in (0, 1, 2):
+        kill(suspended_run(part_files, *command))
+        assert held(output)
+    last = process(*command)
 
     assert last.returncode == 0, last.stderr
+    assert len({name.partition("part-")[2][:21] for name in listed(join(output, "predictions"))}) == 3
     ids = [row["poster_id"] for kind in ("predictions", "failures") for row in rows(output, kind)]
     assert sorted(ids) == sorted({poster.key.rsplit("/")[-1].rsplit(".")[0] for poster in posters})
 
@@ -80,13 +82,8 @@ def held(output):
     return join(output, "_lock.json") in listed(output)
 
 
-def kill(job, wanted):
-    """Kill a job with all its processes by SIGKILL as soon as `wanted` returns True."""
-    deadline = time.monotonic() + 120
-    while not wanted():
-        assert job.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def kill(job):
+    """Kill a job with all its processes by SIGKILL."""
     everyone = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
     for one in everyone:
         if one.is_running():

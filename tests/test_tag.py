@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from outputs import rows
+from suspended_runs import suspended_run
 
 from genretag.commands import tag as night
 from genretag.data.labels import column_names
@@ -273,23 +274,20 @@ def test_settings_that_cannot_work_say_so_before_anything_is_written(run, few_po
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_killed_half_way_is_finished_by_the_next_run(poster_folder, small_bundle, tmp_path):
-    """The job is killed by SIGKILL while it writes part files. After the next run, each poster has one row."""
+def test_a_job_killed_half_way_is_finished_by_the_next_run(process, poster_folder, small_bundle, tmp_path):
+    """Only the command is killed by SIGKILL, not Ray's processes. After the next run, each poster has one row."""
     images = tmp_path / "images"
     images.mkdir()
     files = sorted(file for file in poster_folder.rglob("*") if file.is_file())
     for number in range(1500):
         os.link(files[number % len(files)], images / f"{number}.jpg")
-    command = [sys.executable, "-m", "genretag.cli", "tag", str(images), str(tmp_path / "out"), "--model", small_bundle]
-    job = subprocess.Popen([*command, "--rows-per-file", "256"], stderr=subprocess.PIPE, start_new_session=True)
-    parts = tmp_path / "out" / "predictions"
-    _await(lambda: job.poll() is not None or len(list(parts.rglob("*.parquet"))) >= 2)
-    assert job.poll() is None, f"the job ended before it could be killed: {job.stderr.read().decode()}"
-    os.kill(job.pid, signal.SIGKILL)
+    command = ["tag", images, tmp_path / "out", "--model", small_bundle]
+    job = suspended_run(2, *command, "--rows-per-file", "256")
+    job.kill()
     job.wait()
     held = len(rows(tmp_path / "out"))
 
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    again = process(*command)
 
     assert 512 <= held < 1500
     assert not (tmp_path / "out" / "_lock.json").exists(), "the dead run's lock was taken over and let go of"
