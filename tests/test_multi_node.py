@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import REPOSITORY
 from fault_proxy import Faults, fault_proxy
 from network_namespaces import network
 from outputs import rows
-from ray_cluster_faults import TITLES, ray_cluster, until
+from ray_cluster_faults import TITLES, ray_cluster, titled, until
 from warehouse_rows import opened
 
 from genretag.model.bundle import load_bundle
@@ -142,9 +143,22 @@ def end(job):
     try:
         out, err = job.communicate(timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        stacks = stacks_of("-m genretag tag ")
         job.kill()
-        raise AssertionError(f"it hangs: {job.communicate()}") from None
+        raise AssertionError(
+            f"it hangs: {job.communicate()}\n{stacks or 'its command on the cluster is over'}"
+        ) from None
     return job.returncode, out, err
+
+
+def stacks_of(words):
+    """Return the stacks of all threads of Python processes with these words in their command line."""
+    py_spy = str(Path(sys.executable).with_name("py-spy"))  # comes with Ray
+    commands = (
+        [py_spy, "dump", "--pid", str(process.pid)] for process in psutil.process_iter() if words in titled(process)
+    )
+    dumps = (subprocess.run(command, capture_output=True, text=True, check=False) for command in commands)
+    return "\n".join(dump.stdout + dump.stderr for dump in dumps)
 
 
 def scrape(cluster):

@@ -238,3 +238,29 @@ def test_after_a_broken_connection_the_log_continues_without_repetition(capsys, 
     asyncio.run(_print_log(Server(), "night"))
 
     assert capsys.readouterr().out == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("last_word", ["two\n", ""], ids=["heard again", "lost for good"])
+def test_a_connection_that_falls_silent_does_not_outlive_the_job(capsys, monkeypatch, last_word):
+    """The first connection sends one line and then nothing, and the job ends. The next one may be silent too."""
+
+    class Server:
+        connections = 0
+
+        async def log(self, name):
+            Server.connections += 1
+            yield "one\n"
+            if Server.connections == 2 and last_word:
+                yield last_word
+            else:
+                await asyncio.Event().wait()
+
+        def info(self, name):
+            return SimpleNamespace(status=SimpleNamespace(is_terminal=lambda: True))
+
+    monkeypatch.setattr("genretag.commands.submit.LOOK_AGAIN_S", 0)
+    monkeypatch.setattr("genretag.commands.submit.SILENT_AFTER_S", 0.05)
+    asyncio.run(asyncio.wait_for(_print_log(Server(), "night"), 30))
+
+    assert capsys.readouterr().out == "one\n" + last_word
+    assert Server.connections == 2

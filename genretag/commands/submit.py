@@ -12,7 +12,8 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,6 +153,7 @@ UNDER_WAY = ("PENDING", "RUNNING")
 ATTEMPTS_AT_MOST = 1_000
 LOOK_AGAIN_S = 2.0
 LOST_AFTER_S = 120.0  # without an answer from the job server
+SILENT_AFTER_S = 60.0  # without a word from the job, which logs its progress every 5 s as a rule
 
 
 def submit(line: CommandLine, settings: SubmitSettings) -> int:
@@ -219,31 +221,43 @@ def _follow(server: JobServer, name: str) -> int:
 async def _print_log(server: JobServer, name: str) -> None:
     """Print what the job prints until it ends. After a broken connection, continue where the output broke off.
 
-    Raises `JobError` if the server does not answer for `LOST_AFTER_S` seconds.
+    If nothing arrives for `SILENT_AFTER_S` seconds, connect again, because a proxy or a dead agent may have dropped the
+    connection without a word. Raises `JobError` if the server does not answer for `LOST_AFTER_S` seconds.
     """
     import asyncio
 
     import aiohttp
 
-    printed, heard = 0, time.monotonic()
+    printed, heard, over = 0, time.monotonic(), False
     while True:
-        passed = 0
+        passed, silent = 0, False
         try:
-            async for piece in server.log(name):
+            async for piece in _until_silent(server.log(name)):
                 print(redact(piece[max(0, printed - passed) :]), end="", flush=True)  # noqa: T201
                 passed += len(piece)
                 printed, heard = max(printed, passed), time.monotonic()
+        except TimeoutError:
+            silent = True
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
             logger.warning("the connection to the job server broke off: %s", one_line(error))
         try:
             info = server.info(name)
-            if info is None or info.status.is_terminal():
+            if info is None or (info.status.is_terminal() and (over or not silent)):
                 return
-            heard = time.monotonic()
+            heard, over = time.monotonic(), info.status.is_terminal()  # if it has just ended, read its last lines
         except JobError:
             if time.monotonic() - heard > LOST_AFTER_S:
                 raise
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def _until_silent(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yield the pieces of a log. Raises `TimeoutError` if no piece arrives for `SILENT_AFTER_S` seconds."""
+    import asyncio
+
+    with suppress(StopAsyncIteration):
+        while True:
+            yield await asyncio.wait_for(anext(pieces), SILENT_AFTER_S)
 
 
 def exit_code(info: Any, name: str) -> int:
