@@ -198,6 +198,13 @@ def titled(process: psutil.Process) -> str:
     return ""
 
 
+def stacks(pid: int) -> str:
+    """Return the stacks of all threads of a Python process, to find out why it hangs."""
+    py_spy = str(Path(sys.executable).with_name("py-spy"))  # Ray needs it too
+    found = subprocess.run([py_spy, "dump", "--pid", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout + found.stderr
+
+
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.Error):
         process.send_signal(signal.SIGKILL)  # psutil checks that the process id was not reused

@@ -19,7 +19,7 @@ from conftest import REPOSITORY
 from fault_proxy import Faults, fault_proxy
 from network_namespaces import network
 from outputs import rows
-from ray_cluster_faults import TITLES, ray_cluster, titled, until
+from ray_cluster_faults import TITLES, ray_cluster, stacks, titled, until
 from warehouse_rows import opened
 
 from genretag.model.bundle import load_bundle
@@ -143,22 +143,11 @@ def end(job):
     try:
         out, err = job.communicate(timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        stacks = stacks_of("-m genretag tag ")
+        commands = [process for process in psutil.process_iter() if "-m genretag tag " in titled(process)]
+        where = "\n".join(stacks(command.pid) for command in commands) or "its command on the cluster is over"
         job.kill()
-        raise AssertionError(
-            f"it hangs: {job.communicate()}\n{stacks or 'its command on the cluster is over'}"
-        ) from None
+        raise AssertionError(f"it hangs: {job.communicate()}\n{where}") from None
     return job.returncode, out, err
-
-
-def stacks_of(words):
-    """Return the stacks of all threads of Python processes with these words in their command line."""
-    py_spy = str(Path(sys.executable).with_name("py-spy"))  # comes with Ray
-    commands = (
-        [py_spy, "dump", "--pid", str(process.pid)] for process in psutil.process_iter() if words in titled(process)
-    )
-    dumps = (subprocess.run(command, capture_output=True, text=True, check=False) for command in commands)
-    return "\n".join(dump.stdout + dump.stderr for dump in dumps)
 
 
 def scrape(cluster):

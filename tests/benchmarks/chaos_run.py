@@ -19,7 +19,7 @@ from chaos_faults import LAST, RECORD, STAGES, Fault, Undo, happen
 from fault_proxy import KINDS, FaultProxy, Faults, fault_proxy
 from gcs_server import running_gcs, why_no_gcs
 from network_namespaces import network
-from ray_cluster_faults import NONE, Node, RayCluster, ray_cluster
+from ray_cluster_faults import NONE, Node, RayCluster, ray_cluster, stacks
 
 from genretag.demo.posters import BROKEN, draw_posters
 from genretag.demo.s3_server import running_s3_server
@@ -241,6 +241,7 @@ class Run:
             time.sleep(LOOK_EVERY_S)
         code = self.job.poll()
         if code is None:
+            print(stacks(self.job.pid), flush=True)
             self.kill()
         self._end_faults(float("inf"))
         if proxy:

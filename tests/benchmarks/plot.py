@@ -2,12 +2,15 @@
 
     python tests/benchmarks/plot.py bench bench.json docs/figures/bench.svg
     python tests/benchmarks/plot.py growth growth.json docs/figures/growth.svg
+    python tests/benchmarks/plot.py million FOLDER/million.json docs/figures/million.svg
 
-The JSON files come from `genretag bench --json` (or job.py) and from growth.py. Needs the extra `bench`.
+The JSON files come from `genretag bench --json` (or job.py), from growth.py and from million.py. Needs the extra
+`bench`.
 """
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,10 +67,30 @@ def growth(found: list[dict[str, Any]]) -> plt.Figure:
     return figure
 
 
+def million(found: dict[str, Any]) -> plt.Figure:
+    """Draw rate, memory and size of the output by the number of posters that a night has scored."""
+    rows = found["the night"]["rows"]
+    posters = [row["posters"] / 1e3 for row in rows]
+    marks = [(0, 0.0), *((row["posters"], row["seconds"]) for row in rows)]
+    figure, (rates, memory, disk) = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    rates.plot(posters, [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairwise(marks)], "o-", color=JOB)
+    for name, label, colour in (
+        ("driver_mb", "driver", STAGE),
+        ("actor_mb", "actor", JOB),
+        ("store_mb", "object store", CEILING),
+    ):
+        memory.plot(posters, [row[name] for row in rows], "o-", color=colour, label=label)
+    disk.plot(posters, [row["output_mb"] for row in rows], "o-", color=JOB)
+    for axes, title in ((rates, "posters/s since the last dot"), (memory, "memory, MB"), (disk, "output, MB")):
+        axes.set(title=title, xlabel="thousand posters", xlim=(0, None), ylim=(0, None))
+    memory.legend(frameon=False)
+    return figure
+
+
 def main() -> None:
     kind, source, target = sys.argv[1:]
     with mpl.rc_context(SETTINGS):
-        figure = {"bench": bench, "growth": growth}[kind](json.loads(Path(source).read_text()))
+        figure = {"bench": bench, "growth": growth, "million": million}[kind](json.loads(Path(source).read_text()))
         figure.savefig(target, metadata={"Date": None})
 
 
