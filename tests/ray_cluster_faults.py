@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import ray  # noqa: F401 - brings psutil along
@@ -25,6 +26,7 @@ STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of dec
 NONE: Mapping[str, str] = {}
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
+STARTS_AT_MOST = 5
 PATIENT = {"GENRETAG_STORE_TOTAL_S": "600"}  # of jobs: a poster that the fault proxy holds back does not fail
 TITLES = {"Score": "MapBatches(Score)", "Predict": "ray::Predict"}  # part of the titles of actors' processes
 QUICK_TO_NOTICE = {  # the head notices a dead node after 2 s instead of half a minute
@@ -112,8 +114,13 @@ class RayCluster:
     def _start(
         self, arguments: list[str], host: Host, store_bytes: int = STORE_BYTES, environment: Mapping[str, str] = NONE
     ) -> Node:
+        """Start a node and return it. On a busy machine, Ray may give up after 30 s: try again then."""
         arguments = [*arguments, f"--object-store-memory={store_bytes}"]
-        return Node(arguments, self.folder, {**self.node_environment, **environment}, host)
+        start = partial(Node, arguments, self.folder, {**self.node_environment, **environment}, host)
+        for _ in range(STARTS_AT_MOST - 1):
+            with suppress(RuntimeError):
+                return start()
+        return start()
 
     def add_worker(
         self,

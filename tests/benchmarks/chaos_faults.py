@@ -93,7 +93,7 @@ def happen(kind: str, run: "Run", random: Random) -> tuple[float, Undo] | None:
         return _freeze(random.choice(run.world.cluster.workers).everything(), random)
     elif kind == "worker node":
         run.world.cluster.kill_worker(random.choice(run.world.cluster.workers))
-        run.world.add_node()
+        run.world.cluster.add_worker()
     elif kind == "node offline":
         host = random.choice(run.world.cluster.workers).host
         host.go_offline()
@@ -140,11 +140,11 @@ def _odd_node(run: "Run", random: Random, environment: dict[str, str]) -> tuple[
     """Replace a worker node by one with other environment variables. The returned function replaces it again."""
     cluster = run.world.cluster
     cluster.kill_worker(random.choice(cluster.workers))
-    node = run.world.add_node(environment)
+    node = cluster.add_worker(environment=environment)
 
     def end() -> None:
         if node in cluster.workers:
             cluster.kill_worker(node)
-            run.world.add_node()
+            cluster.add_worker()
 
     return random.uniform(*ODD_NODE_S), end

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from chaos_faults import LAST, RECORD, STAGES, Fault, Undo, happen
 from fault_proxy import KINDS, FaultProxy, Faults, fault_proxy
 from gcs_server import running_gcs, why_no_gcs
 from network_namespaces import network
-from ray_cluster_faults import NONE, Node, RayCluster, ray_cluster, stacks
+from ray_cluster_faults import RayCluster, ray_cluster, stacks
 
 from genretag.demo.posters import BROKEN, draw_posters
 from genretag.demo.s3_server import running_s3_server
@@ -32,7 +32,6 @@ DISK_BYTES = 256 << 20
 ROWS_PER_FILE = 50
 RUN_TIMEOUT_S = 600.0  # a run that takes longer counts as hanging
 LOOK_EVERY_S = 0.05
-ATTEMPTS = 5
 LOCAL_RUN_S = 8.0  # about the time from the first actor to the last poster
 IMPATIENT = {"GENRETAG_STORE_ATTEMPT_S": "3"}  # otherwise each hanging request would cost 20 s
 
@@ -115,14 +114,7 @@ class World:
             if not node.runs():
                 self.cluster.kill_worker(node)
         while len(self.cluster.workers) < 2:
-            self.add_node()
-
-    def add_node(self, environment: Mapping[str, str] = NONE) -> Node:
-        """Start a worker node and return it. On a busy machine, Ray may give the start of a node up: try again."""
-        for _ in range(ATTEMPTS):
-            with suppress(RuntimeError):
-                return self.cluster.add_worker(environment=environment)
-        raise RuntimeError("no worker node starts here")
+            self.cluster.add_worker()
 
 
 @contextmanager
