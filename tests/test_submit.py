@@ -10,9 +10,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from genretag.commands.submit import _next, _print_log, exit_code
 from genretag.errors import JobError, UsageError
+from genretag.runtime.job_server import JobServer
 from genretag.settings import SubmitSettings
 
 TAG = ("tag", "s3://films/posters", "s3://films/genres")
@@ -150,12 +152,17 @@ def test_commands_that_cannot_work_are_refused_in_one_line(command, arguments, s
 
 @pytest.fixture
 def answering():
-    """Return a function that starts an HTTP server with a fixed status and JSON answer, and returns its address."""
-    servers = []
+    """Return a function that starts an HTTP server with a fixed status and JSON answer, and returns its address.
 
-    def answering(status, content):
+    Requests for paths that begin with `silent` get no answer.
+    """
+    servers, over = [], threading.Event()
+
+    def answering(status, content, silent="nothing"):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
+                if self.path.startswith(silent):
+                    over.wait()
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(json.dumps(content).encode())
@@ -168,6 +175,7 @@ def answering():
         return f"http://127.0.0.1:{servers[-1].server_port}"
 
     yield answering
+    over.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -186,6 +194,14 @@ def test_a_server_that_is_no_matching_ray_job_server_is_refused(command, answeri
 
     assert code == 2
     assert says in err.splitlines()[-1]
+
+
+def test_a_server_that_stops_answering_is_given_up(answering, monkeypatch):
+    monkeypatch.setattr("genretag.runtime.job_server.ANSWER_S", 0.2)
+    server = JobServer(answering(200, {"ray_version": ray.__version__}, silent="/api/jobs"))
+
+    with pytest.raises(JobError, match="does not answer any more"):
+        server.info("night")
 
 
 def ended(status, code=None, error_type=None, message=""):

@@ -57,6 +57,21 @@ def is_known_job(error: BaseException) -> bool:
     return KNOWN_JOB in str(error)
 
 
+def job_client(address: str, timeout_s: tuple[float, float]) -> Any:
+    """Return Ray's client of the job server at `address`, with limits for its requests. Ray's own has none.
+
+    `timeout_s` has the seconds to connect, and to wait for an answer. Then `requests.Timeout` is raised. The log of a
+    job is read without limits.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, *arguments: Any, **options: Any) -> Any:
+            return super()._do_request(*arguments, timeout=timeout_s, **options)
+
+    return Client(address)
+
+
 def ending_without_nodes(asks: Sequence[Ask], wait_s: float, begun: Callable[[], bool]) -> type:
     """Return a Ray Data callback class that ends an execution if the cluster lacks resources for `wait_s` seconds.
 

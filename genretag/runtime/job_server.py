@@ -8,10 +8,10 @@ from typing import Any
 
 from genretag.errors import JobError, UsageError, one_line
 from genretag.runtime import logs
-from genretag.runtime.compat import is_known_job, is_unknown_job
+from genretag.runtime.compat import is_known_job, is_unknown_job, job_client
 from genretag.runtime.ray_session import refused_token, show_a_token_where_there_is_one
 
-CONNECT_S, ANSWER_S = 10, 30
+CONNECT_S, ANSWER_S = 10, 60
 SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
 
@@ -27,11 +27,9 @@ class JobServer:
         show_a_token_where_there_is_one()
         logs.quieten_libraries()
         _knock(address)
-        from ray.job_submission import JobSubmissionClient
-
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it logs every connection
         with _at(address), self._errors():
-            self._client = JobSubmissionClient(address)
+            self._client = job_client(address, (CONNECT_S, ANSWER_S))
         _require_version(getattr(self._client, "_server_ray_version", None), address)
 
     def info(self, name: str) -> Any:
