@@ -22,7 +22,9 @@ from outputs import rows
 from ray_cluster_faults import TITLES, ray_cluster, stacks, titled, until
 from warehouse_rows import opened
 
+from genretag.commands.submit import _follow
 from genretag.model.bundle import load_bundle
+from genretag.runtime.job_server import JobServer
 from genretag.runtime.telemetry import METRICS
 from genretag.storage import Storage, StorageError, join
 
@@ -261,6 +263,22 @@ def stop(cluster, name):
 def submission_id(job):
     """Return the submission id, which `submit` prints first."""
     return job.stdout.readline().split()[0]
+
+
+def test_submit_ends_with_its_job_even_if_the_agent_that_reads_the_log_stands_still(cluster, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr("genretag.commands.submit.SILENT_AFTER_S", 5)
+    server = JobServer(cluster.job_server)
+    server.submit("brief", "echo begins; sleep 5; echo ends; exit 7", {})
+    until(lambda: server.info("brief").status.value == "RUNNING")
+    (agent,) = cluster.head.processes("ray::DashboardAgent")
+    agent.suspend()
+    try:
+        assert _follow(server, "brief") == 7
+    finally:
+        agent.resume()
 
 
 def test_a_wrong_token_is_refused(cluster, bucket, ended):
