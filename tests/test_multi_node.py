@@ -22,9 +22,7 @@ from outputs import rows
 from ray_cluster_faults import TITLES, ray_cluster, stacks, titled, until
 from warehouse_rows import opened
 
-from genretag.commands.submit import _follow
 from genretag.model.bundle import load_bundle
-from genretag.runtime.job_server import JobServer
 from genretag.runtime.telemetry import METRICS
 from genretag.storage import Storage, StorageError, join
 
@@ -265,20 +263,35 @@ def submission_id(job):
     return job.stdout.readline().split()[0]
 
 
-def test_submit_ends_with_its_job_even_if_the_agent_that_reads_the_log_stands_still(cluster, monkeypatch):
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, cluster.environment[name])
-    monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr("genretag.commands.submit.SILENT_AFTER_S", 5)
-    server = JobServer(cluster.job_server)
-    server.submit("brief", "echo begins; sleep 5; echo ends; exit 7", {})
-    until(lambda: server.info("brief").status.value == "RUNNING")
+SUBMITS_AND_FOLLOWS = """
+import sys
+from genretag.commands import submit
+from genretag.runtime.job_server import JobServer
+
+submit.SILENT_AFTER_S = 5
+server = JobServer(sys.argv[1])
+server.submit("brief", "echo it begins; sleep 5; exit 7", {})
+sys.exit(submit._follow(server, "brief"))
+"""
+
+
+def test_submit_ends_with_its_job_even_if_the_agent_that_reads_the_log_stands_still(cluster):
+    token = {name: value for name, value in cluster.environment.items() if name.startswith("RAY_AUTH")}
+    job = subprocess.Popen(
+        [sys.executable, "-c", SUBMITS_AND_FOLLOWS, cluster.job_server],
+        env={**os.environ, **token, "NO_PROXY": "*"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any("it begins" in line for line in job.stdout)
     (agent,) = cluster.head.processes("ray::DashboardAgent")
     agent.suspend()
     try:
-        assert _follow(server, "brief") == 7
+        code, _, err = end(job)
     finally:
         agent.resume()
+    assert code == 7, err
 
 
 def test_a_wrong_token_is_refused(cluster, bucket, ended):
