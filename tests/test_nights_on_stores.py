@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import psutil
 import pytest
@@ -95,15 +92,14 @@ def kill(job):
 def test_of_two_nights_at_once_one_ends_with_3(request, process, posters, scheme):
     place = fill(new_bucket(request, scheme), posters[:20])
     output = join(place.rsplit("/", 1)[0], "genres")
-    command = [sys.executable, "-m", "genretag.cli", "tag", place, output, *NIGHT]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not held(output):
-        assert first.poll() is None
-        time.sleep(0.05)
+    command = ["tag", place, output, *NIGHT]
+    first = suspended_run(0, *command)
 
-    second = process(*command[3:])
+    second = process(*command)
+    first.send_signal(signal.SIGCONT)
+    _, errors = first.communicate(timeout=240)
 
-    assert (second.returncode, first.wait(120)) == (3, 0), second.stderr
+    assert (second.returncode, first.returncode) == (3, 0), second.stderr + errors
     assert "is held by run" in second.stderr.splitlines()[-1]
 
 
