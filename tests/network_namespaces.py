@@ -5,6 +5,7 @@ If namespaces cannot be made (no root, or no `ip`), every host has the loopback 
 
 import os
 import random
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -52,7 +53,10 @@ class Network:
         self._subnet = f"10.{random.randrange(64, 250)}"
         self._namespaces: list[str] = []
         self.gateway = f"{self._subnet}.0.1"
-        _ip("link", "add", self._bridge, "type", "bridge")
+        # A hardware address of its own. Otherwise, a bridge takes the lowest address of its ports, so a new host can
+        # change it, and for up to a minute the other hosts send to an address that nobody has any more.
+        address = "02:" + secrets.token_bytes(5).hex(":")  # 02: locally administered
+        _ip("link", "add", self._bridge, "address", address, "type", "bridge")
         _ip("addr", "add", f"{self.gateway}/16", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
 
