@@ -6,6 +6,7 @@ A wrong key is reported at once.
 import errno
 import json
 import os
+import pickle
 import socket
 import time
 
@@ -18,7 +19,7 @@ from genretag.commands.tag import tag
 from genretag.errors import UsageError
 from genretag.runtime.session import Session
 from genretag.scoring.settings import TagSettings
-from genretag.storage import Storage, StorageError, join, local
+from genretag.storage import Storage, StorageError, bucket_store, join, local
 from genretag.storage.retries import RetryPolicy
 from genretag.storage.s3_errors import S3_ADVICE
 from genretag.storage.store_errors import Answer, of_answer, store_error, words_of
@@ -48,6 +49,29 @@ def through(s3_server):
     yield through
     for context in proxies:
         context.__exit__(None, None, None)
+
+
+# The first connection
+
+
+def test_a_worker_outlasts_an_outage_at_its_first_connection(bucket, monkeypatch):
+    """A person who starts a job soon reads that nobody answers."""
+    storage = Storage()
+    storage.put(join(bucket, "a.jpg"), b"poster")
+    connect, refused = socket.create_connection, [OSError("timed out")] * 2
+
+    def refusing_twice(*arguments, **options):
+        if refused:
+            raise refused.pop()
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(bucket_store, "KNOCK_S", 0.0)
+    monkeypatch.setattr(socket, "create_connection", refusing_twice)
+    with pytest.raises(StorageError, match=r"no store answers at .* \(timed out\)"):
+        Storage().stat(join(bucket, "a.jpg"))
+    refused.append(OSError("timed out"))
+
+    assert bytes(pickle.loads(pickle.dumps(storage)).get(join(bucket, "a.jpg")).data) == b"poster"
 
 
 # Single requests

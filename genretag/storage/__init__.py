@@ -9,6 +9,7 @@ system.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from genretag.storage.access import Access
@@ -37,6 +38,9 @@ FILESYSTEM_ATTEMPTS = 5
 class Storage:
     """Access to local folders and stores by URI. Pickling is cheap: each process opens its clients at their first use.
 
+    If a store does not answer at the first use, an unpickled copy keeps trying for GENRETAG_STORE_TOTAL_S, and other
+    objects for `KNOCK_S`. A worker must outlast an outage, but a person should soon read that an address is wrong.
+
     Each method raises `StorageError` if the store fails or refuses. If credentials or settings are missing or unusable,
     the method raises `UsageError`.
     """
@@ -56,7 +60,7 @@ class Storage:
         self._stores: dict[str, Store] = {}
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str | None, Encryption, Access]]:
-        return Storage, (self.endpoint_url, self.encryption, self.access)
+        return Storage, (self.endpoint_url, self.encryption, replace(self.access, in_worker=True))
 
     def __eq__(self, other: object) -> bool:
         """Return whether `other` has the same settings, so that one process can share clients between equal ones."""

@@ -15,6 +15,7 @@ class Access:
     request_payer: bool = False
     own: tuple[str, ...] = ()
     private_hosts: bool = False  # True: an https:// URL of a manifest may lead into this machine's own network
+    in_worker: bool = False  # True: the job has reached the stores already, so an outage will pass
 
     def is_anonymous(self, uri: str) -> bool:
         """Return whether requests for `uri` carry no credentials."""

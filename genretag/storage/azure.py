@@ -58,8 +58,7 @@ class AzureBlobs(BucketStore):
 
     def __init__(self, access: Access, scheme: str) -> None:
         """`scheme` is the beginning of all URIs: `az://` or `abfss://`."""
-        super().__init__()
-        self._access = access
+        super().__init__(access)
         self._scheme = scheme
         self._certificates = authorities()
         self._services: dict[str, BlobService] = {}
@@ -81,7 +80,7 @@ class AzureBlobs(BucketStore):
         from obstore.store import AzureStore
 
         account, token = self._account(bucket)
-        knock(account.endpoint, self.advice.endpoint)
+        knock(account.endpoint, self.advice.endpoint, self._patience_s)
         container, _ = container_of(bucket)
         credentials: dict[str, Any] = {"skip_signature": True}
         if account.key:

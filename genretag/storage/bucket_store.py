@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+from genretag.storage.access import Access
+from genretag.storage.clients import KNOCK_S
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, RangeFile, StorageError, bare_etag, refuse_large
 from genretag.storage.retries import RetryPolicy, retry
 from genretag.storage.store_errors import Advice, storage_errors
@@ -50,8 +52,10 @@ class BucketStore:
 
     advice: ClassVar[Advice]
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._retry_policy = RetryPolicy.of_environment()
+        self._patience_s = self._retry_policy.total_s if access.in_worker else KNOCK_S  # at the first connection
         self._buckets: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0  # limit for opening a connection: longer than the delay of three lost packets
 MOST_ATTEMPTS = 1000  # never reached, because the time for one object limits the retries
-KNOCK_S = 2.0  # if the server is unreachable at the start, try again for this long
+KNOCK_S = 2.0  # if the server is unreachable at the start of a job, try again for this long
 
 
 def client_options(url: str, retry_policy: RetryPolicy, certificates: bytes | None) -> "ClientConfig":
@@ -73,10 +73,11 @@ def proxy_of(url: str) -> str | None:
     return proxy if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else None
 
 
-def knock(url: str, advice: str) -> None:
+def knock(url: str, advice: str, patience_s: float) -> None:
     """Raise `StorageError` if no server listens at `url`, and `UsageError` if `url` names no host.
 
-    obstore itself would retry for a minute, and its error would not name the address. `advice` ends the message.
+    If no connection can be made, try again for `patience_s` seconds. obstore itself would retry for a minute, and its
+    error would not name the address. `advice` ends the message.
     """
     parts = urlsplit(url)
     host, port = parts.hostname, parts.port or (80 if parts.scheme == "http" else 443)
@@ -84,7 +85,7 @@ def knock(url: str, advice: str) -> None:
         raise UsageError(f"{one_line(url, 100)!r} is no endpoint: write http://HOST:PORT or https://HOST")
     if proxy_of(url):
         return  # a proxy connects to the server; this machine itself may not be able to
-    deadline = time.monotonic() + KNOCK_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             socket.create_connection((host, port), timeout=CONNECT_S).close()

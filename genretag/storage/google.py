@@ -145,7 +145,7 @@ class GoogleStore(S3ProtocolStore):
         if not anonymous and self._tokens is None:
             emulated = EMULATOR in os.environ and "GOOGLE_APPLICATION_CREDENTIALS" not in os.environ
             self._tokens = (NoTokens if emulated else Tokens)(bucket)
-        knock(self._server, self.advice.endpoint)
+        knock(self._server, self.advice.endpoint, self._patience_s)
         options = client_options(self._server, self._retry_policy, self._certificates)
         if headers := self._payer():
             options["default_headers"] = headers

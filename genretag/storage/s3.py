@@ -61,7 +61,13 @@ class S3Client(S3ProtocolStore):
     def _open_bucket(self, bucket: str, *, retries: bool) -> "S3Store":
         anonymous = self._is_anonymous(bucket)
         return open_bucket(
-            bucket, self._settings, self._encryption, self._retry_policy, retries=retries, anonymous=anonymous
+            bucket,
+            self._settings,
+            self._encryption,
+            self._retry_policy,
+            retries=retries,
+            anonymous=anonymous,
+            patience_s=self._patience_s,
         )
 
     def _new_client(self, bucket: str) -> Any:
@@ -105,13 +111,14 @@ def open_bucket(
     *,
     retries: bool,
     anonymous: bool,
+    patience_s: float,
 ) -> "S3Store":
     """Return obstore's store for a bucket, after a check that a server listens. The bucket itself is not checked.
 
     If `retries` is false, obstore makes only one attempt per request, for writes that must not happen twice. Without
     retries, obstore also deletes each object by a separate request. If `anonymous`, requests are not signed.
     Raises `UsageError` if there are no credentials or if the settings cannot be used. Raises `StorageError` if no
-    server listens.
+    server listens within `patience_s` seconds.
     """
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
@@ -124,7 +131,7 @@ def open_bucket(
         _require_credentials(session, bucket)
         credentials = {"credential_provider": Boto3CredentialProvider(session, ttl=CREDENTIALS_TTL)}
     advice = S3_ADVICE.endpoint if settings.endpoint_url else S3_ADVICE.region
-    knock(settings.server, advice)
+    knock(settings.server, advice, patience_s)
     url, in_host = settings.url_of(bucket)
     try:
         return S3Store(

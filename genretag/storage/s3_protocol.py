@@ -94,8 +94,7 @@ class S3ProtocolStore(BucketStore):
     scheme: ClassVar[str]
 
     def __init__(self, access: Access) -> None:
-        super().__init__()
-        self._access = access
+        super().__init__(access)
         self._clients: dict[bool, Any] = {}  # one for requests without credentials, and one for all others
 
     def _is_anonymous(self, bucket: str) -> bool:
