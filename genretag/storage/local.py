@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,50 +26,72 @@ import pyarrow as pa
 
 from genretag.errors import one_line
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
-from genretag.storage.s3_listing import to_table
+from genretag.storage.s3_listing import LISTING
 
 logger = logging.getLogger(__name__)
 
 
-def list_folder(root: str, stat: Callable[[str], ObjectInfo], refuse: Callable[[OSError], None]) -> Iterator[pa.Table]:
+def list_folder(root: str) -> Iterator[pa.Table]:
     """Yield the files below the folder `root` as tables with the columns of `s3_listing.LISTING`.
 
     Names that are not UTF-8 are left out with a warning, because no table can hold them. Sub-folders without read
-    permission are left out with a warning too.
-
-    `stat` returns the properties of a file. If it raises `StorageError` with the reason `not_found`, the file is left
-    out. With the reason `access_denied`, the file is listed without an etag. `refuse` gets every other error of the
-    walk through the folders, and raises an exception. A sub-folder that is deleted during the walk is no error.
-    Raises `StorageError` with the reason `refused` if the name of the folder is not UTF-8.
+    permission are left out with a warning too. What is deleted during the walk is no error.
+    Raises `StorageError` if a folder or the properties of a file cannot be read for another reason than a permission.
+    If the name of the folder is not UTF-8, the reason is `refused`.
     """
     if not _is_utf8(root):
         raise StorageError("refused", f"{one_line(ascii(root))} is not UTF-8: no table can hold such a name")
-    files = _Files(root, stat, refuse)
-    page: list[ObjectInfo] = []
-    for info in files:
-        page.append(info)
-        if len(page) == PAGE:
-            yield to_table(page)
-            page = []
-    if page:
-        yield to_table(page)
+    files = _Files(root)
+    paths: list[str] = []
+    properties: list[os.stat_result | None] = []
+    for path in files:
+        try:
+            found = os.stat(path)  # noqa: PTH116
+        except PermissionError:
+            found = None
+        except OSError as error:
+            if (refused := _storage_error(error)).reason == "not_found":  # it was deleted, or is a broken link
+                continue
+            raise refused from error
+        if found and not stat.S_ISREG(found.st_mode):
+            continue
+        paths.append(path)
+        properties.append(found)
+        if len(paths) == PAGE:
+            yield _to_table(paths, properties)
+            paths, properties = [], []
+    if paths:
+        yield _to_table(paths, properties)
     files.warn()
 
 
-class _Files:
-    """An iterator over the files below a folder. It remembers the names that were left out."""
+def _to_table(paths: list[str], properties: list[os.stat_result | None]) -> pa.Table:
+    """Return files as a table with the columns of `LISTING`. If access to the properties was denied, they are None."""
+    columns = [
+        paths,
+        [_etag(found) if found else "" for found in properties],
+        [found.st_size if found else None for found in properties],
+        [found.st_mtime_ns // 1000 if found else None for found in properties],
+    ]
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], LISTING)
 
-    def __init__(self, root: str, stat: Callable[[str], ObjectInfo], refuse: Callable[[OSError], None]) -> None:
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+class _Files:
+    """An iterator over the paths of files below a folder. It remembers the names that were left out."""
+
+    def __init__(self, root: str) -> None:
         self._root = root
-        self._stat = stat
-        self._refuse = refuse
         self._seen: set[tuple[int, int]] = set()  # folders by device and inode
         self._links: list[str] = []
         self._followed: list[str] = []
         self._not_utf8: list[str] = []
         self._closed: list[str] = []
 
-    def __iter__(self) -> Iterator[ObjectInfo]:
+    def __iter__(self) -> Iterator[str]:
         self._is_new(self._root)
         yield from self._below(self._root)
         for link in self._links:  # the list grows during the loop if linked folders contain links
@@ -77,14 +99,13 @@ class _Files:
                 self._followed.append(link)
                 yield from self._below(link)
 
-    def _below(self, top: str) -> Iterator[ObjectInfo]:
+    def _below(self, top: str) -> Iterator[str]:
         """Yield the files below the folder `top`. Do not follow links to folders, but remember them for later."""
         for folder, subfolders, names in os.walk(top, onerror=self._meet):
             subfolders[:] = [name for name in self._usable(subfolders) if self._comes_now(folder, name)]
+            inside = os.path.join(folder, "")  # noqa: PTH118 - Path would normalise the name
             for name in self._usable(names):
-                info = self._look_at(os.path.join(folder, name))  # noqa: PTH118 - Path would normalise the name
-                if info is not None:
-                    yield info
+                yield inside + name
 
     def _comes_now(self, folder: str, name: str) -> bool:
         """Return whether the walk goes into the sub-folder `name` of `folder` now.
@@ -112,27 +133,18 @@ class _Files:
     def _usable(self, names: list[str]) -> list[str]:
         """Return the names in sorted order, without hidden ones and without names that are not UTF-8."""
         seen = sorted(name for name in names if not name.startswith("."))
+        if _is_utf8("".join(seen)):
+            return seen
         self._not_utf8 += [name for name in seen if not _is_utf8(name)]
         return [name for name in seen if _is_utf8(name)]
 
-    def _look_at(self, path: str) -> ObjectInfo | None:
-        """Return a file's properties, without an etag if access is denied. Return None if it is no regular file."""
-        try:
-            return self._stat(path)
-        except StorageError as error:
-            if error.reason == "not_found":  # it was deleted, is a broken link, or is no regular file
-                return None
-            if error.reason == "access_denied":
-                return ObjectInfo.unknown(path)
-            raise
-
     def _meet(self, error: OSError) -> None:
-        """Handle an error of `os.walk`: remember an unreadable sub-folder, ignore a deleted one, or call `refuse`."""
+        """Handle an error of `os.walk`: remember an unreadable sub-folder, ignore a deleted one, or raise the error."""
         inside = error.filename != self._root
         if inside and isinstance(error, PermissionError):
             self._closed.append(str(error.filename))
         elif not (inside and isinstance(error, FileNotFoundError)):  # it was deleted during the walk
-            self._refuse(error)
+            raise _storage_error(error) from error
 
     def warn(self) -> None:
         """Log which names were left out: one warning for names that are not UTF-8, and one for unreadable sub-folders.
@@ -173,7 +185,7 @@ class LocalStore:
     def list_tables(self, uri: str) -> Iterator["pa.Table"]:
         if not os.path.isdir(uri):  # noqa: PTH112 - Path would drop a trailing slash
             raise StorageError("not_found", f"{uri} is not a folder")
-        return list_folder(uri, self.stat, _raise_as_storage_error)
+        return list_folder(uri)
 
     def stat(self, uri: str) -> ObjectInfo:
         try:
@@ -183,7 +195,7 @@ class LocalStore:
         if not stat.S_ISREG(found.st_mode):
             raise StorageError("not_found", f"{uri} is not a file")
         modified = datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
-        return ObjectInfo(uri, f"{found.st_mtime_ns:x}-{found.st_size:x}", found.st_size, modified)
+        return ObjectInfo(uri, _etag(found), found.st_size, modified)
 
     def get(self, uri: str, max_bytes: int | None) -> Fetched:
         info = self.stat(uri)
@@ -321,10 +333,6 @@ def _folder_locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _raise_as_storage_error(error: OSError) -> None:
-    raise _storage_error(error) from error
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -78,7 +78,7 @@ class _Posters:
             file = self._drawn[number % DRAWN]
             link = self.folder / f"{number:07d}{file.suffix}"
             if not link.exists():
-                link.symlink_to(file)
+                link.hardlink_to(file)
 
 
 def _genretag(*arguments: object) -> float:
