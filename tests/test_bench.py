@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import signal
+import time
 from math import isnan
 
 import pytest
@@ -10,6 +13,7 @@ from outputs import ODD
 
 from genretag.commands.bench import _apart
 from genretag.runtime.session import Session
+from genretag.runtime.stopping import Terminated
 from genretag.scoring.ceiling import measure, steady_rate
 from genretag.storage import join
 
@@ -92,3 +96,20 @@ def test_quiet_also_silences_the_measuring_processes():
 
     assert _apart(Session(), level) == logging.WARNING
     assert _apart(Session(verbose=True), level) == logging.INFO
+
+
+class SignalledInItsDestructor:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)  # the signal raises an exception here, which Python ignores
+
+
+def signalled():
+    SignalledInItsDestructor()
+    time.sleep(10)
+    return "went on"
+
+
+def test_a_signal_that_arrives_where_python_ignores_exceptions_ends_the_inner_process():
+    with pytest.raises(Terminated):
+        _apart(Session(), signalled)

@@ -31,7 +31,7 @@ from genretag.runtime.display import QUIET, Display
 from genretag.runtime.logs import quieten_libraries, start_logging
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c
+from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c, losing_no_signal
 from genretag.scoring.ceiling import PlainLoops, Rate, measure, steady_rate
 from genretag.scoring.inventory import take_inventory
 from genretag.scoring.settings import TagSettings
@@ -235,13 +235,19 @@ def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Re
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(session,)) as process:
         with ignoring_ctrl_c():  # the new process inherits this
-            result = process.submit(work, *arguments)
+            result = process.submit(_work, work, *arguments)
         try:
             return result.result()
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
+
+
+def _work(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Return `work(*arguments)`. Neither Ctrl-C nor SIGTERM gets lost meanwhile."""
+    with losing_no_signal():
+        return work(*arguments)
 
 
 def _begin(session: Session) -> None:

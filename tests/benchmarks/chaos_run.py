@@ -1,13 +1,12 @@
 """What `chaos.py` needs for its runs: stores behind proxies, disks that can be full, a cluster, and a run."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -129,12 +128,12 @@ def world(names: list[str], posters: int) -> Iterator[World]:
         outside: dict[str, str] = {}
         stores = {}
         for name in names:
-            place, direct, upstream = _server(name, folder, stack)
-            os.environ.update(direct)
+            place, upstream, variables = _server(name, folder, stack)
+            os.environ.update(variables(upstream))
             proxy = None
             if upstream:
                 proxy = stack.enter_context(fault_proxy(upstream, Faults(), address=net.gateway))
-                outside |= _through(proxy.endpoint_url, upstream, direct, folder)
+                outside |= variables(proxy.endpoint_url)
             outputs = place.removesuffix("/posters") if upstream else str(disks[1].folder)
             stores[name] = Store(name, place, outputs, _fill(place, posters), proxy)
         environment = {**outside, **IMPATIENT, "NO_PROXY": f"127.0.0.1,{net.gateway}", "no_proxy": net.gateway}
@@ -143,40 +142,37 @@ def world(names: list[str], posters: int) -> Iterator[World]:
         yield World(stores, cluster, environment, *disks, Clock(folder), next(iter(stores.values())))
 
 
-def _server(name: str, folder: Path, stack: ExitStack) -> tuple[str, dict[str, str], str | None]:
-    """Start the server of a store. Return the place of its posters, its environment variables, and its URL."""
+def _server(name: str, folder: Path, stack: ExitStack) -> tuple[str, str, Callable[[str], dict[str, str]]]:
+    """Start the server of a store. Return the place of its posters, its URL, and a function.
+
+    The function returns the environment variables of a process that reaches the server at a URL. The URL of a folder is
+    empty.
+    """
     if name == "local":
         (folder / "posters").mkdir()
-        return str(folder / "posters"), {}, None
+        return str(folder / "posters"), "", lambda _: {}
     if name == "s3":
         s3 = stack.enter_context(running_s3_server(folder / "s3"))
         s3.create_bucket("chaos")
-        return "s3://chaos/posters", s3.environment(), s3.endpoint_url
+        return "s3://chaos/posters", s3.endpoint_url, lambda url: {**s3.environment(), "AWS_ENDPOINT_URL": url}
     if name == "azure":
         azure = stack.enter_context(running_azurite(folder))
         azure.create_container("chaos")
-        connection = {"AZURE_STORAGE_CONNECTION_STRING": azure.connection_string}
-        return "az://chaos/posters", connection, azure.endpoint.rpartition("/")[0]
+        own, connection = azure.endpoint.rpartition("/")[0], azure.connection_string
+        return "az://chaos/posters", own, lambda url: {"AZURE_STORAGE_CONNECTION_STRING": connection.replace(own, url)}
     google = stack.enter_context(running_gcs(folder))
     google.create_bucket("chaos")
-    account = {"GOOGLE_APPLICATION_CREDENTIALS": str(google.service_account(folder))}
-    return "gs://chaos/posters", {"STORAGE_EMULATOR_HOST": google.url, **account}, google.url
+
+    def of_google(url: str) -> dict[str, str]:
+        account = google.service_account(Path(tempfile.mkdtemp(dir=folder)), through=url)
+        return {"STORAGE_EMULATOR_HOST": url, "GOOGLE_APPLICATION_CREDENTIALS": str(account)}
+
+    return "gs://chaos/posters", google.url, of_google
 
 
 def missing(name: str) -> str | None:
     """Return why a store cannot run here, or None."""
     return {"azure": why_no_azurite, "google": why_no_gcs}.get(name, lambda: None)()
-
-
-def _through(proxy_url: str, upstream: str, direct: dict[str, str], folder: Path) -> dict[str, str]:
-    """Return a server's environment variables with the proxy's URL instead of the server's."""
-    found = {name: value.replace(upstream, proxy_url) for name, value in direct.items()}
-    if account := direct.get("GOOGLE_APPLICATION_CREDENTIALS"):
-        facts = json.loads(Path(account).read_text())
-        file = folder / "account-through-proxy.json"
-        file.write_text(json.dumps({**facts, "token_uri": facts["token_uri"].replace(upstream, proxy_url)}))
-        found["GOOGLE_APPLICATION_CREDENTIALS"] = str(file)
-    return found
 
 
 def _fill(place: str, posters: int) -> frozenset[str]:
