@@ -27,19 +27,18 @@ KUBERNETES_VERSIONS = ("1.31", "1.37")
 
 
 @functools.cache
-def _built(overlay: str) -> str:
-    command = ["kubectl", "kustomize", str(KUBERNETES / "overlays" / overlay)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _built(folder: Path) -> str:
+    return subprocess.run(["kubectl", "kustomize", folder], check=True, capture_output=True, text=True).stdout
 
 
-def build(overlay: str) -> list[dict[str, Any]]:
-    """Return the objects of an overlay, as `kubectl apply --kustomize` would send them.
+def build(overlay: str, kubernetes: Path = KUBERNETES) -> list[dict[str, Any]]:
+    """Return the objects of an overlay in the folder `kubernetes`, as `kubectl apply --kustomize` would send them.
 
     If kubectl is not installed, skip the test.
     """
     if not shutil.which("kubectl"):
         pytest.skip("kubectl, which builds the overlays, is not here")
-    return list(yaml.load_all(_built(overlay), LOADER))
+    return list(yaml.load_all(_built(kubernetes / "overlays" / overlay), LOADER))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str, name: str | None = None) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def _without_names(node):
 
 
 def test_it_tags_a_night_with_settings_that_genretag_has():
-    settings = KUBERNETES / "base" / "genretag.toml"
+    settings = KUBERNETES / "overlays" / "cpu" / "genretag.toml"
 
     command, arguments = as_genretag_reads(["genretag", *_constant("TAG"), "2026-11-25"], settings)
 

@@ -122,8 +122,8 @@ def test_tokens_are_on_and_only_the_head_itself_reaches_the_dashboard(config):
     assert all(line.startswith("RAY_AUTH_MODE=token ray start ") for line in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
     assert config["provider"]["use_internal_ips"]
-    assert set(config["file_mounts"].values()) == {"~/.ray/auth_token", "cluster/kubernetes/base/genretag.toml"}
-    assert (REPOSITORY / "cluster/kubernetes/base/genretag.toml").exists()
+    assert set(config["file_mounts"].values()) == {"~/.ray/auth_token", "cluster/kubernetes/overlays/cpu/genretag.toml"}
+    assert (REPOSITORY / "cluster/kubernetes/overlays/cpu/genretag.toml").exists()
 
 
 @pytest.mark.parametrize("kind", ["head_start_ray_commands", "worker_start_ray_commands"])

@@ -151,7 +151,7 @@ def test_no_policy_lets_the_posters_be_written_or_the_bucket_be_changed(name):
 
 
 def test_the_policies_fit_the_locations_in_the_settings_file():
-    settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/base/genretag.toml").read_text())
+    settings = tomllib.loads((REPOSITORY / "cluster/kubernetes/overlays/cpu/genretag.toml").read_text())
 
     def allows(name, action, place):
         return _allows(_policy(name), action, place.replace("s3://", "arn:aws:s3:::"))

@@ -1,7 +1,9 @@
 """The manifests in cluster/kubernetes fit the schemas of Kubernetes and KubeRay, and the commands and settings."""
 
 import re
+import shutil
 import tomllib
+from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
@@ -9,6 +11,7 @@ import pytest
 import ray
 from cyclopts import CycloptsError
 from manifests import (
+    KUBERNETES,
     KUBERNETES_VERSIONS,
     OVERLAYS,
     REPOSITORY,
@@ -68,6 +71,40 @@ def test_every_object_of_kuberay_fits_its_resource_definition(objects):
     for kind in RAYS_OWN:
         for item in of_kind(objects, kind):
             crd(kind).validate(item)
+
+
+def images(value):
+    """Yield the image of each container of genretag in a nested value."""
+    if isinstance(value, dict):
+        yield from (image for image in (value.get("image"),) if isinstance(image, str) and "genretag" in image)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from images(inner)
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_a_copy_beside_the_overlays_has_its_own_registry_bucket_and_roles(tmp_path, overlay):
+    kubernetes = Path(shutil.copytree(KUBERNETES, tmp_path / "kubernetes"))
+    mine = Path(shutil.copytree(kubernetes / "overlays" / overlay, kubernetes / "overlays" / "mine"))
+    settings, kustomization = mine / "genretag.toml", mine / "kustomization.yaml"
+    settings.write_text(settings.read_text().replace("s3://films/", "s3://ours/"))
+    text = kustomization.read_text().replace("newName: genretag}", "newName: registry.example.org/genretag}")
+    text = re.sub(r"(?m)^# (?=patches:|  )", "", text)  # the patches with roles
+    kustomization.write_text(text)
+
+    objects = build("mine", kubernetes)
+
+    assert set(images(objects)) >= {f"registry.example.org/genretag:0.1.0-{overlay}"}
+    assert all(image.startswith("registry.example.org/genretag:") for image in images(objects))
+    (found,) = of_kind(objects, "ConfigMap", "genretag-settings")
+    assert "s3://ours/posters" in found["data"]["genretag.toml"]
+    if overlay == "cpu":
+        for name in ("genretag-tag", "genretag-train"):
+            (account,) = of_kind(objects, "ServiceAccount", name)
+            assert account["metadata"]["annotations"] == {
+                "eks.amazonaws.com/role-arn": f"arn:aws:iam::ACCOUNT:role/{name}"
+            }
 
 
 def test_a_misspelt_field_is_refused_by_both_schemas():

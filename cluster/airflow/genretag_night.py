@@ -18,7 +18,7 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 GENRETAG = "/opt/genretag/bin/genretag"  # a separate environment, because Airflow and Ray need different libraries
-SETTINGS = "/etc/genretag/genretag.toml"  # a settings file, such as cluster/kubernetes/base/genretag.toml
+SETTINGS = "/etc/genretag/genretag.toml"  # a settings file, such as cluster/kubernetes/overlays/cpu/genretag.toml
 SUBMIT = ["submit", "--wait"]
 TAG = ["tag", "--config", SETTINGS, "--date"]  # the date of the night is added
 FINAL = {2: AirflowFailException, 3: AirflowSkipException}
