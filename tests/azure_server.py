@@ -4,6 +4,7 @@
 """
 
 import base64
+import random
 import secrets
 import shutil
 import socket
@@ -90,10 +91,14 @@ def running_azurite(folder: Path) -> Iterator[AzureServer]:
         process.wait()
 
 
+PORTS = range(7_000, 10_000)  # below those of SeaweedFS, of Ray's workers, and those that Linux gives to clients
+
+
 def free_port() -> int:
-    """Return a port of the loopback address that is free now."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        return server.getsockname()[1]
+    """Return a port of the loopback address that is free now, and that nobody gets by chance until it is used."""
+    while True:
+        with suppress(OSError), socket.create_server((LOOPBACK, random.SystemRandom().choice(PORTS))) as server:
+            return server.getsockname()[1]
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ import ray  # noqa: F401 - brings psutil along
 
 # isort: split
 import psutil
-from network_namespaces import LOOPBACK, Host, Loopback, Network
+from azure_server import free_port
+from network_namespaces import Host, Loopback, Network
 
 from genretag.runtime.ray_session import QUIET_RAY
 
@@ -97,7 +97,7 @@ class RayCluster:
     ) -> None:
         self._net = net or Loopback()
         host = self._net.host()
-        port, client_port, dashboard_port = _free_ports(3)
+        port, client_port, dashboard_port = (free_port() for _ in range(3))
         self.address = f"{host.address}:{port}"
         self.job_server = f"http://{host.address}:{dashboard_port}"
         """Address of the job server. It runs only if `jobs` is True."""
@@ -219,11 +219,3 @@ def _kill(process: psutil.Process) -> None:
 
 def _token() -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

@@ -45,7 +45,7 @@ def test_sigterm_keeps_finished_part_files_and_releases_the_lock(ray_cluster, po
     until(lambda: list(output.glob("predictions/*/*.parquet")) or job.poll() is not None)
     assert (output / "_lock.json").exists()
     job.terminate()
-    _, err = job.communicate(timeout=60)
+    _, err = job.communicate(timeout=240)
 
     assert job.returncode == 143, err
     assert err.splitlines()[-1].startswith("genretag: stopped; what was finished is kept")

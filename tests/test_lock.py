@@ -132,7 +132,7 @@ def test_a_lock_that_changes_meanwhile_is_broken_unless_another_run_took_it(outp
 
 def test_of_many_runs_that_take_over_at_once_one_wins(output):
     leave_lock(output, pid=dead_pid())
-    start, end = threading.Barrier(8), threading.Barrier(8)
+    start, end = threading.Barrier(8, timeout=120), threading.Barrier(8, timeout=120)
     won, refused = [], []
 
     def take_over(number):
@@ -374,7 +374,7 @@ def test_if_conditional_writes_are_ignored_a_second_run_is_still_refused(moto_ur
 
 
 def test_if_conditional_writes_are_ignored_at_most_one_of_many_runs_holds_the_output(moto_url, moto_bucket, soon):
-    won, refused, start, end = [], [], threading.Barrier(4), threading.Barrier(4)
+    won, refused, start, end = [], [], *(threading.Barrier(4, timeout=120) for _ in range(2))
 
     def hold_it(number):
         start.wait()
@@ -382,7 +382,8 @@ def test_if_conditional_writes_are_ignored_at_most_one_of_many_runs_holds_the_ou
             with locking(front, moto_bucket, f"run{number}", lease_s=60):
                 won.append(number)
                 end.wait()
-        except OutputHeldError:
+        except (OutputHeldError, StorageError) as error:  # on a busy machine, no write may be fast enough
+            assert isinstance(error, OutputHeldError) or error.reason == "unavailable"
             refused.append(number)
             end.wait()
 

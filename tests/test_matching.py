@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genretag.data.labels import IMAGE_EXTENSIONS, LabelledSet, poster_id
@@ -69,6 +69,7 @@ def test_training_ids_of_an_earlier_bundle_in_decomposed_form_are_recognised():
     assert among([*TITLES, "other"], hashes).tolist() == [True] * len(TITLES) + [False]
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=6), st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
 def test_an_id_matches_whatever_forms_it_is_written_in(name, form, other):
     id = poster_id(unicodedata.normalize(form, name))

@@ -169,7 +169,7 @@ def test_a_manifest_of_all_stores_is_tagged_in_one_run_and_each_failure_has_its_
         }
         manifest = tmp_path / "manifest.csv"
         manifest.write_text("\n".join(["uri", *uris, f"{server.url}/a.jpg", *wrong]))
-        environment = {**os.environ, "GENRETAG_STORE_TOTAL_S": "8", "GENRETAG_STORE_ATTEMPT_S": "2"}
+        environment = {**os.environ, "GENRETAG_STORE_TOTAL_S": "40", "GENRETAG_STORE_ATTEMPT_S": "10"}
         done = process("tag", manifest, tmp_path / "out", "--private-hosts", "--error-budget", "1", env=environment)
         refused = process("tag", manifest, tmp_path / "out2", "--error-budget", "1", env=environment)
 

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import threading
+import time
 import uuid
 
 import boto3
@@ -353,14 +354,22 @@ def with_tokens_through(proxy, gcs_server, folder, monkeypatch):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
 
 
+def come_back(proxy):
+    """End the faults of a proxy after two of them."""
+    while sum(proxy.counts.values()) < 2:
+        time.sleep(0.01)
+    proxy.faults = Faults()
+
+
 def test_a_server_of_tokens_that_is_away_for_a_moment_is_asked_again(request, gcs_server, tmp_path, monkeypatch):
     place = new_bucket(request, "gs")
     with fault_proxy(gcs_server.url, Faults(always={"/token": "reset"})) as proxy:
         with_tokens_through(proxy, gcs_server, tmp_path, monkeypatch)
-        threading.Timer(2.0, lambda: setattr(proxy, "faults", Faults())).start()
+        back = threading.Thread(target=come_back, args=(proxy,), daemon=True)
+        back.start()
         storage = Storage()
         storage.put(join(place, "a.jpg"), b"1")
-    assert proxy.counts["reset"] >= 2
+        back.join()
     assert list(listed(place, storage)) == [join(place, "a.jpg")]
 
 

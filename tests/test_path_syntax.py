@@ -91,6 +91,7 @@ def test_sqlite_keeps_the_catalogue_in_the_file(tmp_path, name):
     assert sqlite_file(sqlite_uri(str(file))) == file
 
 
+@settings(deadline=None)
 @given(FOLDERS.filter(str.isprintable))
 def test_another_parser_of_uris_reads_the_same_path(name):
     pytest.importorskip("sqlalchemy")
@@ -105,6 +106,7 @@ def test_another_parser_of_uris_reads_the_same_path(name):
     )
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_quoted_texts_and_names_in_sql_are_read_back(text):
     assert duckdb.sql(f"select {sql_text(text)} as {sql_name(text)}").to_arrow_table().to_pydict() == {text: [text]}

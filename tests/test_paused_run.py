@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
 from outputs import rows
+from suspended_runs import suspended_run
 
 from genretag.commands import tag as night
 from genretag.errors import OutputHeldError
@@ -62,24 +62,13 @@ def send(processes, number):
             process.send_signal(number)
 
 
-def wait_for(condition, job, timeout_s=240):
-    """Wait until the condition is true. Fail if the job ends before that."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert job.poll() is None, job.stderr.read()
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("which", ["driver", "all processes"])
 def test_the_suspended_run_ends_with_3_and_names_the_run_that_took_over(
     run, many_posters, small_bundle, tmp_path, which
 ):
     output = tmp_path / "out"
-    line = [sys.executable, "-m", "genretag.cli", "tag", many_posters, output, "--model", small_bundle]
-    line += ["--rows-per-file", "256", "--no-report"]
-    job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(output.glob("predictions/*/*.parquet")), job)
+    options = ("--model", small_bundle, "--rows-per-file", "256", "--no-report")
+    job = suspended_run(1, "tag", many_posters, output, *options)
     suspended = processes_of(job, which)
     send(suspended, signal.SIGSTOP)
     try:

@@ -197,7 +197,7 @@ def test_a_server_that_is_no_matching_ray_job_server_is_refused(command, answeri
 
 
 def test_a_server_that_stops_answering_is_given_up(answering, monkeypatch):
-    monkeypatch.setattr("genretag.runtime.job_server.ANSWER_S", 0.2)
+    monkeypatch.setattr("genretag.runtime.job_server.ANSWER_S", 3)
     server = JobServer(answering(200, {"ray_version": ray.__version__}, silent="/api/jobs"))
 
     with pytest.raises(JobError, match="does not answer any more"):

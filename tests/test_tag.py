@@ -325,7 +325,7 @@ def test_an_interrupted_job_says_how_to_go_on(few_posters, small_bundle, tmp_pat
     assert "12 to score" in job.stderr.readline()
     _await((tmp_path / "out" / "_lock.json").exists)
     job.send_signal(signal.SIGINT)
-    _, errors = job.communicate(timeout=60)
+    _, errors = job.communicate(timeout=240)
 
     assert job.returncode == 130
     assert errors.splitlines()[-1].startswith("genretag: stopped; what was finished is kept")

@@ -65,8 +65,8 @@ def test_workers_of_a_running_ray_are_not_named(ray_cluster):
 
 
 def test_a_worker_that_ends_meanwhile_is_not_named(caplog):
-    with a_worker_without_its_raylet():
-        found = [process for process in leftovers() if process.ppid() == os.getpid()]
+    with a_worker_without_its_raylet() as worker:
+        found = [process for process in leftovers() if process.pid == worker.pid]
     warn_of_leftovers(found)
 
     assert found

@@ -16,7 +16,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -135,6 +135,8 @@ def _short_folder() -> Path | None:
     return None
 
 
+STARTS_AT_MOST = 3  # of a local Ray
+SLOW = "Ray did not start here in time"
 LOGICAL_CPUS_PER_CPU = 4  # declared to a local Ray; actor pools keep CPUs reserved, and other stages need some too
 CONNECT_TIMEOUT_S = 10
 QUIET_RAY = {  # turns off services that a local Ray does not need, and that cost 5 % of two CPUs
@@ -233,37 +235,62 @@ def _connect(address: str | None, verbose: bool, folder: str | None) -> None:
     """
     import ray
 
-    if address:
-        _require_answer(address)
-        options: dict[str, Any] = {"address": address, "runtime_env": {"worker_process_setup_hook": HOOK}}
-        starting: AbstractContextManager[None] = nullcontext()
-    else:
-        make_a_token_where_none_can_be_kept()
-        for name, value in QUIET_RAY.items():
-            os.environ.setdefault(name, value)
-        options = {
-            "address": "local",
-            "num_cpus": cpus_here() * LOGICAL_CPUS_PER_CPU,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_temp_dir": folder,
-        }
-        starting = starting_small(HOOK, with_logs=verbose)
     seen = leftovers()
     try:
-        with logs.stderr_muted(not verbose), keeping_sigterm(), starting:
-            ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        if address:
+            _require_answer(address)
+            _init(verbose, {"address": address, "runtime_env": {"worker_process_setup_hook": HOOK}}, nullcontext())
+        else:
+            _start_here(verbose, folder)
     except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise (refused_token if is_refused_token(error) else _no_answer)(address) from error
     except RuntimeError as error:
         if not is_other_version(error):
             raise
         raise UsageError(f"the Ray cluster at {address} is of another version: {one_line(error)}") from error
-    except Exception as error:
-        if not is_slow_start(error):
-            raise
-        raise JobError("Ray did not start here in time: the machine is too busy, run the same command again") from error
     warn_of_leftovers(seen)
+
+
+def _start_here(verbose: bool, folder: str | None) -> None:
+    """Start a local Ray. On a busy machine, Ray may give up after 30 s: end what it started, and try again.
+
+    Raises `JobError` if Ray gives up `STARTS_AT_MOST` times.
+    """
+    import psutil  # Ray, which is imported, ships it
+
+    here = psutil.Process()
+    before = set(here.children())
+    make_a_token_where_none_can_be_kept()
+    for name, value in QUIET_RAY.items():
+        os.environ.setdefault(name, value)
+    options = {
+        "address": "local",
+        "num_cpus": cpus_here() * LOGICAL_CPUS_PER_CPU,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "_temp_dir": folder,
+    }
+    for left in reversed(range(STARTS_AT_MOST)):
+        try:
+            _init(verbose, options, starting_small(HOOK, with_logs=verbose))
+        except Exception as error:
+            if not is_slow_start(error):
+                raise
+            for process in set(here.children()) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if left == 0:
+                raise JobError(f"{SLOW}: the machine is too busy, run the same command again") from error
+            logger.warning("%s, because the machine is busy: trying again", SLOW)
+        else:
+            return
+
+
+def _init(verbose: bool, options: dict[str, Any], starting: AbstractContextManager[None]) -> None:
+    import ray
+
+    with logs.stderr_muted(not verbose), keeping_sigterm(), starting:
+        ray.init(**options, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
 
 
 def _refuse_dashboard(address: str) -> None:

@@ -107,11 +107,16 @@ def ignoring_ctrl_c() -> Iterator[None]:
 def keeping_sigterm() -> Iterator[None]:
     """After the block, restore the SIGTERM handler of `end_on_sigterm`, because `ray.init` replaces it.
 
-    If another handler was set before the block, restore nothing.
+    Ray's handler raises `SystemExit`. If `SystemExit` ends the block, raise `Terminated` instead. If another handler
+    than ours was set before the block, change nothing.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        if isinstance(before, _Once):
+            before(signal.SIGTERM, None)
+        raise
     finally:
         if isinstance(before, _Once) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
