@@ -36,6 +36,7 @@ from genretag.errors import (
     one_line,
 )
 from genretag.runtime import logs
+from genretag.runtime.ending import leave, ray_until_the_end
 from genretag.runtime.stopping import (
     Terminated,
     discard_output,
@@ -70,11 +71,29 @@ def launch(
     return app(separated(tokens) if tokens[:1] == ("submit",) else tokens)
 
 
+def run_and_exit(arguments: list[str] | None = None) -> None:
+    """Run the command line `arguments` (None: the arguments of this process), and end this process."""
+    code = 0
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except Exception:  # noqa: BLE001 - a bug: its traceback is shown
+        code = EXIT_FAILED
+        sys.excepthook(*sys.exc_info())
+    leave(code)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line `arguments` (None: the arguments of this process).
 
     If the command fails, print one line and raise `SystemExit` with the exit code. If it succeeds, return.
     """
+    with ray_until_the_end():
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
     end_quietly()
     end_on_sigterm()
     have_a_home()
@@ -181,4 +200,4 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit()

@@ -5,7 +5,7 @@ All arguments are passed on to the command.
 
 import sys
 
-from genretag.cli import main
+from genretag.cli import run_and_exit
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    run_and_exit(["train", *sys.argv[1:]])

@@ -23,7 +23,7 @@ def put_or_suspend(*arguments):
     return put(*arguments)
 
 PartFiles._put = put_or_suspend
-cli.main()
+cli.run_and_exit()
 """
 
 

@@ -1,4 +1,4 @@
-"""A local Ray starts on a busy machine too, and SIGTERM during its start ends the command like any other."""
+"""A local Ray starts on a busy machine too, and its end neither garbles an output nor keeps the command from ending."""
 
 import subprocess
 import sys
@@ -37,12 +37,13 @@ def start(*_, **__):
     time.sleep(60)
 
 Node.__init__ = start
-cli.main()
+cli.run_and_exit()
 """
 
 
 def run(script, *arguments):
-    return subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    line = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
 
 
 def test_a_ray_that_does_not_start_in_time_is_started_again():
@@ -66,3 +67,43 @@ def test_sigterm_while_ray_starts_ends_the_command_as_at_any_time(few_posters, t
     assert ended.returncode == 143, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("genretag: stopped; ")
     assert "Traceback" not in ended.stderr
+
+
+WORKS_FIRST = """
+import sys
+from pathlib import Path
+import ray
+from genretag import cli
+
+shutdown = ray.shutdown
+
+def tell():
+    print("shut down, records:", len(list(Path(sys.argv[3]).glob("runs/*/run.html"))), ray.is_initialized())
+    shutdown()
+
+ray.shutdown = tell
+cli.run_and_exit()
+"""
+
+HANGS_AT_ITS_EXIT = """
+import ctypes, sys
+import ray
+from genretag import cli
+
+library = ctypes.CDLL(None)
+library["__cxa_atexit"](library.pause, None, None)  # as Ray's own exit handler may
+cli.run_and_exit()
+"""
+
+
+def test_ray_is_shut_down_after_everything_is_written(few_posters, tmp_path):
+    """Ray's shutdown can garble the memory of the process."""
+    ended = run(WORKS_FIRST, "tag", few_posters, tmp_path / "genres")
+
+    assert ended.returncode == 0, ended.stderr
+    assert [line for line in ended.stdout.splitlines() if "shut down" in line] == ["shut down, records: 1 True"]
+
+
+def test_a_process_whose_exit_handlers_hang_ends_with_its_exit_code(few_posters, tmp_path):
+    assert run(HANGS_AT_ITS_EXIT, "tag", few_posters, tmp_path / "genres").returncode == 0
+    assert run(HANGS_AT_ITS_EXIT, "tag", tmp_path / "none", tmp_path / "genres").returncode == 2

@@ -28,10 +28,11 @@ from genretag.model.bundle import DEFAULT_BUNDLE, load_bundle
 from genretag.reports.bench_table import Benchmark, JobRun
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.display import QUIET, Display
+from genretag.runtime.ending import ray_until_the_end
 from genretag.runtime.logs import quieten_libraries, start_logging
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c, losing_no_signal
+from genretag.runtime.stopping import end_on_sigterm, ignoring_ctrl_c, limit_exit, losing_no_signal
 from genretag.scoring.ceiling import PlainLoops, Rate, measure, steady_rate
 from genretag.scoring.inventory import take_inventory
 from genretag.scoring.settings import TagSettings
@@ -246,12 +247,13 @@ def _apart(session: Session, work: Callable[..., Result], *arguments: Any) -> Re
 
 def _work(work: Callable[..., Result], *arguments: Any) -> Result:
     """Return `work(*arguments)`. Neither Ctrl-C nor SIGTERM gets lost meanwhile."""
-    with losing_no_signal():
+    with ray_until_the_end(), losing_no_signal():
         return work(*arguments)
 
 
 def _begin(session: Session) -> None:
     """Set up signal handling and logging in a new process, as the command does in its own process."""
+    limit_exit()
     end_on_sigterm()
     start_logging(session.quiet, session.log_format)
     if not session.verbose:

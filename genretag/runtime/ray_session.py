@@ -32,6 +32,7 @@ from genretag.runtime.compat import (
     without_helper_actors,
 )
 from genretag.runtime.cpus import cpus_here
+from genretag.runtime.ending import close_at_the_end
 from genretag.runtime.session import Session
 from genretag.runtime.stopping import keeping_sigterm, leftovers, warn_of_leftovers
 from genretag.runtime.worker import HOOK
@@ -176,7 +177,8 @@ _local: Cluster | None = None  # the local Ray of this process, while it runs
 def ray_session(session: Session) -> Iterator[Cluster]:
     """Connect to `session.address` or RAY_ADDRESS. If neither is set, start a local Ray for the block.
 
-    Yield the resources of the cluster. After the block, disconnect, or end the local Ray. If this process is connected
+    Yield the resources of the cluster. After the block, disconnect, or end the local Ray; if the block succeeds within
+    `ray_until_the_end`, do so only at the end of that. If this process is connected
     to Ray already, keep that connection and leave it open. Raises `UsageError` if no cluster answers at the address, if
     the cluster refuses the user's token, or if its version of Ray or Python differs. It also raises `UsageError` if the
     address is the URL of a dashboard. Raises `JobError` if a local Ray does not start in time.
@@ -193,12 +195,11 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield _local or _declared()
         return
-    with ExitStack() as opened:
+    with ExitStack() as opened:  # closed here only if the block fails
         with ThreadPoolExecutor(1) as importer:
-            importer.submit(
-                import_module, "ray.data"
-            )  # takes a second or two, as long as Ray's processes take to start
+            importer.submit(import_module, "ray.data")  # takes seconds, as Ray's processes do
             _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
+        opened.callback(_shut_down)
         _configure_data(session.verbose)
         if not address:
             opened.enter_context(without_helper_actors())
@@ -208,9 +209,15 @@ def ray_session(session: Session) -> Iterator[Cluster]:
         except KeyboardInterrupt:
             logger.info("stopping")  # Ray takes some seconds to stop
             raise
-        finally:
-            _local = None
-            ray.shutdown()
+        close_at_the_end(opened.pop_all())
+
+
+def _shut_down() -> None:
+    global _local
+    import ray
+
+    _local = None
+    ray.shutdown()
 
 
 def actor_here(kind: type, *arguments: Any) -> Any:
