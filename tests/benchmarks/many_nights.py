@@ -63,7 +63,8 @@ class _Posters:
         self._drawn = []
         for number, poster in enumerate(draw_posters(DRAWN, seed=1)):
             file = folder / "drawn" / f"{number}.{poster.key.rpartition('.')[2]}"
-            file.write_bytes(poster.data)
+            if not file.exists():  # a new date would make all its links new posters
+                file.write_bytes(poster.data)
             self._drawn.append(file)
 
     @property
