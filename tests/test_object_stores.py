@@ -370,6 +370,7 @@ def test_a_server_of_tokens_that_is_away_for_a_moment_is_asked_again(request, gc
         storage = Storage()
         storage.put(join(place, "a.jpg"), b"1")
         back.join()
+    assert proxy.counts["reset"] >= 2
     assert list(listed(place, storage)) == [join(place, "a.jpg")]
 
 

@@ -199,11 +199,11 @@ def ray_session(session: Session) -> Iterator[Cluster]:
         with ThreadPoolExecutor(1) as importer:
             importer.submit(import_module, "ray.data")  # takes seconds, as Ray's processes do
             _connect(address, session.verbose, None if address else opened.enter_context(ray_folder()))
-        opened.callback(_shut_down)
         _configure_data(session.verbose)
         if not address:
             opened.enter_context(without_helper_actors())
             _local = replace(_declared(), cpus=cpus_here(), is_local=True)
+        opened.callback(_shut_down)  # the last one, so it is the first to be called
         try:
             yield _local or _declared()
         except KeyboardInterrupt:

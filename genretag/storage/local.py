@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from genretag.errors import one_line
 from genretag.storage.objects import PAGE, Fetched, ObjectInfo, StorageError, refuse_large
-from genretag.storage.s3_listing import LISTING
+from genretag.storage.s3_listing import of_columns
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,14 @@ def list_folder(root: str) -> Iterator[pa.Table]:
 
 def _to_table(paths: list[str], properties: list[os.stat_result | None]) -> pa.Table:
     """Return files as a table with the columns of `LISTING`. If access to the properties was denied, they are None."""
-    columns = [
-        paths,
-        [_etag(found) if found else "" for found in properties],
-        [found.st_size if found else None for found in properties],
-        [found.st_mtime_ns // 1000 if found else None for found in properties],
-    ]
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], LISTING)
+    return of_columns(
+        [
+            paths,
+            [_etag(found) if found else "" for found in properties],
+            [found.st_size if found else None for found in properties],
+            [found.st_mtime_ns // 1000 if found else None for found in properties],
+        ]
+    )
 
 
 def _etag(found: os.stat_result) -> str:

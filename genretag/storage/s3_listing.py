@@ -35,12 +35,17 @@ LISTING = pa.schema(
 
 def to_table(objects: Sequence[ObjectInfo]) -> pa.Table:
     """Return objects as a table with the columns of `LISTING`. If an object has no etag, its size and time are null."""
-    columns = [
+    columns: list[Sequence[Any]] = [
         [info.uri for info in objects],
         [info.etag for info in objects],
         [info.size_bytes if info.etag else None for info in objects],
         [info.last_modified if info.etag else None for info in objects],
     ]
+    return of_columns(columns)
+
+
+def of_columns(columns: Sequence[Sequence[Any]]) -> pa.Table:
+    """Return a table of the columns of `LISTING`, in their order. Times are datetimes, or microseconds since 1970."""
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], LISTING)
 
 
