@@ -8,8 +8,8 @@ The first command records times after 10 nights, the second after 400, and the t
 Each night is a run of `tag --date` from a local folder, on one Ray that runs all the time. 500 different posters are
 linked under many names. FOLDER keeps posters and output: another run goes on with the next night. With --look, these
 commands are timed at the end, each as a process of its own: the next night; a night without new posters; `report` of
-the last run; `gallery`; the views of `warehouse --dialect duckdb` with a count and a query of them; and for a copy of
-the output, `compact` and a night after it. FOLDER/looks.json keeps the times.
+the last run; `gallery`; the views of `warehouse --dialect duckdb` with a query of them (`queries.py` times the other
+queries); and for a copy of the output, `compact` and a night after it. FOLDER/looks.json keeps the times.
 """
 
 import argparse
@@ -22,16 +22,14 @@ import time
 from datetime import date, timedelta
 from pathlib import Path
 
+from queries import views_and_query
+
 from genretag.demo.posters import draw_posters
 from genretag.runtime.ray_session import ray_session
 from genretag.runtime.session import Session
 
 FIRST = date(2025, 10, 1)
 DRAWN = 500  # different posters
-QUERY = (
-    "select count(*), max(dt) from genretag.predictions; "
-    "select unnest(genres) as genre, count(*) from genretag.predictions group by 1"
-)
 
 
 def main() -> None:
@@ -105,12 +103,7 @@ def _look(posters: _Posters) -> None:
     found = {"the next night": _night(posters), "a night without new posters": _genretag("tag", posters.folder, output)}
     found["report"] = _genretag("report", output)
     found["gallery"] = _genretag("gallery", output, "--html", output.with_name("gallery.html"))
-    started = time.monotonic()
-    made = [sys.executable, "-m", "genretag.cli", "warehouse", "--location", output, "--dialect", "duckdb"]
-    views = subprocess.run(made, capture_output=True, text=True, check=True).stdout
-    asked = [sys.executable, "-c", "import duckdb, sys; print(duckdb.sql(sys.stdin.read()))"]
-    subprocess.run(asked, input=f"{views}\n{QUERY}", capture_output=True, text=True, check=True)
-    found["warehouse views and a query"] = time.monotonic() - started
+    found["warehouse views and a query"] = views_and_query(output)
     shutil.rmtree(copy, ignore_errors=True)  # of a look that was interrupted
     shutil.copytree(output, copy)
     found["compact"] = _genretag("compact", copy)

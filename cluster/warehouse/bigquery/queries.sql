@@ -42,24 +42,26 @@ order by uncertainty desc, uri
 limit 100;
 
 -- Genres that occur together. lift: how many times as often as if they had nothing to do with each other
+with predicted as (
+  select uri, genre from genretag.current_genre_scores where is_predicted
+),
+genre_counts as (
+  select genre, count(*) as posters from predicted group by genre
+),
+pairs as (
+  select a.genre, b.genre as other_genre, count(*) as posters
+  from predicted a
+  join predicted b on b.uri = a.uri and b.genre > a.genre
+  group by a.genre, b.genre
+)
 select
   pairs.genre,
   pairs.other_genre,
   pairs.posters,
   1e0 * pairs.posters * everything.posters / (first_genre.posters * second_genre.posters) as lift
-from (
-  select a.genre, b.genre as other_genre, count(*) as posters
-  from genretag.current_genre_scores a
-  join genretag.current_genre_scores b on b.uri = a.uri and b.genre > a.genre
-  where a.is_predicted and b.is_predicted
-  group by a.genre, b.genre
-) pairs
-join (
-  select genre, count(*) as posters from genretag.current_genre_scores where is_predicted group by genre
-) first_genre on first_genre.genre = pairs.genre
-join (
-  select genre, count(*) as posters from genretag.current_genre_scores where is_predicted group by genre
-) second_genre on second_genre.genre = pairs.other_genre
+from pairs
+join genre_counts first_genre on first_genre.genre = pairs.genre
+join genre_counts second_genre on second_genre.genre = pairs.other_genre
 cross join (
   select count(*) as posters from genretag.current_genres
 ) everything
@@ -67,9 +69,9 @@ order by pairs.posters desc, pairs.genre, pairs.other_genre
 limit 100;
 
 -- Posters of a genre, most probable first
-select poster_id, uri, probability
-from genretag.current_genre_scores
-where genre = 'Action' and is_predicted
+select poster_id, uri, p_action as probability
+from genretag.current_genres
+where is_action
 order by probability desc, uri
 limit 100;
 

@@ -2,6 +2,9 @@
 
 -- One row per finding and night; no rows: all is well.
 create or replace view genretag.data_quality as
+with by_night as (
+  select dt, scored, failed from genretag.nights
+)
 
 -- rows too many for a poster, a version of it and a model
 select 'duplicates' as check_name, dt, cast(sum(copies - 1) as bigint) as found, min(uri) as detail
@@ -106,7 +109,7 @@ select
   'missing_nights' as check_name, dt, cast(datediff(next_dt, dt) - 1 as bigint) as found,
   'no rows for that many nights after it' as detail
 from (
-  select dt, coalesce(lead(dt) over (order by dt), current_date) as next_dt from genretag.nights
+  select dt, coalesce(lead(dt) over (order by dt), current_date) as next_dt from by_night
 ) nights
 where datediff(next_dt, dt) > 1
 
@@ -120,7 +123,7 @@ from (
     scored + failed as posters,
     min(scored + failed) over (order by dt rows between 7 preceding and 1 preceding) as fewest,
     count(*) over (order by dt rows between 7 preceding and 1 preceding) as nights_before
-  from genretag.nights
+  from by_night
 ) nights
 where nights_before = 7 and posters * 2 < fewest
 
@@ -134,7 +137,7 @@ from (
   where reason <> 'other_file'
   group by dt, stage, reason
 ) f
-join genretag.nights n on n.dt = f.dt
+join by_night n on n.dt = f.dt
 where f.failed >= 10 and f.failed * 20 > n.scored + n.failed
 
 union all
