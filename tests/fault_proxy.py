@@ -122,9 +122,12 @@ class FaultProxy:
         self._thread.join()
 
     def asked(self, method: str, pattern: str) -> int:
-        """Return the number of requests with this method whose target contains a match of the regular expression."""
+        """Return the number of requests with this method whose target contains a match of the regular expression.
+
+        Percent-encoded characters of the target are decoded first: stores encode different ones.
+        """
         found = ((path, count) for (asked, path), count in list(self._asked.items()) if asked == method)
-        return sum(count for path, count in found if re.search(pattern, path))
+        return sum(count for path, count in found if re.search(pattern, unquote(path)))
 
     def made(self) -> list[tuple[str, str]]:
         """Return the distinct requests that arrived: pairs of method and target (path and query)."""

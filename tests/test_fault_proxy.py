@@ -178,3 +178,9 @@ def test_signatures_stay_valid(bucket, s3_server):
         filesystem, path = storage.filesystem(join(bucket, "a b/ü.jpg"))
         assert filesystem.cat_file(path) == b"x" * 100_000
     assert proxy.requests["GET"] >= 2
+
+
+def test_requests_are_counted_by_the_path_that_they_mean(through):
+    _, proxy = through(Faults(), ("PUT", "/b/runs%2F1%2Frun%2Ejson", b""), ("PUT", "/b/runs/2/run.json", b""))
+
+    assert proxy.asked("PUT", r"/runs/[^/]+/run\.json$") == 2
