@@ -174,6 +174,25 @@ def test_pauses_between_retries_grow_are_random_and_end_before_the_deadline():
     assert next(RetryPolicy(attempt_s=20, total_s=25).pauses(), None) is None, "another attempt would end too late"
 
 
+def test_the_time_of_the_first_attempt_counts(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pauses = RetryPolicy(attempt_s=20, total_s=60).pauses()
+
+    now[0] += 36
+
+    assert next(pauses, None) is None
+
+
+def test_a_request_is_repeated_by_genretag_and_not_by_the_library_as_well(bucket, through, monkeypatch):
+    monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "10")  # the pauses of at most 7 retries begin within 4 s
+    faulty, proxy = through(always={"a.jpg": "slow_down"})
+
+    with pytest.raises(StorageError):
+        faulty.stat(join(bucket, "a.jpg"))
+    assert 1 < proxy.counts["slow_down"] <= 8
+
+
 def test_an_unusable_deadline_is_refused(monkeypatch):
     monkeypatch.setenv("GENRETAG_STORE_TOTAL_S", "a while")
     with pytest.raises(UsageError, match="GENRETAG_STORE_TOTAL_S is a number of seconds, not 'a while'"):

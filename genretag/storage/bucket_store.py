@@ -60,16 +60,18 @@ class BucketStore:
         self._lock = threading.Lock()
 
     def _open_bucket(self, bucket: str, *, retries: bool) -> Any:
-        """Return obstore's store for a bucket.
+        """Return obstore's store for a bucket. If `retries` is false, the store makes only one attempt per request.
 
-        If `retries` is false, the store makes only one attempt per request, for writes that must not happen twice.
         Raises `UsageError` if there are no credentials or if the settings cannot be used, and `StorageError` if no
         server listens.
         """
         raise NotImplementedError
 
-    def _open(self, uri: str, *, retries: bool = True) -> tuple[Any, str]:
-        """Return obstore's store for the bucket of a URI, and the key. Open the bucket at its first use."""
+    def _open(self, uri: str, *, retries: bool = False) -> tuple[Any, str]:
+        """Return obstore's store for the bucket of a URI, and the key. Open the bucket at its first use.
+
+        Most calls want a store without retries, because `_persist` retries for them.
+        """
         bucket, key = parts_of(uri)
         with self._lock:
             if (bucket, retries) not in self._buckets:
@@ -82,14 +84,13 @@ class BucketStore:
 
     def obstore_of(self, uri: str) -> Any:
         """Return obstore's store for the bucket of a URI, for libraries that take one."""
-        return self._open(uri)[0]
+        return self._open(uri, retries=True)[0]
 
     def _persist(self, uri: str, attempt: Callable[[], Result], *, writing: bool = False) -> Result:
         """Call `attempt` and return its result. Retry while the error is temporary and time for the object is left.
 
-        obstore retries only requests that are safe to repeat. This method retries the others: writes whose answer was
-        lost, and temporary errors for which a store sends a status of 400 to 499. Set `writing` for writes: if access
-        is denied, the message then also gives the cloud's advice on writes.
+        obstore would not retry writes whose answer was lost, nor temporary errors with a status of 400 to 499. Set
+        `writing` for writes: if access is denied, the message then also gives the cloud's advice on writes.
         """
 
         def translated() -> Result:
@@ -151,7 +152,7 @@ class BucketStore:
         """
         import obstore
 
-        store, key = self._open(uri, retries=False)
+        store, key = self._open(uri)
 
         def attempt() -> str:
             return bare_etag(obstore.put(store, key, data, mode=mode, use_multipart=False)["e_tag"])
@@ -176,7 +177,7 @@ class BucketStore:
     def delete(self, uri: str) -> None:
         import obstore
 
-        store, key = self._open(uri, retries=False)
+        store, key = self._open(uri)
         try:
             self._persist(uri, lambda: obstore.delete(store, key), writing=True)
         except StorageError as error:
@@ -186,7 +187,7 @@ class BucketStore:
     def delete_below(self, uri: str) -> None:
         import obstore
 
-        store, prefix = self._open(uri)
+        store, prefix = self._open(uri, retries=True)
 
         def remove(by: Any) -> None:
             for page in obstore.list(store, prefix, chunk_size=PAGE):
@@ -197,5 +198,5 @@ class BucketStore:
         except StorageError as error:
             if error.reason != "refused":
                 raise
-            one_by_one, _ = self._open(uri, retries=False)  # not every store accepts DeleteObjects as obstore sends it
+            one_by_one, _ = self._open(uri)  # not every store accepts DeleteObjects as obstore sends it
             self._persist(uri, lambda: remove(one_by_one))

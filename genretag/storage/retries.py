@@ -14,7 +14,7 @@ from genretag.storage.objects import StorageError
 Result = TypeVar("Result")
 
 ATTEMPT_S = 20.0  # for one request and its complete answer; after this time, the connection counts as dead
-TOTAL_S = 60.0  # for all attempts at one object: longer than most outages
+TOTAL_S = 80.0  # for all attempts at one object: three that hang, and longer than most outages
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between attempts: doubled each time, minus a random part of up to half
 
 TRANSIENT = frozenset({"unavailable", "timeout", "throttled"})
@@ -30,7 +30,7 @@ class RetryPolicy:
 
     @staticmethod
     def of_environment() -> "RetryPolicy":
-        """Read GENRETAG_STORE_ATTEMPT_S (default 20 s) and GENRETAG_STORE_TOTAL_S (default 60 s).
+        """Read GENRETAG_STORE_ATTEMPT_S (default 20 s) and GENRETAG_STORE_TOTAL_S (default 80 s).
 
         Raises `UsageError` if a value is no number of seconds above 0 and below 86,400.
         """
@@ -45,9 +45,13 @@ class RetryPolicy:
         return max(0.0, self.total_s - self.attempt_s - LONGEST_PAUSE_S)
 
     def pauses(self) -> Iterator[float]:
-        """Yield the seconds to wait before each retry, until `retry_s` seconds have passed since the first yield."""
-        started, pause = time.monotonic(), FIRST_PAUSE_S
-        while time.monotonic() - started <= self.retry_s:
+        """Return the seconds to wait before each retry. They end when `retry_s` seconds have passed since this call."""
+        return self._pauses(time.monotonic() + self.retry_s)
+
+    @staticmethod
+    def _pauses(deadline: float) -> Iterator[float]:
+        pause = FIRST_PAUSE_S
+        while time.monotonic() <= deadline:
             yield random.uniform(pause / 2, pause)  # noqa: S311 - jitter, so that many clients do not retry at once
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
