@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import platform
 import socket
 import time
 
@@ -219,7 +220,7 @@ def test_an_unusable_deadline_is_refused(monkeypatch):
         ("400 Bad Request", "RequestTimeout", "unavailable", "400 RequestTimeout"),
         ("400 Bad Request", "KeyTooLongError", "refused", "400 KeyTooLongError"),
         ("501 Not Implemented", "NotImplemented", "refused", "501 NotImplemented"),
-        ("403 Forbidden", "RequestTimeTooSkewed", "credentials_refused", "the clock of this machine is wrong"),
+        ("403 Forbidden", "RequestTimeTooSkewed", "credentials_refused", f"the clock of {platform.node()} is wrong"),
         ("400 Bad Request", "TokenRefreshRequired", "credentials_refused", "aws sso login"),
         ("403 Forbidden", "InvalidObjectState", "archived", "s3://films/a.jpg is archived (403 InvalidObjectState"),
         ("403 Forbidden", "AllAccessDisabled", "access_denied", "its owner must act"),

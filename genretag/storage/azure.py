@@ -18,14 +18,13 @@ from genretag.storage.bucket_store import BucketStore, is_odd, parts_of, prefix_
 from genretag.storage.clients import authorities, authorities_file, client_options, knock, retry_config
 from genretag.storage.objects import Fetched, ObjectInfo, bare_etag, refuse_large
 from genretag.storage.retries import retry, within
-from genretag.storage.store_errors import Advice
+from genretag.storage.store_errors import CLOCK, Advice
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from obstore.store import AzureStore
 
 ENDPOINT = "check the account's name (AZURE_STORAGE_ACCOUNT, or ACCOUNT in abfss://)"
-CLOCK = "clock of this machine is wrong, set it (NTP); or the signature (SAS) has expired or is not valid yet"
 ROLES = "a role such as Storage Blob Data Contributor on the container, or the permissions of the SAS"
 AZURE_ADVICE = Advice(
     credentials=CREDENTIALS,
@@ -34,7 +33,10 @@ AZURE_ADVICE = Advice(
     trust="the server's certificate is not accepted: name the file of its authority with REQUESTS_CA_BUNDLE",
     policy=ROLES,
     credential_codes={
-        "AuthenticationFailed": f"{CREDENTIALS}; where the message speaks of a date or a time, the {CLOCK}",
+        "AuthenticationFailed": (
+            f"{CREDENTIALS}; where the message speaks of a date or a time, {CLOCK}, or the signature (SAS) has expired "
+            "or is not valid yet"
+        ),
         "InvalidAuthenticationInfo": f"the token has expired or is damaged, {CREDENTIALS}",
         "NoAuthenticationInformation": CREDENTIALS,
     },

@@ -18,7 +18,7 @@ from genretag.storage.aws_settings import core_session
 from genretag.storage.clients import authorities, authorities_file, client_options, knock, retry_config
 from genretag.storage.objects import StorageError, bare_etag
 from genretag.storage.s3_protocol import S3ProtocolStore, boto_config, boto_events
-from genretag.storage.store_errors import Advice, NoTokenNow
+from genretag.storage.store_errors import CLOCK, Advice, NoTokenNow
 
 if TYPE_CHECKING:
     from obstore.store import GCSStore
@@ -46,7 +46,7 @@ GOOGLE_ADVICE = Advice(
         "AuthenticationRequired": CREDENTIALS,
         "ExpiredToken": f"the token has expired, {CREDENTIALS}",
         "InvalidSecurity": CREDENTIALS,
-        "RequestTimeTooSkewed": "the clock of this machine is wrong, set it (NTP); the credentials may be right",
+        "RequestTimeTooSkewed": f"{CLOCK}; the credentials may be right",
     },
     refused_codes={
         "UserProjectMissing": "the bucket makes its readers pay: add --request-payer, and set GOOGLE_CLOUD_PROJECT"

@@ -1,6 +1,6 @@
 """What users of S3 can check, and what the error codes of S3 and of compatible stores mean."""
 
-from genretag.storage.store_errors import Advice
+from genretag.storage.store_errors import CLOCK, Advice
 
 CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REGION = "check the region (AWS_REGION)"
@@ -29,7 +29,7 @@ S3_ADVICE = Advice(
         "ExpiredToken": NEW_SESSION,
         "TokenRefreshRequired": NEW_SESSION,
         "InvalidToken": f"the session token is damaged or of other keys, check AWS_SESSION_TOKEN; {CREDENTIALS}",
-        "RequestTimeTooSkewed": "the clock of this machine is wrong, set it (NTP); the keys may be right",
+        "RequestTimeTooSkewed": f"{CLOCK}; the keys may be right",
     },
     # Aliyun OSS sends these words with the code AccessDenied
     other_words={

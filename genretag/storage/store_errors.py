@@ -8,6 +8,7 @@ All stores answer with XML that has a code and a message. What a code means, and
 clouds: each has an `Advice` (in `s3_errors`, `google` and `azure`).
 """
 
+import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ WORDS = {  # word in obstore's text about a failed connection -> text for our me
     "dns error": "the host name is not known: {endpoint}",
 }
 CERTIFICATE = "ertificate"
+CLOCK = f"the clock of {platform.node() or 'this machine'} is wrong, set it (NTP)"  # in a worker, of the worker's node
 
 
 @dataclass(frozen=True)
