@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +63,23 @@ def test_workers_of_a_running_ray_are_not_named(ray_cluster):
     busy = ray.get(ray.remote(num_cpus=0)(lambda: os.getpid()).remote())
 
     assert busy not in [process.pid for process in leftovers()]
+
+
+def test_workers_of_a_ray_in_a_container_are_not_named(tmp_path):
+    """Here, their raylet has another process id than in the container."""
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to(shutil.which("bash"))
+    command = [raylet, "-c", "(exec -a ray::MapWorker sleep 600) & echo $!; wait"]
+    with subprocess.Popen(command, env=os.environ | {"RAY_RAYLET_PID": "2"}, stdout=subprocess.PIPE) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        try:
+            while not "".join(worker.cmdline()[:1]).startswith("ray::"):
+                time.sleep(0.01)
+            found = leftovers()
+        finally:
+            worker.kill()
+
+    assert worker.pid not in [process.pid for process in found]
 
 
 def test_a_worker_that_ends_meanwhile_is_not_named(caplog):

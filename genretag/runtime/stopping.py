@@ -196,7 +196,10 @@ def limit_exit() -> None:
 
 
 def leftovers() -> "list[psutil.Process]":
-    """Return this user's Ray worker processes on this machine whose raylet has ended. Some may be exiting now."""
+    """Return this user's Ray worker processes on this machine whose raylet has ended. Some may be exiting now.
+
+    A container's processes may be visible here. `RAY_RAYLET_PID` is the number that the raylet has in the container.
+    """
     import psutil
     import ray  # noqa: F401 - Ray ships psutil
 
@@ -204,8 +207,8 @@ def leftovers() -> "list[psutil.Process]":
     for process in psutil.process_iter():
         try:
             if process.uids().real == os.getuid() and "".join(process.cmdline()[:1]).startswith("ray::"):
-                raylet = process.environ().get("RAY_RAYLET_PID", "")
-                if raylet.isdigit() and process.ppid() != int(raylet):
+                parent = process.parent()
+                if "RAY_RAYLET_PID" in process.environ() and not (parent and parent.name() == "raylet"):
                     found.append(process)
         except psutil.Error:  # the process ended meanwhile
             continue
