@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ BUILDAH = ("buildah", "--root", str(STORAGE / "root"), "--runroot", str(STORAGE 
 PROGRAMS = ("buildah", "crun", "debootstrap", "ip")
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
-TMPFS = ["nosuid", "noexec", "nodev", "mode=1777"]  # the options of Docker's `tmpfs`
+TMPFS = ["nosuid", "noexec", "nodev"]  # the options of Docker's `tmpfs`
 READY_WITHIN_S = 120.0
 # crun does not run where cgroups of both versions are mounted, so hide them. Nothing here limits resources by them.
 WITHOUT_CGROUPS = 'umount --lazy /sys/fs/cgroup; mount -t tmpfs none /sys/fs/cgroup; exec "$@"'
@@ -177,6 +178,16 @@ class Container:
         crun = ["crun", "--cgroup-manager=disabled", "--root", str(self._state), *words]
         return ["unshare", "--mount", "sh", "-c", WITHOUT_CGROUPS, "sh", *crun]
 
+    def _tmpfs(self, words: str) -> dict[str, Any]:
+        """Return the mount for an item `PATH:OPTIONS` of `tmpfs`. As in Docker, root owns it.
+
+        Without options, it has the mode of the image's folder, or 1777 if the image has no such folder.
+        """
+        path, _, options = words.partition(":")
+        folder = self._image.root / path.lstrip("/")
+        mode = stat.S_IMODE(folder.stat().st_mode) if folder.exists() else 0o1777
+        return _tmpfs(path, [*TMPFS, *(options.split(",") if options else [f"mode={mode:o}"])])
+
     def _config(self, hosts: Path, user: str | None) -> dict[str, Any]:
         service, config = self._service, self._image.config
         uid, _, gid = (user or config.get("User") or "0:0").partition(":")
@@ -189,7 +200,7 @@ class Container:
             _tmpfs("/dev/shm", ["nosuid", "noexec", "nodev", "mode=1777", f"size={shm.removesuffix('b')}"]),
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
             {"destination": "/etc/hosts", "type": "bind", "source": str(hosts), "options": ["rbind", "ro"]},
-            *(_tmpfs(path, TMPFS) for path in service.get("tmpfs", [])),
+            *(self._tmpfs(words) for words in service.get("tmpfs", [])),
             *service.get("x-mounts", []),
         ]
         return {
