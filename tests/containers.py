@@ -178,15 +178,16 @@ class Container:
         crun = ["crun", "--cgroup-manager=disabled", "--root", str(self._state), *words]
         return ["unshare", "--mount", "sh", "-c", WITHOUT_CGROUPS, "sh", *crun]
 
-    def _tmpfs(self, words: str) -> dict[str, Any]:
-        """Return the mount for an item `PATH:OPTIONS` of `tmpfs`. As in Docker, root owns it.
+    def _writable(self, item: str) -> dict[str, Any]:
+        """Return the mount for an item `PATH:OPTIONS` of the service's `tmpfs`.
 
-        Without options, it has the mode of the image's folder, or 1777 if the image has no such folder.
+        As in Docker (runc 1.1), root owns it unless the options say otherwise. It has the mode of the image's folder,
+        or 1777 if the image has none.
         """
-        path, _, options = words.partition(":")
+        path, _, options = item.partition(":")
         folder = self._image.root / path.lstrip("/")
         mode = stat.S_IMODE(folder.stat().st_mode) if folder.exists() else 0o1777
-        return _tmpfs(path, [*TMPFS, *(options.split(",") if options else [f"mode={mode:o}"])])
+        return _tmpfs(path, [*TMPFS, *filter(None, options.split(",")), f"mode={mode:o}"])
 
     def _config(self, hosts: Path, user: str | None) -> dict[str, Any]:
         service, config = self._service, self._image.config
@@ -200,7 +201,7 @@ class Container:
             _tmpfs("/dev/shm", ["nosuid", "noexec", "nodev", "mode=1777", f"size={shm.removesuffix('b')}"]),
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
             {"destination": "/etc/hosts", "type": "bind", "source": str(hosts), "options": ["rbind", "ro"]},
-            *(self._tmpfs(words) for words in service.get("tmpfs", [])),
+            *map(self._writable, service.get("tmpfs", [])),
             *service.get("x-mounts", []),
         ]
         return {
