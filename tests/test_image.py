@@ -93,8 +93,8 @@ def test_the_night_of_compose_yaml_runs_in_containers(compose, monkeypatch, user
     log = services.running["job"].log.read_text()
     assert code == 0, log
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{services.address('store')}:8333")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "genretag")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", services.secret)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, services.services["store"]["environment"][name])
     monkeypatch.setenv("NO_PROXY", "*")
     listed = [info.uri for page in Storage().list("s3://films/posters") for info in page]
     scored, failed = rows("s3://films/genres"), rows("s3://films/genres", "failures")

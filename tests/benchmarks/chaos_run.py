@@ -218,15 +218,11 @@ class Run:
         Return the exit code (None if the run hung) and the error output.
         """
         proxy = self.world.store.proxy
-        while self.job.poll() is None and time.monotonic() < self._deadline:
-            if proxy and faults and LAST in faults[0].kinds and not proxy.faults.always:
-                proxy.faults = replace(proxy.faults, always={RECORD: "hang"})  # the driver is killed while it waits
-            if faults and self._is_time_for(faults[0]):
-                for kind in faults.pop(0).kinds:
-                    self._happen(kind)
-            self._end_faults(time.monotonic())
-            self.world.replace_ended_nodes()
-            time.sleep(LOOK_EVERY_S)
+        try:
+            self._watch(faults)
+        except BaseException:  # SIGTERM, for example: the command must not outlive this script
+            self.kill()
+            raise
         code = self.job.poll()
         if code is None:
             print(stacks(self.job.pid), flush=True)
@@ -237,6 +233,19 @@ class Run:
         self._errors.seek(0)
         self.clock.unlink(missing_ok=True)
         return code, self._errors.read().splitlines()
+
+    def _watch(self, faults: list[Fault]) -> None:
+        """Let faults happen when it is time for them, until the command ends or takes too long."""
+        proxy = self.world.store.proxy
+        while self.job.poll() is None and time.monotonic() < self._deadline:
+            if proxy and faults and LAST in faults[0].kinds and not proxy.faults.always:
+                proxy.faults = replace(proxy.faults, always={RECORD: "hang"})  # the driver is killed while it waits
+            if faults and self._is_time_for(faults[0]):
+                for kind in faults.pop(0).kinds:
+                    self._happen(kind)
+            self._end_faults(time.monotonic())
+            self.world.replace_ended_nodes()
+            time.sleep(LOOK_EVERY_S)
 
     def kill(self) -> None:
         """Kill the driver by SIGKILL."""
