@@ -238,8 +238,7 @@ class Compose:
 
     def __init__(self, image: Image, net: Network, folder: Path, user: str | None = None) -> None:
         self._image, self._net, self._folder, self._user = image, net, folder, user
-        self.secret = secrets.token_hex(32)
-        self.services = services(self.secret)
+        self.services = services(secrets.token_hex(32))
         self.services["store"] |= {
             "tmpfs": ["/data", "/tmp"],
             "read_only": True,
