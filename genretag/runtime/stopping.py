@@ -198,7 +198,7 @@ def limit_exit() -> None:
 def leftovers() -> "list[psutil.Process]":
     """Return this user's Ray worker processes on this machine whose raylet has ended. Some may be exiting now.
 
-    A container's processes may be visible here. `RAY_RAYLET_PID` is the number that the raylet has in the container.
+    A raylet is recognised by its name. In a worker of a container, `RAY_RAYLET_PID` is not the raylet's number here.
     """
     import psutil
     import ray  # noqa: F401 - Ray ships psutil

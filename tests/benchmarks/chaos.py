@@ -47,11 +47,8 @@ from genretag.storage import Storage, join
 STORES = ("s3", "local", "azure", "google")
 RUNS_AT_MOST = 6
 FAILED, USAGE = 1, 2  # exit codes of a run that said why it failed: a retry may help; a person must act
-FOR_PEOPLE = {
-    "driver's clock": "clock",
-    "node's clock": "clock",
-    "full output": "space",
-}  # fault -> word of the message with exit code 2
+# fault -> word of the message with exit code 2
+FOR_PEOPLE = {"driver's clock": "clock", "node's clock": "clock", "full output": "space"}
 LEFT_WITHIN_S = 60.0
 # Ray's own: idle workers, a node's agents, and Ray Data's helpers, which serve all jobs of a cluster and never end
 IDLE = tuple(

@@ -16,13 +16,10 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
-from queries import views_and_query
+from queries import genretag, views_and_query
 
 from genretag.demo.posters import draw_posters
 from genretag.runtime.ray_session import ray_session
@@ -80,34 +77,23 @@ class _Posters:
                 link.hardlink_to(file)
 
 
-def _genretag(*arguments: object) -> float:
-    """Run a command as a process, and return the seconds it took."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "genretag.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{arguments} ended with {done.returncode}: {done.stderr[-3000:]}")
-    return time.monotonic() - started
-
-
 def _night(posters: _Posters) -> float:
     posters.add()
     day = FIRST + timedelta(days=posters.nights)
-    return _genretag("tag", posters.folder, posters.output, "--date", day)
+    return genretag("tag", posters.folder, posters.output, "--date", day)
 
 
 def _look(posters: _Posters) -> None:
     """Time everything that works on the whole output, and print the times with those of earlier looks."""
     nights, output, copy = posters.nights, posters.output, posters.output.with_name("copy")
-    found = {"the next night": _night(posters), "a night without new posters": _genretag("tag", posters.folder, output)}
-    found["report"] = _genretag("report", output)
-    found["gallery"] = _genretag("gallery", output, "--html", output.with_name("gallery.html"))
+    found = {"the next night": _night(posters), "a night without new posters": genretag("tag", posters.folder, output)}
+    found["report"] = genretag("report", output)
+    found["gallery"] = genretag("gallery", output, "--html", output.with_name("gallery.html"))
     found["warehouse views and a query"] = views_and_query(output)
     shutil.rmtree(copy, ignore_errors=True)  # of a look that was interrupted
     shutil.copytree(output, copy)
-    found["compact"] = _genretag("compact", copy)
-    found["a night after compact"] = _genretag("tag", posters.folder, copy)
+    found["compact"] = genretag("compact", copy)
+    found["a night after compact"] = genretag("tag", posters.folder, copy)
     shutil.rmtree(copy)
     file = posters.output.with_name("looks.json")
     looks = (json.loads(file.read_text()) if file.exists() else {}) | {str(nights): found}

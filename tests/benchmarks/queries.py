@@ -52,8 +52,7 @@ def _tagged(folder: Path) -> Path:
     from genretag.commands.bench import drawn_folder
 
     drawn_folder(folder / "posters", POSTERS)
-    done = [sys.executable, "-m", "genretag.cli", "tag", folder / "posters", folder / "one"]
-    subprocess.run(done, check=True, capture_output=True)
+    genretag("tag", folder / "posters", folder / "one")
     (file,) = (folder / "one" / "predictions").rglob("*.parquet")
     return file
 
@@ -83,13 +82,23 @@ def _round(output: Path) -> dict[str, float]:
     return {"warehouse views and a query, with start": whole} | json.loads(done.stdout)
 
 
+def genretag(*arguments: object) -> float:
+    """Run a command as a process, and return the seconds it took."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "genretag.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{arguments} ended with {done.returncode}: {done.stderr[-3000:]}")
+    return time.monotonic() - started
+
+
 def views_and_query(output: Path) -> float:
     """Make the views of an output in DuckDB and run `QUERY`, and return the seconds with the start of each process."""
     with tempfile.TemporaryDirectory() as sql:
-        made = [sys.executable, "-m", "genretag.cli", "warehouse", "--dialect", "duckdb", "--location", output]
         asked = [sys.executable, "-c", "import duckdb, sys; print(duckdb.sql(sys.stdin.read()))"]
         started = time.monotonic()
-        subprocess.run([*made, "--output", sql], check=True, capture_output=True)
+        genretag("warehouse", "--dialect", "duckdb", "--location", output, "--output", sql)
         views = "".join(Path(sql, name).read_text() for name in ("tables.sql", "views.sql"))
         subprocess.run(asked, input=f"{views}\n{QUERY}", check=True, capture_output=True, text=True)
         return time.monotonic() - started
