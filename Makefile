@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: setup demo test test-quick image-test browser azurite lint audit format docs lock clean
+.PHONY: setup demo test test-quick image-test kubernetes-test browser azurite lint audit format docs lock clean
 
 setup: .venv/.dev azurite  ## what development needs
 
@@ -23,6 +23,15 @@ image-test: .venv/.dev  ## build the container images and run compose.yaml in co
 	command -v $$program > /dev/null || { apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends buildah crun debootstrap iproute2 > /dev/null; } && \
 	GENRETAG_IMAGE_TEST=1 $(BIN)/python -m pytest -v tests/test_image.py
+
+kubernetes-test: .venv/.dev  ## apply cluster/kubernetes to an API server built from Debian's source; root on Debian 12, 20 minutes
+	@if test "$$(id -u)" != 0 || ! grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then \
+	  echo "no API server is built here: this needs root on Debian 12"; exit; fi; \
+	for program in dpkg-source etcd go jq rsync; do command -v $$program > /dev/null || break; done; \
+	command -v $$program > /dev/null || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends dpkg-dev etcd-server golang-go jq rsync \
+	  golang-github-modern-go-reflect2-dev > /dev/null; } && \
+	GENRETAG_KUBERNETES_TEST=1 $(BIN)/python -m pytest -v tests/test_kubernetes_server.py
 
 browser:  ## Chromium, for the tests of the pages: installed where it is missing, if this is root on Debian
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null || { \

@@ -1,0 +1,246 @@
+"""cluster/kubernetes on a real API server of Kubernetes: `make kubernetes-test` builds it, and runs this file."""
+
+import copy
+import functools
+import json
+import os
+
+import pytest
+from kubernetes_server import as_in_1_20, build_servers, control_plane, until, why_not
+from kubernetes_values import wrong_values
+from manifests import OVERLAYS, build, of_kind, pod_templates
+
+ASKED_FOR = "GENRETAG_KUBERNETES_TEST"
+SUCCEEDED = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
+POD = "spec.jobTemplate.spec.template.spec"
+
+pytestmark = pytest.mark.skipif(
+    ASKED_FOR not in os.environ, reason="`make kubernetes-test` builds an API server, in some 15 minutes"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    assert why_not() is None, why_not()
+    build_servers()
+    with control_plane(tmp_path_factory.mktemp("kubernetes")) as plane:
+        yield plane
+
+
+@pytest.fixture
+def applied(server):
+    """Return a function that applies an overlay and returns its objects. The namespace is deleted afterwards."""
+
+    def apply(overlay):
+        objects = as_in_1_20(build(overlay))
+        server.send("apply", objects=objects)
+        return objects
+
+    yield apply
+    server.kubectl("delete", "namespace", "genretag", "--ignore-not-found", "--timeout=120s")
+
+
+@pytest.fixture
+def objects(server):
+    """The objects of an overlay, of which only the namespace is applied."""
+    objects = as_in_1_20(build("cpu"))
+    server.send("apply", objects=of_kind(objects, "Namespace"))
+    return objects
+
+
+def _lacks(stored, given, place=""):
+    """Yield each place of `given` where `stored` has no value or another one. Lists are equally long."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            yield from _lacks(stored.get(key), value, f"{place}.{key}") if isinstance(stored, dict) else [place]
+    elif isinstance(given, list):
+        if not isinstance(stored, list) or len(stored) != len(given):
+            yield place
+            return
+        for number, (one, other) in enumerate(zip(stored, given, strict=True)):
+            yield from _lacks(one, other, f"{place}[{number}]")
+    elif stored != given:
+        yield f"{place}: {given!r} became {stored!r}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_takes_every_object_as_it_is(applied, server, overlay):
+    objects = applied(overlay)
+
+    stored = [server.get(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert [list(_lacks(one, item)) for one, item in zip(stored, objects, strict=True)] == [[] for _ in objects]
+    server.send("apply", objects=objects)
+    again = [server.get(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert [one["metadata"].get("generation") for one in again] == [one["metadata"].get("generation") for one in stored]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_takes_the_pods_of_every_cluster(applied, server, overlay):
+    """KubeRay makes these pods. The server checks their values only when they come, because KubeRay's types do not."""
+    objects = applied(overlay)
+
+    for number, template in enumerate(t for kind in ("RayCluster", "RayJob") for t in _templates(objects, kind)):
+        metadata = {"labels": template["metadata"].get("labels", {}), "name": f"pod-{number}", "namespace": "genretag"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        assert "created" in server.send("create", "--dry-run=server", objects=[pod])
+
+
+def _templates(objects, kind):
+    return [template for item in of_kind(objects, kind) for template in pod_templates(item)]
+
+
+def _changed(item, place, value):
+    """Return a copy of an object with another value at a place such as `spec.schedule`."""
+    item = copy.deepcopy(item)
+    *way, last = place.split(".")
+    inner = functools.reduce(lambda at, name: at[int(name)] if name.isdigit() else at[name], way, item)
+    inner[last] = value
+    return item
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("spec.concurrencyPolicy", "forbid"),
+        ("spec.schedule", "0 2 * *"),
+        ("metadata.name", "Nightly"),
+        ("metadata.labels", {"app.kubernetes.io/part-of": "genre tag"}),
+        (f"{POD}.restartPolicy", "Always"),
+        (f"{POD}.containers.0.imagePullPolicy", "always"),
+        (f"{POD}.containers.0.resources", {"limits": {"memory": "1.5GB"}}),
+        (f"{POD}.containers.0.name", "Submit_1"),
+        (f"{POD}.securityContext.seccompProfile", {"type": "runtimeDefault"}),
+        (f"{POD}.volumes", [{"name": "tmp", "emptyDir": {"sizeLimit": "64 Mi"}}]),
+        (f"{POD}.tolerations", [{"key": "gpu", "operator": "exists", "effect": "NoSchedule"}]),
+    ],
+)
+def test_the_server_refuses_what_our_own_check_of_values_finds(objects, server, place, value):
+    (cron_job,) = of_kind(objects, "CronJob")
+    wrong = _changed(cron_job, place, value)
+
+    assert len(list(wrong_values(wrong))) == 1
+    with pytest.raises(RuntimeError, match=r"(?i)invalid|cannot be handled|unable to parse|quantit|must"):
+        server.send("apply", "--dry-run=server", objects=[wrong])
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("RayJob", "spec.suspend", "yes"),
+        ("RayJob", "spec.rayClusterSpec.workerGroupSpecs.0.replicas", "four"),
+        ("RayJob", "spec.backoffLimit", 0.5),
+        ("RayCluster", "spec.headGroupSpec.rayStartParams", {"num-cpus": 0}),
+        ("RayCluster", "spec.headGroupSpec.template.spec.containers.0.ports", [{"name": "metrics"}]),
+    ],
+)
+def test_the_server_refuses_what_kuberay_s_definitions_refuse(objects, server, kind, place, value):
+    wrong = _changed(of_kind(objects, kind)[0], place, value)
+
+    with pytest.raises(RuntimeError, match=r"(?i)invalid|required|unknown"):
+        server.send("apply", "--dry-run=server", objects=[wrong])
+
+
+class _Nights:
+    """The CronJob of an overlay, whose Kubernetes Jobs start at once."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder, self.pods = server, folder, 0
+
+    def job(self):
+        """Return the Job that Kubernetes makes for the CronJob, at the start of the next minute."""
+        every_minute = json.dumps({"spec": {"schedule": "* * * * *", "startingDeadlineSeconds": None}})
+        self.server.kubectl("--namespace=genretag", "patch", "cronjob", "genretag-nightly", "--patch", every_minute)
+        (job,) = until("a Job of the CronJob", lambda: self.server.get("jobs"))
+        return job
+
+    def start(self, job, **variables):
+        """Start the script as the pod that Kubernetes made for the Job, and return the process."""
+        (pod,) = until("a pod of the Job", lambda: self.server.get("pods"))
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+        # These labels came in 1.27: until then they were named `job-name` and `controller-uid`.
+        known = {"JOB_NAME": job["metadata"]["name"], "JOB_UID": job["metadata"]["uid"]}
+        assert {one["name"] for one in pod["spec"]["containers"][0]["env"]} == set(known)
+        self.pods += 1
+        # The server adds a volume with the account's token, which `in_pod` provides.
+        spec = job["spec"]["template"]["spec"]
+        return self.server.in_pod(spec, {**known, **variables}, self.folder / str(self.pods))
+
+    def end(self, name, status):
+        """Give a RayJob the status that KubeRay's operator gives it."""
+        patch = json.dumps({"status": status})
+        to = ("--subresource=status", "--type=merge", f"--patch={patch}")
+        self.server.kubectl("--namespace=genretag", "patch", "rayjob", name, *to)
+
+
+@pytest.fixture
+def nights(server, tmp_path):
+    return _Nights(server, tmp_path)
+
+
+def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, server, nights):
+    applied("cpu")
+    job = nights.job()
+    name = f"{job['metadata']['name']}-1"
+    process = nights.start(job)
+
+    rayjob = until("the RayJob of the night", lambda: _get(server, "rayjob", name))
+    nights.end(name, SUCCEEDED)
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0, said
+    pattern = server.get("rayjob", "genretag-tag")
+    assert rayjob["spec"] == {**pattern["spec"], "suspend": False}
+    server.kubectl("--namespace=genretag", "delete", "cronjob", "genretag-nightly")
+    until("the RayJob of the night is deleted with its Job", lambda: _get(server, "rayjob", name) is None)
+    assert {one["metadata"]["name"] for one in server.get("rayjobs")} == {"genretag-tag", "genretag-train"}
+
+
+def test_a_night_that_a_person_must_mend_ends_with_2(applied, nights, server):
+    applied("cpu")
+    job = nights.job()
+    process = nights.start(job)
+    name = f"{job['metadata']['name']}-1"
+    until("the RayJob of the night", lambda: _get(server, "rayjob", name))
+
+    message = "Job entrypoint command failed with exit code 2, last available logs"
+    nights.end(name, {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": message})
+
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+
+
+def test_without_its_role_the_script_names_it(applied, nights, server):
+    applied("cpu")
+    server.kubectl("--namespace=genretag", "delete", "rolebinding", "genretag-nightly")
+    process = nights.start(nights.job())
+
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 2, said
+    assert "403" in said and "check the Role genretag-nightly" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("account", ["genretag-nightly", "genretag-tag", "genretag-train"])
+def test_an_account_may_do_only_what_its_pods_need(applied, server, account):
+    applied("cpu")
+    may = {
+        verb for verb in ("get", "create", "list", "patch", "delete") if _may(server, account, verb, "rayjobs.ray.io")
+    }
+
+    assert may == ({"get", "create"} if account == "genretag-nightly" else set())
+    assert not any(_may(server, account, "get", kind) for kind in ("secrets", "pods", "configmaps"))
+
+
+def _may(server, account, verb, kind):
+    try:
+        return server.as_account(account, "auth", "can-i", verb, kind).strip() == "yes"
+    except RuntimeError as error:  # kubectl's exit code for "no" is 1
+        assert str(error).endswith("no\n")
+        return False
+
+
+def _get(server, kind, name):
+    """Return an object, or None if there is none."""
+    found = server.kubectl("--namespace=genretag", "get", kind, name, "--ignore-not-found", "--output=json")
+    return json.loads(found) if found else None
