@@ -15,17 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from azure_server import LOOPBACK, free_port, wait_for_port
 from containers import run
 from manifests import CRDS, REPOSITORY
+from ray_cluster_faults import until
 
 RELEASE = "bookworm"
 BUILT = REPOSITORY / "build" / "kubernetes"
@@ -35,8 +35,6 @@ REFLECT2 = Path("/usr/share/gocode/src/github.com/modern-go/reflect2")  # of gol
 NEWER = {"spec": ("timeZone",), "spec.jobTemplate.spec": ("podFailurePolicy",)}
 """Fields of our CronJob that Kubernetes 1.20 lacks: `timeZone` came in 1.24, and `podFailurePolicy` in 1.25."""
 IDENTITY = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-Found = TypeVar("Found")
 
 
 def why_not() -> str | None:
@@ -187,16 +185,6 @@ def as_in_1_20(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return objects
 
 
-def until(what: str, look: Callable[[], Found | None], seconds: float = 120.0) -> Found:
-    """Call `look` until it returns something, and return that. Raises `TimeoutError` that names `what`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.2)
-    raise TimeoutError(f"after {seconds:.0f} s: {what}")
-
-
 @contextmanager
 def control_plane(folder: Path) -> Iterator[ControlPlane]:
     """Run etcd, the API server and the controllers, with KubeRay's resource definitions, and end them afterwards."""
@@ -253,7 +241,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         made = {"clusters": [cluster], "users": [user], "contexts": [context], "current-context": "own"}
         config.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **made}))
         plane = ControlPlane(port, authority, config)
-        until("the API server is ready", lambda: _works(plane, "get", "--raw", "/readyz"))
+        until(lambda: _works(plane, "get", "--raw", "/readyz"))
         start(
             "controllers",
             BUILT / "kube-controller-manager",
@@ -269,7 +257,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
             # 1.20 reads the default "" as null, and refuses it. It lacks rules in CEL, so `kubectl` must not validate.
             definition = (CRDS / f"ray.io_{kind}.yaml").read_text().replace('default: ""', 'default: "-"')
             plane.kubectl("create", "--validate=false", "--filename=-", given=definition)
-            until(f"{kind} can be listed", functools.partial(_works, plane, "get", kind))
+            until(functools.partial(_works, plane, "get", kind))
         yield plane
 
 

@@ -6,6 +6,7 @@ cluster (`ValidateRayClusterSpec` and `ValidateRayJobSpec` in KubeRay's `validat
 Common Expression Language, that its resource definitions have for the API server.
 """
 
+import copy
 import re
 import zoneinfo
 from collections.abc import Iterator
@@ -42,6 +43,22 @@ KUBERAY_NAME_AT_MOST = {"RayCluster": 63, "RayJob": 47}
 CRON_NAME_AT_MOST = 52
 CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,(\*|\d+(-\d+)?)(/\d+)?)*")
 TOKENS_SINCE = (2, 52)
+_POD = "spec.jobTemplate.spec.template.spec"
+WRONG_IN_A_CRONJOB = (
+    ("spec.concurrencyPolicy", "forbid"),
+    ("spec.schedule", "0 2 * *"),
+    ("spec.timeZone", "Mars/Olympus"),
+    ("metadata.name", "Nightly"),
+    ("metadata.labels", {"app.kubernetes.io/part-of": "genre tag"}),
+    (f"{_POD}.restartPolicy", "Always"),
+    (f"{_POD}.containers.0.imagePullPolicy", "always"),
+    (f"{_POD}.containers.0.resources", {"limits": {"memory": "1.5GB"}}),
+    (f"{_POD}.containers.0.name", "Submit_1"),
+    (f"{_POD}.securityContext.seccompProfile", {"type": "runtimeDefault"}),
+    (f"{_POD}.volumes", [{"name": "tmp", "emptyDir": {"sizeLimit": "64 Mi"}}]),
+    (f"{_POD}.tolerations", [{"key": "gpu", "operator": "exists", "effect": "NoSchedule"}]),
+)
+"""Places in a CronJob, each with one value that Kubernetes refuses there."""
 
 
 def wrong_values(item: Any, where: str = "") -> Iterator[str]:
@@ -148,6 +165,17 @@ def _refused_cluster(spec: dict[str, Any], annotations: dict[str, str]) -> Itera
     if spec.get("authOptions", {}).get("mode") == "token":
         version = tuple(int(part) for part in spec.get("rayVersion", "0.0").split(".")[:2])
         yield from [] if version >= TOKENS_SINCE else ["tokens need Ray 2.52 or later, named in rayVersion"]
+
+
+def changed(item: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """Return a copy of an object with another value at a place such as `spec.containers.0.name`."""
+    item = copy.deepcopy(item)
+    *way, last = place.split(".")
+    inner: Any = item
+    for name in way:
+        inner = inner[int(name)] if name.isdigit() else inner[name]
+    inner[last] = value
+    return item
 
 
 def refused_by_cel(item: dict[str, Any], old: dict[str, Any] | None = None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import ray  # noqa: F401 - brings psutil along
 
@@ -24,6 +25,7 @@ from genretag.runtime.ray_session import QUIET_RAY
 
 STORE_BYTES = 150 << 20  # object store of a node: enough for three steps of decoded posters
 NONE: Mapping[str, str] = {}
+Value = TypeVar("Value")
 STARTED = "Ray runtime started"
 START_TIMEOUT_S = 120
 STARTS_AT_MOST = 5
@@ -189,13 +191,14 @@ def ray_cluster(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 120) -> None:
-    """Wait until `condition` returns a true value. Raise `TimeoutError` after `timeout_s` seconds."""
+def until(condition: Callable[[], Value], timeout_s: float = 120) -> Value:
+    """Wait until `condition` returns a true value, and return it. Raise `TimeoutError` after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError("the condition did not come true in time")
         time.sleep(0.02)
+    return value
 
 
 def titled(process: psutil.Process) -> str:

@@ -1,18 +1,16 @@
 """cluster/kubernetes on a real API server of Kubernetes: `make kubernetes-test` builds it, and runs this file."""
 
-import copy
-import functools
 import json
 import os
 
 import pytest
-from kubernetes_server import as_in_1_20, build_servers, control_plane, until, why_not
-from kubernetes_values import wrong_values
+from kubernetes_server import as_in_1_20, build_servers, control_plane, why_not
+from kubernetes_values import WRONG_IN_A_CRONJOB, changed, wrong_values
 from manifests import OVERLAYS, build, of_kind, pod_templates
+from ray_cluster_faults import until
 
 ASKED_FOR = "GENRETAG_KUBERNETES_TEST"
 SUCCEEDED = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
-POD = "spec.jobTemplate.spec.template.spec"
 
 pytestmark = pytest.mark.skipif(
     ASKED_FOR not in os.environ, reason="`make kubernetes-test` builds an API server, in some 15 minutes"
@@ -89,34 +87,10 @@ def _templates(objects, kind):
     return [template for item in of_kind(objects, kind) for template in pod_templates(item)]
 
 
-def _changed(item, place, value):
-    """Return a copy of an object with another value at a place such as `spec.schedule`."""
-    item = copy.deepcopy(item)
-    *way, last = place.split(".")
-    inner = functools.reduce(lambda at, name: at[int(name)] if name.isdigit() else at[name], way, item)
-    inner[last] = value
-    return item
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("spec.concurrencyPolicy", "forbid"),
-        ("spec.schedule", "0 2 * *"),
-        ("metadata.name", "Nightly"),
-        ("metadata.labels", {"app.kubernetes.io/part-of": "genre tag"}),
-        (f"{POD}.restartPolicy", "Always"),
-        (f"{POD}.containers.0.imagePullPolicy", "always"),
-        (f"{POD}.containers.0.resources", {"limits": {"memory": "1.5GB"}}),
-        (f"{POD}.containers.0.name", "Submit_1"),
-        (f"{POD}.securityContext.seccompProfile", {"type": "runtimeDefault"}),
-        (f"{POD}.volumes", [{"name": "tmp", "emptyDir": {"sizeLimit": "64 Mi"}}]),
-        (f"{POD}.tolerations", [{"key": "gpu", "operator": "exists", "effect": "NoSchedule"}]),
-    ],
-)
+@pytest.mark.parametrize(("place", "value"), [wrong for wrong in WRONG_IN_A_CRONJOB if wrong[0] != "spec.timeZone"])
 def test_the_server_refuses_what_our_own_check_of_values_finds(objects, server, place, value):
     (cron_job,) = of_kind(objects, "CronJob")
-    wrong = _changed(cron_job, place, value)
+    wrong = changed(cron_job, place, value)
 
     assert len(list(wrong_values(wrong))) == 1
     with pytest.raises(RuntimeError, match=r"(?i)invalid|cannot be handled|unable to parse|quantit|must"):
@@ -134,7 +108,7 @@ def test_the_server_refuses_what_our_own_check_of_values_finds(objects, server, 
     ],
 )
 def test_the_server_refuses_what_kuberay_s_definitions_refuse(objects, server, kind, place, value):
-    wrong = _changed(of_kind(objects, kind)[0], place, value)
+    wrong = changed(of_kind(objects, kind)[0], place, value)
 
     with pytest.raises(RuntimeError, match=r"(?i)invalid|required|unknown"):
         server.send("apply", "--dry-run=server", objects=[wrong])
@@ -150,12 +124,12 @@ class _Nights:
         """Return the Job that Kubernetes makes for the CronJob, at the start of the next minute."""
         every_minute = json.dumps({"spec": {"schedule": "* * * * *", "startingDeadlineSeconds": None}})
         self.server.kubectl("--namespace=genretag", "patch", "cronjob", "genretag-nightly", "--patch", every_minute)
-        (job,) = until("a Job of the CronJob", lambda: self.server.get("jobs"))
+        (job,) = until(lambda: self.server.get("jobs"))
         return job
 
     def start(self, job, **variables):
         """Start the script as the pod that Kubernetes made for the Job, and return the process."""
-        (pod,) = until("a pod of the Job", lambda: self.server.get("pods"))
+        (pod,) = until(lambda: self.server.get("pods"))
         assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
         # These labels came in 1.27: until then they were named `job-name` and `controller-uid`.
         known = {"JOB_NAME": job["metadata"]["name"], "JOB_UID": job["metadata"]["uid"]}
@@ -183,7 +157,7 @@ def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, s
     name = f"{job['metadata']['name']}-1"
     process = nights.start(job)
 
-    rayjob = until("the RayJob of the night", lambda: _get(server, "rayjob", name))
+    rayjob = until(lambda: _get(server, "rayjob", name))
     nights.end(name, SUCCEEDED)
     said, _ = process.communicate(timeout=60)
 
@@ -191,7 +165,7 @@ def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, s
     pattern = server.get("rayjob", "genretag-tag")
     assert rayjob["spec"] == {**pattern["spec"], "suspend": False}
     server.kubectl("--namespace=genretag", "delete", "cronjob", "genretag-nightly")
-    until("the RayJob of the night is deleted with its Job", lambda: _get(server, "rayjob", name) is None)
+    until(lambda: _get(server, "rayjob", name) is None)
     assert {one["metadata"]["name"] for one in server.get("rayjobs")} == {"genretag-tag", "genretag-train"}
 
 
@@ -200,7 +174,7 @@ def test_a_night_that_a_person_must_mend_ends_with_2(applied, nights, server):
     job = nights.job()
     process = nights.start(job)
     name = f"{job['metadata']['name']}-1"
-    until("the RayJob of the night", lambda: _get(server, "rayjob", name))
+    until(lambda: _get(server, "rayjob", name))
 
     message = "Job entrypoint command failed with exit code 2, last available logs"
     nights.end(name, {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": message})

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from kubernetes_values import refused_by_cel, refused_by_kuberay, wrong_values
+from kubernetes_values import WRONG_IN_A_CRONJOB, changed, refused_by_cel, refused_by_kuberay, wrong_values
 from manifests import CRDS, OVERLAYS, build, of_kind
 
 RAYS_OWN = ("RayCluster", "RayJob")
@@ -46,43 +46,11 @@ def test_a_rule_of_the_resource_definition_is_applied():
     assert any("immutable" in message for message in refused_by_cel(other, old=job))
 
 
-def _set(place, value):
-    """Return a function that sets a value in an object, at a place such as `spec.schedule`."""
-
-    def change(item):
-        *way, last = place.split(".")
-        for name in way:
-            item = item[int(name)] if name.isdigit() else item[name]
-        item[last] = value
-
-    return change
-
-
-POD = "spec.jobTemplate.spec.template.spec"
-
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("spec.concurrencyPolicy", "forbid"),
-        ("spec.schedule", "0 2 * *"),
-        ("spec.timeZone", "Mars/Olympus"),
-        ("metadata.name", "Nightly"),
-        ("metadata.labels", {"app.kubernetes.io/part-of": "genre tag"}),
-        (f"{POD}.restartPolicy", "Always"),
-        (f"{POD}.containers.0.imagePullPolicy", "always"),
-        (f"{POD}.containers.0.resources", {"limits": {"memory": "1.5GB"}}),
-        (f"{POD}.containers.0.name", "Submit_1"),
-        (f"{POD}.securityContext.seccompProfile", {"type": "runtimeDefault"}),
-        (f"{POD}.volumes", [{"name": "tmp", "emptyDir": {"sizeLimit": "64 Mi"}}]),
-        (f"{POD}.tolerations", [{"key": "gpu", "operator": "exists", "effect": "NoSchedule"}]),
-    ],
-)
+@pytest.mark.parametrize(("place", "value"), WRONG_IN_A_CRONJOB)
 def test_a_wrong_value_of_kubernetes_is_found(place, value):
     cron_job = of_kind(build("cpu"), "CronJob")[0]
-    _set(place, value)(cron_job)
 
-    found = list(wrong_values(cron_job))
+    found = list(wrong_values(changed(cron_job, place, value)))
 
     assert len(found) == 1, found
 
@@ -111,6 +79,5 @@ CLUSTER = "spec.rayClusterSpec"
 def test_a_job_that_the_operator_refuses_is_found(place, value):
     job = of_kind(build("cpu"), "RayJob")[0]
     assert list(refused_by_kuberay(job)) == []
-    _set(place, value)(job)
 
-    assert list(refused_by_kuberay(job))
+    assert list(refused_by_kuberay(changed(job, place, value)))
