@@ -11,6 +11,11 @@ from ray_cluster_faults import until
 
 ASKED_FOR = "GENRETAG_KUBERNETES_TEST"
 SUCCEEDED = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
+FAILED = {
+    "jobStatus": "FAILED",
+    "jobDeploymentStatus": "Failed",
+    "message": "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):",
+}
 
 pytestmark = pytest.mark.skipif(
     ASKED_FOR not in os.environ, reason="`make kubernetes-test` builds an API server, in some 15 minutes"
@@ -114,79 +119,51 @@ def test_the_server_refuses_what_kuberay_s_definitions_refuse(objects, server, k
         server.send("apply", "--dry-run=server", objects=[wrong])
 
 
-class _Nights:
-    """The CronJob of an overlay, whose Kubernetes Jobs start at once."""
-
-    def __init__(self, server, folder):
-        self.server, self.folder, self.pods = server, folder, 0
-
-    def job(self):
-        """Return the Job that Kubernetes makes for the CronJob, at the start of the next minute."""
-        every_minute = json.dumps({"spec": {"schedule": "* * * * *", "startingDeadlineSeconds": None}})
-        self.server.kubectl("--namespace=genretag", "patch", "cronjob", "genretag-nightly", "--patch", every_minute)
-        (job,) = until(lambda: self.server.get("jobs"))
-        return job
-
-    def start(self, job, **variables):
-        """Start the script as the pod that Kubernetes made for the Job, and return the process."""
-        (pod,) = until(lambda: self.server.get("pods"))
-        assert pod["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
-        # These labels came in 1.27: until then they were named `job-name` and `controller-uid`.
-        known = {"JOB_NAME": job["metadata"]["name"], "JOB_UID": job["metadata"]["uid"]}
-        assert {one["name"] for one in pod["spec"]["containers"][0]["env"]} == set(known)
-        self.pods += 1
-        # The server adds a volume with the account's token, which `in_pod` provides.
-        spec = job["spec"]["template"]["spec"]
-        return self.server.in_pod(spec, {**known, **variables}, self.folder / str(self.pods))
-
-    def end(self, name, status):
-        """Give a RayJob the status that KubeRay's operator gives it."""
-        patch = json.dumps({"status": status})
-        to = ("--subresource=status", "--type=merge", f"--patch={patch}")
-        self.server.kubectl("--namespace=genretag", "patch", "rayjob", name, *to)
-
-
 @pytest.fixture
-def nights(server, tmp_path):
-    return _Nights(server, tmp_path)
+def night(server, tmp_path):
+    """Return a function that lets the CronJob start, and returns the name of the Job and the process of its pod."""
+    started = []
+
+    def start():
+        every_minute = json.dumps({"spec": {"schedule": "* * * * *", "startingDeadlineSeconds": None}})
+        server.kubectl("--namespace=genretag", "patch", "cronjob", "genretag-nightly", f"--patch={every_minute}")
+        (job,) = until(lambda: server.get("jobs"))
+        (pod,) = until(lambda: server.get("pods"))
+        name, uid = job["metadata"]["name"], job["metadata"]["uid"]
+        assert pod["metadata"]["ownerReferences"][0]["uid"] == uid
+        # A node reads both from labels of the pod, which have these names since 1.27.
+        variables = {"JOB_NAME": name, "JOB_UID": uid}
+        assert {one["name"] for one in pod["spec"]["containers"][0]["env"]} == set(variables)
+        started.append(server.in_pod(job["spec"]["template"]["spec"], variables, tmp_path))
+        return name, started[0]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
-def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, server, nights):
+@pytest.mark.parametrize(("status", "code"), [(SUCCEEDED, 0), (FAILED, 2)])
+def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, server, night, status, code):
     applied("cpu")
-    job = nights.job()
-    name = f"{job['metadata']['name']}-1"
-    process = nights.start(job)
+    job, process = night()
+    name = f"{job}-1"
 
     rayjob = until(lambda: _get(server, "rayjob", name))
-    nights.end(name, SUCCEEDED)
+    as_operator = ("--subresource=status", "--type=merge", f"--patch={json.dumps({'status': status})}")
+    server.kubectl("--namespace=genretag", "patch", "rayjob", name, *as_operator)
     said, _ = process.communicate(timeout=60)
 
-    assert process.returncode == 0, said
-    pattern = server.get("rayjob", "genretag-tag")
-    assert rayjob["spec"] == {**pattern["spec"], "suspend": False}
+    assert process.returncode == code, said
+    assert rayjob["spec"] == {**server.get("rayjob", "genretag-tag")["spec"], "suspend": False}
     server.kubectl("--namespace=genretag", "delete", "cronjob", "genretag-nightly")
-    until(lambda: _get(server, "rayjob", name) is None)
+    until(lambda: _get(server, "rayjob", name) is None)  # it goes with the Job, which goes with the CronJob
     assert {one["metadata"]["name"] for one in server.get("rayjobs")} == {"genretag-tag", "genretag-train"}
 
 
-def test_a_night_that_a_person_must_mend_ends_with_2(applied, nights, server):
-    applied("cpu")
-    job = nights.job()
-    process = nights.start(job)
-    name = f"{job['metadata']['name']}-1"
-    until(lambda: _get(server, "rayjob", name))
-
-    message = "Job entrypoint command failed with exit code 2, last available logs"
-    nights.end(name, {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "message": message})
-
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2, said
-
-
-def test_without_its_role_the_script_names_it(applied, nights, server):
+def test_without_its_role_the_script_names_it(applied, night, server):
     applied("cpu")
     server.kubectl("--namespace=genretag", "delete", "rolebinding", "genretag-nightly")
-    process = nights.start(nights.job())
+    _, process = night()
 
     said, _ = process.communicate(timeout=60)
 
@@ -198,15 +175,16 @@ def test_without_its_role_the_script_names_it(applied, nights, server):
 @pytest.mark.parametrize("account", ["genretag-nightly", "genretag-tag", "genretag-train"])
 def test_an_account_may_do_only_what_its_pods_need(applied, server, account):
     applied("cpu")
-    may = {
-        verb for verb in ("get", "create", "list", "patch", "delete") if _may(server, account, verb, "rayjobs.ray.io")
-    }
+    verbs = ("get", "create", "list", "patch", "delete")
+
+    may = {verb for verb in verbs if _may(server, account, verb, "rayjobs.ray.io")}
 
     assert may == ({"get", "create"} if account == "genretag-nightly" else set())
     assert not any(_may(server, account, "get", kind) for kind in ("secrets", "pods", "configmaps"))
 
 
 def _may(server, account, verb, kind):
+    """Return whether the API server lets an account do this."""
     try:
         return server.as_account(account, "auth", "can-i", verb, kind).strip() == "yes"
     except RuntimeError as error:  # kubectl's exit code for "no" is 1
