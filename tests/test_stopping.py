@@ -40,6 +40,37 @@ with losing_no_signal():
 print("went on")
 """
 
+WHILE_RAY_IS_IMPORTED = """
+import signal, sys
+from pathlib import Path
+from genretag.runtime.ray_session import ray_session
+from genretag.runtime.session import Session
+from genretag.runtime.stopping import Terminated, end_on_sigterm
+
+# A package in Ray's place, which drops exceptions while it is imported, as modules made with Cython do.
+ray = Path(sys.argv[2], "ray")
+ray.mkdir()
+(ray / "__init__.py").write_text(f'''
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{sys.argv[1]})
+    time.sleep(0.2)
+except BaseException:
+    pass
+is_initialized = lambda: print("went on")
+''')
+sys.path.insert(0, sys.argv[2])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+end_on_sigterm()
+try:
+    with ray_session(Session()):
+        print("went on")
+except Terminated:
+    print("Terminated")
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+"""
+
 AFTERWARDS = """
 import os, signal, sys, time
 from genretag.runtime.stopping import losing_no_signal
@@ -68,6 +99,11 @@ def test_a_signal_that_arrives_where_python_ignores_exceptions_is_raised_afterwa
 
     assert ended.stdout.strip() == raised
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(("signal", "raised"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "Terminated")])
+def test_a_signal_that_arrives_while_ray_is_imported_is_raised_afterwards(signal, raised, tmp_path):
+    assert run(WHILE_RAY_IS_IMPORTED, signal, str(tmp_path)).stdout.strip() == raised
 
 
 def test_other_exceptions_that_python_ignores_are_still_printed():

@@ -34,7 +34,7 @@ from genretag.runtime.compat import (
 from genretag.runtime.cpus import cpus_here
 from genretag.runtime.ending import close_at_the_end
 from genretag.runtime.session import Session
-from genretag.runtime.stopping import keeping_sigterm, leftovers, warn_of_leftovers
+from genretag.runtime.stopping import holding_signals, keeping_sigterm, leftovers, warn_of_leftovers
 from genretag.runtime.worker import HOOK
 
 logger = logging.getLogger(__name__)
@@ -178,10 +178,9 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     """Connect to `session.address` or RAY_ADDRESS. If neither is set, start a local Ray for the block.
 
     Yield the resources of the cluster. After the block, disconnect, or end the local Ray; if the block succeeds within
-    `ray_until_the_end`, do so only at the end of that. If this process is connected
-    to Ray already, keep that connection and leave it open. Raises `UsageError` if no cluster answers at the address, if
-    the cluster refuses the user's token, or if its version of Ray or Python differs. It also raises `UsageError` if the
-    address is the URL of a dashboard. Raises `JobError` if a local Ray does not start in time.
+    `ray_until_the_end`, do so only at the end of that. If this process is connected to Ray already, leave that
+    connection open. Raises `UsageError` if no cluster answers at the address, if it refuses the user's token or has
+    another version of Ray or Python, or if it is a dashboard's URL, and `JobError` if a local Ray starts too slowly.
     """
     global _local
     if not session.verbose:
@@ -190,7 +189,8 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     if address:
         _refuse_dashboard(address)
         show_a_token_where_there_is_one()
-    import ray
+    with holding_signals():
+        import ray
 
     if ray.is_initialized():
         yield _local or _declared()

@@ -62,6 +62,30 @@ def losing_no_signal() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@contextmanager
+def holding_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended. Outside the main thread, do nothing.
+
+    Imports of modules made with Cython, such as Ray's, need this: at some places they drop any exception, and one at
+    the wrong place also makes Python end by SIGINT in place of its exit code.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, _frame: waiting.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        for received in waiting[:1]:
+            signal.raise_signal(received)
+
+
 @cache
 def end_quietly() -> None:
     """Let this process print nothing after its exit handlers have run. A second call does nothing.
