@@ -143,7 +143,7 @@ def loads_or_refuses(data: bytes) -> None:
             (Path(name) / file).write_bytes(content)
         (Path(name) / "bundle.json").write_bytes(data)
         try:
-            assert load_bundle(name, Storage()).model_version == _bundle().model_version
+            assert load_bundle(name, Storage()).model_version == json.loads(data)["model_version"]
         except (UsageError, StorageError) as error:
             assert str(error).isprintable()
 
