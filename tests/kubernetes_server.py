@@ -32,14 +32,13 @@ BUILT = REPOSITORY / "build" / "kubernetes"
 SERVERS = ("kube-apiserver", "kube-controller-manager")
 NEEDED = ("kubectl", "etcd", "go", "jq", "rsync", "dpkg-source", "openssl", "unshare")
 REFLECT2 = Path("/usr/share/gocode/src/github.com/modern-go/reflect2")  # of golang-github-modern-go-reflect2-dev
-NEWER = {"spec": ("timeZone",), "spec.jobTemplate.spec": ("podFailurePolicy",)}
-"""Fields of our CronJob that Kubernetes 1.20 lacks: `timeZone` came in 1.24, and `podFailurePolicy` in 1.25."""
 IDENTITY = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 def why_not() -> str | None:
     """Return why the control plane cannot run here, or None."""
     absent = [name for name in NEEDED if not shutil.which(name)]
+    absent += [] if REFLECT2.exists() else [str(REFLECT2)]
     if absent:
         return f"missing here: {', '.join(absent)} (`make kubernetes-test` installs the packages of Debian)"
     if not CRDS.exists():
@@ -128,9 +127,15 @@ class ControlPlane:
         return self.kubectl(*arguments, "--filename=-", given=given)
 
     def get(self, kind: str, name: str = "") -> Any:
-        """Return the object of this kind and name in the namespace `genretag`, or all of this kind if none is named."""
-        found = json.loads(self.kubectl("--namespace=genretag", "get", kind, *filter(None, [name]), "--output=json"))
-        return found if name else found["items"]
+        """Return the object of this kind and name in the namespace `genretag`, or None if there is none.
+
+        Without a name, return a list of all objects of this kind.
+        """
+        which = (kind, name) if name else (kind,)
+        found = self.kubectl("--namespace=genretag", "get", *which, "--ignore-not-found", "--output=json")
+        if not name:
+            return json.loads(found)["items"] if found else []
+        return json.loads(found) if found else None
 
     def token(self, account: str) -> str:
         """Return a new token of a service account, as a pod of the account would have."""
@@ -173,15 +178,13 @@ class ControlPlane:
 
 
 def as_in_1_20(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return copies of objects as Kubernetes 1.20 knows them: a CronJob is `v1beta1`, and lacks the fields `NEWER`."""
+    """Return copies of objects as Kubernetes 1.20 knows them: a CronJob is `v1beta1`, and lacks two newer fields."""
     objects = copy.deepcopy(objects)
     for item in objects:
         if item["kind"] == "CronJob":
             item["apiVersion"] = "batch/v1beta1"
-            for place, names in NEWER.items():
-                inner = functools.reduce(dict.__getitem__, place.split("."), item)
-                for name in names:
-                    del inner[name]
+            del item["spec"]["timeZone"]  # came in 1.24
+            del item["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]  # came in 1.25
     return objects
 
 

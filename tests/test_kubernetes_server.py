@@ -82,14 +82,11 @@ def test_the_server_takes_the_pods_of_every_cluster(applied, server, overlay):
     """KubeRay makes these pods. The server checks their values only when they come, because KubeRay's types do not."""
     objects = applied(overlay)
 
-    for number, template in enumerate(t for kind in ("RayCluster", "RayJob") for t in _templates(objects, kind)):
+    clusters = [*of_kind(objects, "RayCluster"), *of_kind(objects, "RayJob")]
+    for number, template in enumerate(pod_templates(clusters)):
         metadata = {"labels": template["metadata"].get("labels", {}), "name": f"pod-{number}", "namespace": "genretag"}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
         assert "created" in server.send("create", "--dry-run=server", objects=[pod])
-
-
-def _templates(objects, kind):
-    return [template for item in of_kind(objects, kind) for template in pod_templates(item)]
 
 
 @pytest.mark.parametrize(("place", "value"), [wrong for wrong in WRONG_IN_A_CRONJOB if wrong[0] != "spec.timeZone"])
@@ -148,7 +145,7 @@ def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, s
     job, process = night()
     name = f"{job}-1"
 
-    rayjob = until(lambda: _get(server, "rayjob", name))
+    rayjob = until(lambda: server.get("rayjob", name))
     as_operator = ("--subresource=status", "--type=merge", f"--patch={json.dumps({'status': status})}")
     server.kubectl("--namespace=genretag", "patch", "rayjob", name, *as_operator)
     said, _ = process.communicate(timeout=60)
@@ -156,7 +153,7 @@ def test_a_night_of_the_cronjob_ends_with_the_exit_code_of_its_rayjob(applied, s
     assert process.returncode == code, said
     assert rayjob["spec"] == {**server.get("rayjob", "genretag-tag")["spec"], "suspend": False}
     server.kubectl("--namespace=genretag", "delete", "cronjob", "genretag-nightly")
-    until(lambda: _get(server, "rayjob", name) is None)  # it goes with the Job, which goes with the CronJob
+    until(lambda: server.get("rayjob", name) is None)  # it goes with the Job, which goes with the CronJob
     assert {one["metadata"]["name"] for one in server.get("rayjobs")} == {"genretag-tag", "genretag-train"}
 
 
@@ -190,9 +187,3 @@ def _may(server, account, verb, kind):
     except RuntimeError as error:  # kubectl's exit code for "no" is 1
         assert str(error).endswith("no\n")
         return False
-
-
-def _get(server, kind, name):
-    """Return an object, or None if there is none."""
-    found = server.kubectl("--namespace=genretag", "get", kind, name, "--ignore-not-found", "--output=json")
-    return json.loads(found) if found else None

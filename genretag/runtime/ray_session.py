@@ -180,7 +180,7 @@ def ray_session(session: Session) -> Iterator[Cluster]:
     Yield the resources of the cluster. After the block, disconnect, or end the local Ray; if the block succeeds within
     `ray_until_the_end`, do so only at the end of that. If this process is connected to Ray already, leave that
     connection open. Raises `UsageError` if no cluster answers at the address, if it refuses the user's token or has
-    another version of Ray or Python, or if it is a dashboard's URL, and `JobError` if a local Ray starts too slowly.
+    another version of Ray or Python, or if it is a dashboard's URL. Raises `JobError` if a local Ray starts too slowly.
     """
     global _local
     if not session.verbose:
